@@ -1,0 +1,328 @@
+"""Checkpoint: where the networks of one recipe lie in a file or folder of any supported layout; and the project's own file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .architecture import UNetArchitecture, VAEArchitecture
+from .backbone import Context
+from .families import HEADS, Clues, Family, family_named, recipe_for, recognise
+from .recipe import KEY, Recipe, from_header, to_header
+from .tasks import task_named
+from .weights import (
+    CheckpointError,
+    Weights,
+    find_files,
+    network,
+    pick_unet,
+    pick_vae,
+    read,
+    read_json,
+    read_metadata,
+    strip,
+)
+
+NETWORK_KEYS = {name: KEY.replace(".recipe", f".{name}") for name in ("unet", "vae", "head")}
+CONTEXT_FILES = ("empty_text_embed.safetensors", "empty_text_embed.npy")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One recipe and the networks that it runs on, all still on disk."""
+
+    path: Path
+    recipe: Recipe
+    unet: Weights
+    architecture: UNetArchitecture
+    vae: Weights | None = None
+    vae_architecture: VAEArchitecture | None = None
+    head: Weights | None = None
+    context: Context | None = None
+    """The text context that came with it, cut to the recipe's tokens."""
+    text_encoder: Path | None = None
+    """A folder in diffusers layout that can make the context where none came."""
+
+
+def open_checkpoint(path: Path, family: str = "auto", task: str = "") -> Checkpoint:
+    """The checkpoint of one task in a file or folder.
+
+    family: auto, or a row of FAMILIES; task: "" as trained, or a row of TASKS.
+    CheckpointError says in one sentence what is wrong, also where several would do.
+    """
+    found = open_all(path, family, task)
+    recipes = {checkpoint.recipe.id for checkpoint in found}
+    if len(recipes) > 1 and not task:
+        raise CheckpointError(f"{path.name} holds several tasks ({', '.join(sorted(recipes))}): choose one.")
+    return found[0]
+
+
+def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoint]:
+    """Every checkpoint in a file or folder, the preferred one of each task first."""
+    if path.is_dir():
+        return open_folder(path, family, task)
+    if KEY in read_metadata_if_any(path):
+        return open_own(path, task)
+    return [open_single(path, family, task)]
+
+
+def read_metadata_if_any(path: Path) -> dict[str, str]:
+    return {} if path.suffix == ".bin" else read_metadata(path)
+
+
+# The project's own file
+
+
+def open_own(path: Path, task: str = "") -> list[Checkpoint]:
+    """The recipes of a file written by write_checkpoint."""
+    metadata = read_metadata(path)
+    try:
+        recipes = from_header(metadata, path.name)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    wanted = [recipe for recipe in recipes if not task or task in (recipe.id, recipe.task) or task_is(task, recipe)]
+    if not wanted:
+        held = ", ".join(recipe.id for recipe in recipes)
+        raise CheckpointError(f"{path.name} was trained for {held}, not for {task}: choose one of these.")
+    configs = {name: json.loads(metadata.get(key, "{}")) for name, key in NETWORK_KEYS.items()}
+    unet, architecture = as_unet(network((path,), lambda names: strip(names, "unet.")), configs["unet"], path)
+    vae, vae_architecture = as_vae(network((path,), lambda names: strip(names, "vae.")), configs["vae"])
+    return [
+        Checkpoint(
+            path, recipe, unet, architecture, vae, vae_architecture,
+            head=own_head(path, recipe), context=own_context(path, recipe),
+        )
+        for recipe in wanted
+    ]  # fmt: skip
+
+
+def task_is(name: str, recipe: Recipe) -> bool:
+    return name in recipe.row.aliases
+
+
+def own_head(path: Path, recipe: Recipe) -> Weights | None:
+    if not recipe.head:
+        return None
+    head = network((path,), lambda names: strip(names, f"head.{recipe.head}."))
+    if not head.shapes:
+        raise CheckpointError(f"{path.name} lacks the head {recipe.head!r} that its recipe {recipe.id} needs: export it again.")
+    return head
+
+
+def own_context(path: Path, recipe: Recipe) -> Context | None:
+    name = f"context.{recipe.id}"
+    tensors = read(path, {name: name})
+    return cut(tensors[name], recipe) if name in tensors else None
+
+
+def write_checkpoint(
+    path: Path,
+    recipes: list[Recipe],
+    unet: tuple[UNetArchitecture, Mapping[str, Tensor]],
+    vae: tuple[VAEArchitecture, Mapping[str, Tensor]] | None = None,
+    heads: Mapping[str, Mapping[str, Tensor]] | None = None,
+    contexts: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the project's single file: networks under diffusers names, recipes and configs in the header.
+
+    heads: {name: tensors}; contexts: {recipe id: (1, L, D)}; metadata: further header fields, such as modelspec.*.
+    """
+    tensors = {f"unet.{name}": tensor for name, tensor in unet[1].items()}
+    header = {**to_header(recipes), NETWORK_KEYS["unet"]: json.dumps(unet[0].config())}
+    if vae is not None:
+        tensors |= {f"vae.{name}": tensor for name, tensor in vae[1].items()}
+        header[NETWORK_KEYS["vae"]] = json.dumps(vae[0].config())
+    for head, weights in (heads or {}).items():
+        tensors |= {f"head.{head}.{name}": tensor for name, tensor in weights.items()}
+    tensors |= {f"context.{name}": tensor for name, tensor in (contexts or {}).items()}
+    header |= {"format": "pt", **(metadata or {})}
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+
+
+def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]:
+    """What a person may want to know of a checkpoint, as plain data; no weights are read."""
+    found = open_all(path, family, task)
+    first = found[0]
+    return {
+        "path": path.name,
+        "unet": first.architecture.config(),
+        "parameters": sum(int(np.prod(shape)) for shape in first.unet.shapes.values()),
+        "vae": first.vae_architecture.config() if first.vae_architecture else None,
+        "recipes": [describe_recipe(checkpoint) for checkpoint in found],
+    }
+
+
+def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
+    encoder = "made by the text encoder beside it" if checkpoint.text_encoder else "none: give one"
+    context = f"{tuple(checkpoint.context.tokens.shape)}" if checkpoint.context else encoder
+    return {"id": checkpoint.recipe.id, **asdict(checkpoint.recipe), "context": context, "from": checkpoint.path.name}
+
+
+# Folders
+
+
+def open_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
+    """Published repositories, single UNet folders, and whatever has a unet/ in it."""
+    unets = unet_folders(folder)
+    if not unets:
+        raise CheckpointError(
+            f"{folder.name} holds no UNet: expected unet/, unet_<task>_v2/ or diffusion_pytorch_model.safetensors in it."
+        )
+    found, reasons = [], []
+    for unet in unets:
+        try:
+            found.append(open_unet_folder(unet, family, task))
+        except CheckpointError as error:
+            reasons.append(str(error))
+    if not found:
+        raise CheckpointError(reasons[0])
+    # GenPercept v2 comes before v1 and before its head variant, whichever order the disk has them in
+    return sorted(found, key=lambda checkpoint: PREFERENCE.index(checkpoint.recipe.family))
+
+
+PREFERENCE = ("genpercept", "genpercept-dpt", "genpercept-v1", "marigold")
+
+
+def unet_folders(folder: Path) -> list[Path]:
+    """The folder itself, or the UNet folders in it."""
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and (path.name == "unet" or path.name.startswith("unet_")))
+    candidates = [path for path in inner if find_files(path)]
+    return candidates or ([folder] if find_files(folder) else [])
+
+
+def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
+    """One UNet folder; VAE, head, context and configs are looked for in it and beside it."""
+    files = find_files(folder)
+    unet, architecture = as_unet(network(files, pick_unet), read_json(folder / "config.json"), folder)
+    head = find_head(folder)
+    clues = Clues(
+        architecture,
+        folder.name,
+        folder.parent.name,
+        read_json(folder.parent / "model_index.json"),
+        read_json(folder.parent / "scheduler" / "scheduler_config.json"),
+        head.name if head else "",
+    )
+    recipe = decide(folder, clues, family, task)
+    vae, vae_architecture = find_vae((folder, folder.parent))
+    return Checkpoint(
+        folder, recipe, unet, architecture, vae, vae_architecture,
+        head=network(find_files(head), lambda names: {name: name for name in names}) if head and recipe.head else None,
+        context=find_context((folder, folder.parent), recipe),
+        text_encoder=find_text_encoder(folder.parent),
+    )  # fmt: skip
+
+
+def find_head(folder: Path) -> Path | None:
+    """The head that belongs to a UNet folder: beside unet/, or beside a UNet that its name says was trained for one."""
+    if folder.name != "unet" and "head" not in folder.name:
+        return None
+    return next((folder.parent / name for name in HEADS if find_files(folder.parent / name)), None)
+
+
+def find_vae(folders: tuple[Path, ...]) -> tuple[Weights | None, VAEArchitecture | None]:
+    for folder in folders:
+        files = find_files(folder / "vae")
+        if files:
+            return as_vae(network(files, pick_vae), read_json(folder / "vae" / "config.json"), files[0])
+    return None, None
+
+
+def find_context(folders: tuple[Path, ...], recipe: Recipe) -> Context | None:
+    for folder in folders:
+        for name in CONTEXT_FILES:
+            if (folder / name).is_file():
+                return cut(read_context(folder / name), recipe)
+    return None
+
+
+def find_text_encoder(folder: Path) -> Path | None:
+    encoder = folder / "text_encoder"
+    return encoder if find_files(encoder) and (encoder / "config.json").is_file() else None
+
+
+def empty_prompt(text_encoder: Path) -> list[int]:
+    """The token ids of the empty prompt, unpadded: start and end, by the tokenizer beside the encoder."""
+    vocabulary = read_json(text_encoder.parent / "tokenizer" / "vocab.json")
+    return [vocabulary.get("<|startoftext|>", 49406), vocabulary.get("<|endoftext|>", 49407)]
+
+
+def read_context(path: Path, key: str = "") -> Tensor:
+    """A text embedding (1, L, D) float32 from .safetensors (its only tensor, or `key`) or .npy."""
+    if not path.is_file():
+        raise CheckpointError(f"There is no text embedding {path}.")
+    if path.suffix == ".npy":
+        try:
+            tokens = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+        except (ValueError, OSError, EOFError) as error:
+            raise CheckpointError(f"{path.name} is not a plain .npy array ({error}): get it again.") from None
+    else:
+        held = network((path,), lambda names: {name: name for name in names}).load()
+        if (key and key not in held) or (not key and len(held) != 1):
+            raise CheckpointError(f"{path.name} holds {', '.join(held)}: name one as {path.name}:KEY.")
+        tokens = held[key] if key else next(iter(held.values()))
+    tokens = tokens.float()
+    return tokens if tokens.ndim == 3 else tokens[None]
+
+
+def cut(tokens: Tensor, recipe: Recipe) -> Context:
+    """The first tokens: CLIP is causal, so those of a padded prompt equal an unpadded one's."""
+    return Context(tokens[:, : recipe.tokens] if recipe.tokens else tokens)
+
+
+# Single files without a recipe
+
+
+def open_single(path: Path, family: str, task: str) -> Checkpoint:
+    """A UNet, or a whole Stable Diffusion checkpoint, in one file; its name may say family and task."""
+    unet, architecture = as_unet(network((path,), pick_unet), {}, path)
+    recipe = decide(path, Clues(architecture, path.stem, path.parent.name), family, task)
+    vae, vae_architecture = as_vae(network((path,), pick_vae), {})
+    return Checkpoint(
+        path, recipe, unet, architecture, vae, vae_architecture, context=find_context((path.parent,), recipe)
+    )
+
+
+# What all of them share
+
+
+def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
+    """The recipe of what lies at `path`."""
+    row: Family | None = recognise(clues) if family == "auto" else family_named(family)
+    if row is None:
+        raise CheckpointError(
+            f"{path.name} is a UNet with {clues.architecture.in_channels} input channels and nothing beside it says how it was trained: "
+            "name its family and task."
+        )
+    try:
+        return recipe_for(row, clues, task_named(task).name if task else "")
+    except ValueError as error:
+        raise CheckpointError(f"{path.name} cannot be used as {row.title}: {error}.") from None
+
+
+def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
+    try:
+        return weights, UNetArchitecture.from_weights(weights.shapes).with_config(config)
+    except ValueError as error:
+        raise CheckpointError(f"{path.name} cannot be used: {error}.") from None
+
+
+def as_vae(
+    weights: Weights, config: Mapping[str, Any], path: Path | None = None
+) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE; without a path, a file that holds none is no fault."""
+    if not weights.shapes and path is None:
+        return None, None
+    try:
+        return weights, VAEArchitecture.from_weights(weights.shapes).with_config(config)
+    except ValueError as error:
+        raise CheckpointError(f"{(path or weights.path).name} cannot be used as a VAE: {error}.") from None

@@ -1,0 +1,134 @@
+"""Codecs: raw values of a task <-> the picture in [-1, 1] that the decoder speaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def stretch(values: Tensor) -> Tensor:
+    """Per-image min-max of (B, C, H, W) to [0, 1]; a constant image gives 0."""
+    flat = values.flatten(1)
+    low, high = flat.amin(1), flat.amax(1)
+    span = (high - low).clamp(min=1e-12)
+    return (values - low[:, None, None, None]) / span[:, None, None, None]
+
+
+def reduce_channels(picture: Tensor, channels: int) -> Tensor:
+    """A three-channel picture of a one-channel map is read as the mean of its channels."""
+    return picture.mean(1, keepdim=True) if channels == 1 else picture
+
+
+@dataclass(frozen=True)
+class UnitRange:
+    """Values in [0, scale] <-> [-1, 1]; GenPercept's and Marigold's maps. A scale <= 0 means per-image min-max."""
+
+    channels: int
+    scale: float = 1.0
+    low: float | None = 0.0
+    unit: bool = False
+
+    @property
+    def high(self) -> float | None:
+        return self.scale if self.scale > 0 else 1.0
+
+    def encode(self, values: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 3, H, W)."""
+        return (values / self.high * 2 - 1).expand(-1, 3, -1, -1)
+
+    def decode(self, picture: Tensor) -> Tensor:
+        """(B, 3 or C, H, W), any range -> (B, C, H, W)."""
+        values = (reduce_channels(picture, self.channels).clamp(-1, 1) + 1) / 2
+        return values * self.scale if self.scale > 0 else stretch(values)
+
+    def finish(self, values: Tensor) -> Tensor:
+        """What remains to be done once the values are at the image's own size."""
+        return values.clamp(0, self.high)
+
+
+@dataclass(frozen=True)
+class Unbounded(UnitRange):
+    """DMP's scaled maps: like UnitRange with no upper clamp, so that depths beyond `scale` metres survive."""
+
+    @property
+    def high(self) -> float | None:
+        return None if self.scale > 0 else 1.0
+
+    def encode(self, values: Tensor) -> Tensor:
+        return (values / max(self.scale, 1e-12) * 2 - 1).expand(-1, 3, -1, -1)
+
+    def decode(self, picture: Tensor) -> Tensor:
+        values = (reduce_channels(picture, self.channels) / 2 + 0.5).clamp(min=0)
+        return values * self.scale if self.scale > 0 else stretch(values)
+
+    def finish(self, values: Tensor) -> Tensor:
+        return values
+
+
+@dataclass(frozen=True)
+class MinMax(UnitRange):
+    """Whatever range comes is stretched per image to [0, 1]; for heads without a range of their own."""
+
+    def decode(self, picture: Tensor) -> Tensor:
+        return stretch(reduce_channels(picture, self.channels))
+
+
+@dataclass(frozen=True)
+class LateMinMax(UnitRange):
+    """GenPercept v1's depth: clamped first, stretched per image only at the image's own size."""
+
+    def decode(self, picture: Tensor) -> Tensor:
+        return reduce_channels(picture, self.channels).clamp(-1, 1)
+
+    def finish(self, values: Tensor) -> Tensor:
+        return stretch(values)
+
+
+@dataclass(frozen=True)
+class UnitVector:
+    """Unit vectors as they are, in [-1, 1]; Marigold's normals."""
+
+    channels: int = 3
+    scale: float = 1.0
+    low: float | None = -1.0
+    high: float | None = 1.0
+    unit: bool = True
+
+    def encode(self, values: Tensor) -> Tensor:
+        return values
+
+    def decode(self, picture: Tensor) -> Tensor:
+        return self.finish(picture.clamp(-1, 1))
+
+    def finish(self, values: Tensor) -> Tensor:
+        """Interpolated vectors are shorter than 1: restore their length."""
+        return F.normalize(values, dim=1, eps=1e-6)
+
+
+@dataclass(frozen=True)
+class HalfSphere(UnitVector):
+    """Marigold's normals where z spans only the half sphere that faces the camera, stored as 2z - 1."""
+
+    def encode(self, values: Tensor) -> Tensor:
+        picture = values.clone()
+        picture[:, 2] = picture[:, 2] * 2 - 1
+        return picture
+
+    def decode(self, picture: Tensor) -> Tensor:
+        values = picture.clamp(-1, 1)
+        values[:, 2] = values[:, 2] / 2 + 0.5
+        return self.finish(values)
+
+
+Codec = UnitRange | UnitVector
+
+CODECS: dict[str, type[Codec]] = {
+    "unit-range": UnitRange,
+    "unbounded": Unbounded,
+    "min-max": MinMax,
+    "late-min-max": LateMinMax,
+    "unit-vector": UnitVector,
+    "half-sphere": HalfSphere,
+}

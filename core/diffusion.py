@@ -1,0 +1,179 @@
+"""Diffusion as perception uses it: schedules, parameterisations, and the three paradigms of the GenPercept paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .backbone import Backbone, Context
+from .recipe import Recipe
+
+TRAIN_STEPS = 1000
+
+Number = float | Tensor
+Tick = Callable[[], None]
+"""Called after every pass of the network: progress, and the place where a cancel is raised."""
+
+
+@lru_cache(maxsize=32)
+def alpha_bars(beta_start: float, beta_end: float, zero_snr: bool = False) -> Tensor:
+    """Cumulative signal power (1000,) float64 of the scaled-linear schedule.
+
+    zero_snr rescales it so that the last is exactly 0 (Lin et al. 2024, "Common Diffusion Noise Schedules ...", alg. 1).
+    """
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
+    bars = torch.cumprod(1 - betas, 0)
+    if zero_snr:
+        roots = bars.sqrt()
+        bars = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    return bars
+
+
+class Parameterisation(NamedTuple):
+    """What a network's output means. a is alpha-bar; noisy = sqrt(a) sample + sqrt(1 - a) noise.
+
+    In the deterministic paradigm the image latent stands in the noise's place.
+    """
+
+    sample: Callable[[Tensor, Tensor, Number], Tensor]
+    """(output, noisy, a) -> the sample it implies"""
+    noise: Callable[[Tensor, Tensor, Number], Tensor]
+    """(output, noisy, a) -> the noise it implies"""
+    target: Callable[[Tensor, Tensor, Number], Tensor]
+    """(sample, noise, a) -> the output to train towards"""
+
+
+PARAMETERISATIONS: dict[str, Parameterisation] = {
+    # Salimans & Ho 2022, "Progressive Distillation": v = sqrt(a) noise - sqrt(1 - a) sample
+    "v_prediction": Parameterisation(
+        sample=lambda v, noisy, a: a**0.5 * noisy - (1 - a) ** 0.5 * v,
+        noise=lambda v, noisy, a: a**0.5 * v + (1 - a) ** 0.5 * noisy,
+        target=lambda sample, noise, a: a**0.5 * noise - (1 - a) ** 0.5 * sample,
+    ),
+    "epsilon": Parameterisation(
+        sample=lambda noise, noisy, a: (noisy - (1 - a) ** 0.5 * noise) / a**0.5,
+        noise=lambda noise, noisy, a: noise,
+        target=lambda sample, noise, a: noise,
+    ),
+    "sample": Parameterisation(
+        sample=lambda sample, noisy, a: sample,
+        noise=lambda sample, noisy, a: (noisy - a**0.5 * sample) / (1 - a) ** 0.5,
+        target=lambda sample, noise, a: sample,
+    ),
+}
+
+
+def to_sample(output: Tensor, noisy: Tensor, alpha_bar: Number, prediction_type: str) -> Tensor:
+    """The clean latent that a network's output implies; alpha_bar a number, or (B, 1, 1, 1)."""
+    return PARAMETERISATIONS[prediction_type].sample(output, noisy, alpha_bar)
+
+
+def to_noise(output: Tensor, noisy: Tensor, alpha_bar: Number, prediction_type: str) -> Tensor:
+    """The noise (or image latent) that a network's output implies."""
+    return PARAMETERISATIONS[prediction_type].noise(output, noisy, alpha_bar)
+
+
+class Step(NamedTuple):
+    """One step down the schedule: the timestep that the network is told, and the signal power before and after."""
+
+    timestep: int
+    alpha_bar: float
+    alpha_bar_next: float
+
+
+def steps(recipe: Recipe) -> Iterator[Step]:
+    """The DDIM steps of a recipe, noisiest first (Song et al. 2021, eta = 0; spacings as in Lin et al. 2024, table 2)."""
+    bars = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)
+    stride = TRAIN_STEPS // recipe.steps
+    for timestep in timesteps(recipe):
+        below = timestep - stride
+        after = bars[below].item() if below >= 0 else 1.0 if recipe.final_alpha_one else bars[0].item()
+        yield Step(timestep, bars[timestep].item(), after)
+
+
+def timesteps(recipe: Recipe) -> list[int]:
+    """What the network is told, noisiest first: leading 901, 801 ... 1 or trailing 999, 899 ... 99 for ten steps."""
+    count = recipe.steps
+    if recipe.spacing == "trailing":
+        return [min(round(TRAIN_STEPS - i * TRAIN_STEPS / count), TRAIN_STEPS) - 1 for i in range(count)]
+    stride = TRAIN_STEPS // count
+    return [min(i * stride + recipe.steps_offset, TRAIN_STEPS - 1) for i in reversed(range(count))]
+
+
+def one_step(net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick) -> Tensor:
+    """GenPercept: the image latent in, the target's latent out, one pass (GenPercept, sec. 3.4)."""
+    alpha_bar = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[recipe.timestep].item()
+    output = call(net, image, recipe.timestep, context)
+    tick()
+    return to_sample(output, image, alpha_bar, recipe.prediction_type)
+
+
+def deterministic(
+    net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick
+) -> Tensor:
+    """DMP: diffusion that blends the target with the image instead of noise, walked back from the image (DMP, eq. 3-4)."""
+
+    def output(latent: Tensor, timestep: int) -> Tensor:
+        return call(net, latent, timestep, context)
+
+    kept = image if recipe.keep_image and recipe.prediction_type != "epsilon" else None
+    return ddim(output, image, recipe, tick, kept)
+
+
+def stochastic(net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick) -> Tensor:
+    """Marigold: from noise to the target, the image latent beside it at every step (Ke et al. 2024, sec. 3.2)."""
+    if noise is None:
+        raise ValueError("The stochastic paradigm starts from noise; none was given.")
+
+    def output(latent: Tensor, timestep: int) -> Tensor:
+        return call(net, torch.cat([image, latent], 1), timestep, context)  # the order is [rgb, target]
+
+    return ddim(output, noise, recipe, tick)
+
+
+PARADIGMS = {"one-step": one_step, "deterministic": deterministic, "stochastic": stochastic}
+
+
+def ddim(
+    output: Callable[[Tensor, int], Tensor], start: Tensor, recipe: Recipe, tick: Tick, kept: Tensor | None = None
+) -> Tensor:
+    """Walk `start` down the schedule; `kept`, if given, stands in the place of the estimated noise."""
+    latent = sample = start
+    for timestep, alpha_bar, alpha_bar_next in steps(recipe):
+        prediction = output(latent, timestep)
+        sample = to_sample(prediction, latent, alpha_bar, recipe.prediction_type)
+        noise = kept if kept is not None else to_noise(prediction, latent, alpha_bar, recipe.prediction_type)
+        latent = alpha_bar_next**0.5 * sample + (1 - alpha_bar_next) ** 0.5 * noise
+        tick()
+    return sample if recipe.final == "sample" else latent
+
+
+def call(net: Backbone, latent: Tensor, timestep: int, context: Context) -> Tensor:
+    """One pass at one timestep for the whole batch."""
+    return net(latent, latent.new_full((latent.shape[0],), timestep), context.expand(latent.shape[0]))
+
+
+class Guided:
+    """A backbone under classifier-free guidance: negative + scale (positive - negative), both in one batch.
+
+    The order in the batch is [positive, negative], as DMP's published code has it.
+    """
+
+    def __init__(self, net: Backbone, negative: Context, scale: float) -> None:
+        self.net, self.negative, self.scale = net, negative, scale
+        self.in_channels = net.in_channels
+
+    def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
+        both = context.cat(self.negative.expand(latent.shape[0]))
+        positive, negative = self.net(latent.repeat(2, 1, 1, 1), timestep.repeat(2), both).chunk(2)
+        return negative + self.scale * (positive - negative)
+
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        raise ValueError("A head reads one pass of the network; guidance_scale must be 1 for it.")
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return self.net.modules()

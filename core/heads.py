@@ -1,0 +1,97 @@
+"""Heads: decoders that read UNet features instead of the predicted latent."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .architecture import Shapes
+
+Features = tuple[Tensor, Tensor, Tensor, Tensor]
+Layers = ModuleType | Any
+"""Where the layers come from: torch.nn, or a host's namespace of layers that it can move and cast."""
+
+
+class Residual(nn.Module):
+    """Pre-activation residual unit of two 3x3 convolutions (RefineNet; Ranftl et al. 2021, "Vision Transformers for Dense Prediction")."""
+
+    def __init__(self, width: int, layers: Layers) -> None:
+        super().__init__()
+        self.convolution1 = layers.Conv2d(width, width, 3, padding=1, bias=False)
+        self.convolution2 = layers.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.convolution2(F.relu(self.convolution1(F.relu(x))))
+
+
+class Fusion(nn.Module):
+    """Add the next finer features, refine, double the size."""
+
+    def __init__(self, width: int, layers: Layers, first: bool) -> None:
+        super().__init__()
+        self.projection = layers.Conv2d(width, width, 1)
+        if not first:
+            self.residual_layer1 = Residual(width, layers)
+        self.residual_layer2 = Residual(width, layers)
+
+    def forward(self, x: Tensor, finer: Tensor | None = None) -> Tensor:
+        if finer is not None:
+            if finer.shape[-2:] != x.shape[-2:]:
+                finer = F.interpolate(finer, x.shape[-2:], mode="bilinear", align_corners=False)
+            x = x + self.residual_layer1(finer)
+        return self.projection(F.interpolate(self.residual_layer2(x), scale_factor=2, mode="bilinear", align_corners=True))
+
+
+class DPT(nn.Module):
+    """GenPercept's DPT head on up-block features; its module names are those of the published weights.
+
+    Features, deepest first: (1280 at 1/4 of the latent, 1280 at 1/2, 640 at 1, 320 at 1), each after its upsampler. Out:
+    (B, 1, 32 H, 32 W) for deepest features of H x W, of no fixed range.
+    """
+
+    def __init__(self, shapes: Shapes, layers: Layers = nn, positive: bool = False) -> None:
+        """shapes: of the published state dict; positive: end in a ReLU, as the head that is called dpt_head."""
+        super().__init__()
+        width = shapes["neck.convs.0.weight"][0]
+        inputs = [shapes[f"neck.convs.{i}.weight"][1] for i in range(4)]
+        middle = shapes["head.head.2.weight"][0]
+        self.feature_upsample_0 = nn.ModuleDict({"conv": layers.Conv2d(inputs[0], inputs[0], 3, padding=1)})
+        fusion = nn.ModuleDict({"layers": nn.ModuleList(Fusion(width, layers, first=i == 0) for i in range(4))})
+        convs = nn.ModuleList(layers.Conv2d(channels, width, 3, padding=1, bias=False) for channels in inputs)
+        self.neck = nn.ModuleDict({"convs": convs, "fusion_stage": fusion})
+        # the published indices count two modules without weights
+        head = {
+            "0": layers.Conv2d(width, width // 2, 3, padding=1),
+            "2": layers.Conv2d(width // 2, middle, 3, padding=1),
+            "4": layers.Conv2d(middle, shapes["head.head.4.weight"][0], 1),
+        }
+        self.head = nn.ModuleDict({"projection": layers.Conv2d(width, width, 3, padding=1), "head": nn.ModuleDict(head)})
+        self.positive = positive
+
+    def forward(self, features: Features) -> Tensor:
+        deepest, deep, middle, fine = features
+        fine = self.feature_upsample_0["conv"](F.interpolate(fine, scale_factor=2, mode="nearest"))
+        pyramid = [conv(level) for conv, level in zip(self.neck["convs"], (fine, middle, deep, deepest))]
+        x: Tensor | None = None
+        for fuse, level in zip(self.neck["fusion_stage"]["layers"], reversed(pyramid)):
+            x = fuse(level) if x is None else fuse(x, level)
+        out = self.head["head"]
+        x = out["0"](F.relu(self.head["projection"](x)))
+        x = out["4"](F.relu(out["2"](F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))))
+        return F.relu(x) if self.positive else x
+
+
+HEAD_KINDS = {
+    "dpt_head_identity": lambda shapes, layers: DPT(shapes, layers),
+    "dpt_head": lambda shapes, layers: DPT(shapes, layers, positive=True),
+}
+
+
+def build_head(name: str, shapes: Shapes, layers: Layers = nn) -> nn.Module:
+    """The head of that name for weights of these shapes, still without weights."""
+    if name not in HEAD_KINDS:
+        raise ValueError(f"Unknown head {name!r}: this version knows {', '.join(HEAD_KINDS)}. Update the pack.")
+    return HEAD_KINDS[name](shapes, layers)

@@ -1,0 +1,197 @@
+"""predict(): the only inference path, from image to raw values; denoise() is its differentiable inner half."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .backbone import Autoencoder, Backbone, Context, Head
+from .diffusion import PARADIGMS, Guided, Tick
+from .ensemble import MERGES
+from .image import CELL, Fit, fit
+from .perception_map import PerceptionMap
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Perceiver:
+    """One recipe with everything that it needs to run."""
+
+    recipe: Recipe
+    backbone: Backbone
+    context: Context
+    autoencoder: Autoencoder | None = None
+    head: Head | None = None
+    negative: Context | None = None
+    """What guidance moves away from; needed where guidance_scale is not 1."""
+
+    def needs_autoencoder(self) -> Autoencoder:
+        if self.autoencoder is None:
+            raise ValueError("The checkpoint brings no VAE of its own: connect a Stable Diffusion 1.x or 2.x VAE.")
+        return self.autoencoder
+
+
+def predict(
+    perceiver: Perceiver,
+    image: Tensor,
+    *,
+    resolution: int = -1,
+    batch_size: int = 1,
+    noise: Tensor | None = None,
+    tick: Tick = lambda: None,
+) -> PerceptionMap:
+    """Image (B, 3, H, W) in [0, 1] -> its PerceptionMap, values (B, H, W, C) on the CPU.
+
+    resolution: -1 as trained, 0 the image's own, else pixels of the edge that the recipe's resize rule speaks of.
+    batch_size: images, or members of an ensemble, per pass of the networks; above 1 the last bits may differ.
+    noise: initial latents (ensemble_size, 4, h, w) in place of the seeded ones; the same for every image.
+    tick: called `passes()` times.
+    """
+    check_image(image)
+    wanted = perceiver.recipe.resolution if resolution < 0 else resolution
+    autoencoder = perceiver.needs_autoencoder()
+    maps = []
+    for chunk in image.split(batch_size):
+        # contiguous: on channels-last memory PyTorch's group norm loses a digit (measured: 2e-4 in a depth of 0..1)
+        picture, fitted = fit(chunk.contiguous().float() * 2 - 1, wanted, perceiver.recipe.rule)
+        latent = autoencoder.encode(picture)
+        tick()
+        maps.append(perceive(perceiver, latent, fitted, batch_size, noise, tick))
+    return join(perceiver.recipe, maps)
+
+
+def predict_latent(
+    perceiver: Perceiver, latent: Tensor, *, batch_size: int = 1, noise: Tensor | None = None, tick: Tick = lambda: None
+) -> PerceptionMap:
+    """Scaled latent (B, 4, h, w) -> the PerceptionMap of the image it stands for, values (B, 8h, 8w, C)."""
+    size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
+    fitted = Fit(perceiver.recipe.rule, size, size)
+    return join(
+        perceiver.recipe,
+        [perceive(perceiver, chunk.float(), fitted, batch_size, noise, tick) for chunk in latent.split(batch_size)],
+    )
+
+
+def passes(recipe: Recipe, images: int, batch_size: int, encode: bool = True) -> int:
+    """How often predict() (or, without encode, predict_latent()) ticks."""
+    per_chunk = [chunk * members(recipe) for chunk in chunks(images, batch_size)]
+    return sum((-(-jobs // batch_size)) * (recipe.steps + 1) + encode for jobs in per_chunk)
+
+
+def chunks(images: int, batch_size: int) -> list[int]:
+    return [min(batch_size, images - start) for start in range(0, images, batch_size)]
+
+
+def members(recipe: Recipe) -> int:
+    """Predictions per image: more than one only where they can differ."""
+    return recipe.ensemble_size if recipe.paradigm == "stochastic" else 1
+
+
+Values = tuple[Tensor, Tensor | None]
+"""(B, H, W, C) and, from an ensemble, its uncertainty (B, H, W)."""
+
+
+def perceive(
+    perceiver: Perceiver, latent: Tensor, fitted: Fit, batch_size: int, noise: Tensor | None, tick: Tick
+) -> Values:
+    """Image latents (B, 4, h, w) of one chunk -> values at the images' own size."""
+    recipe, count = perceiver.recipe, members(perceiver.recipe)
+    codec = recipe.target_codec()
+    latents = latent.repeat_interleave(count, 0)
+    noises = initial_noise(latent, recipe, noise)
+    decoded = []
+    for index in range(0, len(latents), batch_size):
+        part = slice(index, index + batch_size)
+        picture = decode(perceiver, latents[part], None if noises is None else noises[part], tick)
+        decoded.append(crop(codec.decode(picture), fitted))
+        tick()
+    values, uncertainty = merge(torch.cat(decoded), count, recipe)
+    values = codec.finish(fitted.restore(values))
+    if uncertainty is not None:
+        uncertainty = fitted.restore(uncertainty)[:, 0].cpu()
+    return values.movedim(1, -1).contiguous().cpu(), uncertainty
+
+
+def decode(perceiver: Perceiver, latent: Tensor, noise: Tensor | None, tick: Tick) -> Tensor:
+    """Image latents -> the target's picture (B, 3, 8h, 8w), or whatever the head gives."""
+    if perceiver.head is not None:
+        return perceiver.head(features(perceiver, latent, tick))
+    return perceiver.needs_autoencoder().decode(denoise(perceiver, latent, noise, tick))
+
+
+def denoise(perceiver: Perceiver, latent: Tensor, noise: Tensor | None = None, tick: Tick = lambda: None) -> Tensor:
+    """Image latents (B, 4, h, w) -> the target's latents, along the recipe's paradigm. Differentiable."""
+    recipe, net = perceiver.recipe, perceiver.backbone
+    if recipe.guidance_scale != 1:
+        if perceiver.negative is None:
+            raise ValueError(
+                f"guidance_scale={recipe.guidance_scale:g} needs a negative context: give one, or set guidance_scale=1."
+            )
+        net = Guided(net, perceiver.negative, recipe.guidance_scale)
+    return PARADIGMS[recipe.paradigm](net, latent, noise, perceiver.context, recipe, tick)
+
+
+def features(perceiver: Perceiver, latent: Tensor, tick: Tick) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the four up blocks make of the image latent at the recipe's timestep."""
+    batch = latent.shape[0]
+    timestep = latent.new_full((batch,), perceiver.recipe.timestep)
+    result = perceiver.backbone.features(latent, timestep, perceiver.context.expand(batch))
+    tick()
+    return result
+
+
+def initial_noise(latent: Tensor, recipe: Recipe, given: Tensor | None) -> Tensor | None:
+    """Noise (B * E, 4, h, w): every image starts from the same draws, so a batch equals its images one by one."""
+    if recipe.paradigm != "stochastic":
+        return None
+    shape = (members(recipe), *latent.shape[1:])
+    if given is None:
+        given = torch.randn(shape, generator=torch.Generator().manual_seed(recipe.seed))
+    if given.shape != shape:
+        raise ValueError(f"Initial noise of shape {tuple(given.shape)} was given; this image needs {shape}.")
+    return given.to(latent).repeat(latent.shape[0], 1, 1, 1)
+
+
+def crop(values: Tensor, fitted: Fit) -> Tensor:
+    """Without the padding, which must not take part in an ensemble's alignment."""
+    return values[..., : fitted.inner[0], : fitted.inner[1]] if fitted.rule.multiple > 1 else values
+
+
+def merge(values: Tensor, count: int, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
+    """(B * E, C, H, W) -> (B, C, H, W) and the uncertainty (B, 1, H, W) of more than one member."""
+    if count == 1:
+        return values, None
+    merged, uncertainty = zip(*(MERGES[recipe.row.merge](group) for group in values.split(count)))
+    return torch.cat(merged), torch.cat(uncertainty)
+
+
+def join(recipe: Recipe, maps: list[Values]) -> PerceptionMap:
+    """The chunks' values as one map."""
+    values, uncertainty = zip(*maps)
+    return PerceptionMap(
+        task=recipe.row.name,
+        values=torch.cat(values),
+        convention=recipe.convention(),
+        recipe=recipe.id,
+        uncertainty=None if uncertainty[0] is None else torch.cat(uncertainty),
+    )
+
+
+def check_image(image: Tensor) -> None:
+    """ValueError, in one sentence, for what no network can make sense of."""
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(image.shape)}.")
+    if image.shape[0] == 0:
+        raise ValueError("The batch of images is empty: give at least one image.")
+    if min(image.shape[-2:]) < 16:
+        height, width = image.shape[-2:]
+        raise ValueError(f"The image is {width}x{height} pixels; the smallest that can be perceived is 16x16.")
+    if not torch.isfinite(image).all():
+        raise ValueError("The image holds NaN or infinite pixels: repair the node that made it.")
+
+
+def with_overrides(perceiver: Perceiver, assignments: list[str]) -> Perceiver:
+    """The same networks under a recipe with FIELD=VALUE assignments applied."""
+    return replace(perceiver, recipe=perceiver.recipe.override(assignments))

@@ -1,0 +1,194 @@
+"""Recipe: how one checkpoint was trained and must be run; it lives in the safetensors header."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from .codecs import CODECS, Codec
+from .image import RESIZE_RULES, ResizeRule
+from .perception_map import Axis, Convention
+from .tasks import Task, task_named
+
+KEY = "diffusion_perception.recipe"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that two checkpoints of one task may do differently. Defaults are GenPercept's."""
+
+    task: str
+    """A row of core.tasks.TASKS."""
+    name: str = ""
+    """Tells recipes on the same weights apart, and names their text context in the file; the task if empty."""
+    family: str = ""
+    """The published family this recipe came from, a row of core.families.FAMILIES; for people."""
+    base: str = "sd21"
+    """The Stable Diffusion generation beneath: sd15, sd21, or custom for networks of other widths."""
+
+    paradigm: Literal["one-step", "deterministic", "stochastic"] = "one-step"
+    """A row of core.diffusion.PARADIGMS."""
+    steps: int = 1
+    timestep: int = 1
+    """What a one-step network is told; 0..999."""
+    beta_start: float = 1.0
+    beta_end: float = 1.0
+    """Ends of the scaled-linear schedule; 1..1 leaves no image signal: the sample is minus the velocity."""
+    zero_snr: bool = False
+    """Betas rescaled so that the last timestep holds no signal."""
+    spacing: Literal["leading", "trailing"] = "leading"
+    steps_offset: int = 1
+    """Added to the timesteps of leading spacing."""
+    final_alpha_one: bool = False
+    """The step below timestep 0 has alpha-bar 1 instead of that of timestep 0."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    keep_image: bool = False
+    """Deterministic: put the true image latent back at every step instead of the estimated one (DMP, eq. 4)."""
+    final: Literal["sample", "previous"] = "sample"
+    """Decode the last step's sample, or the last step's x_{t-1}, which keeps a trace of noise or image."""
+    tokens: int = 0
+    """How many tokens of the text context are used, from the first; 0 is all of them."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance between the context and a negative context; 1 is off."""
+    ensemble_size: int = 1
+    seed: int = 0
+    """Of the initial noise; only the stochastic paradigm draws any."""
+
+    resolution: int = 768
+    """Processing resolution in pixels, of the edge that `resize` speaks of; 0 is the image's own."""
+    resize: str = "genpercept"
+    """A row of core.image.RESIZE_RULES."""
+    head: str = ""
+    """The file's head that decodes UNet features; empty is the VAE decoder."""
+    codec: str = ""
+    """A row of core.codecs.CODECS; empty is the task's own."""
+    target_scale: float = 1.0
+    """Units per 1.0 of the decoded range; <= 0 means per-image min-max."""
+    metric: bool = False
+    """Depth in metres."""
+    axes: tuple[Axis, Axis, Axis] | None = None
+    """Where +x, +y and +z of a normal point."""
+    palette: str = ""
+    """Name of the palette of a segmentation."""
+
+    licence: str = ""
+    data: str = ""
+    """What it was trained on; for people."""
+
+    def __post_init__(self) -> None:
+        task_named(self.task)
+        for field, choices in CHOICES.items():
+            check_choice(field, getattr(self, field), choices)
+        if self.paradigm == "one-step" and self.steps != 1:
+            raise ValueError(f"A one-step recipe runs 1 step, not {self.steps}: set paradigm=deterministic to run more.")
+        for field, low, high in RANGES:
+            if not low <= getattr(self, field) <= high:
+                raise ValueError(f"{field}={getattr(self, field)} is outside {low}..{high}.")
+
+    @property
+    def id(self) -> str:
+        """The name, or the task's where none was given."""
+        return self.name or self.task
+
+    @property
+    def row(self) -> Task:
+        return task_named(self.task)
+
+    @property
+    def rule(self) -> ResizeRule:
+        return RESIZE_RULES[self.resize]
+
+    def target_codec(self) -> Codec:
+        return CODECS[self.codec or self.row.codec](channels=self.row.channels, scale=self.target_scale)
+
+    def convention(self) -> Convention:
+        """What the values mean that this recipe predicts."""
+        codec = self.target_codec()
+        return Convention(
+            low=codec.low, high=codec.high, near=self.row.near, metric=self.metric, axes=self.axes, unit=codec.unit,
+            palette=self.palette or None,
+        )  # fmt: skip
+
+    def override(self, assignments: list[str]) -> Recipe:
+        """This recipe with FIELD=VALUE assignments applied. ValueError names the nearest right field."""
+        return dataclasses.replace(self, **dict(parse_assignment(text) for text in assignments))
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    **{name: get_args(hint) for name, hint in get_type_hints(Recipe).items() if getattr(hint, "__origin__", None) is Literal},
+    "resize": tuple(RESIZE_RULES),
+    "codec": ("", *CODECS),
+}
+RANGES = (
+    ("steps", 1, 1000),
+    ("timestep", 0, 999),
+    ("beta_start", 0.0, 1.0),
+    ("beta_end", 0.0, 1.0),
+    ("tokens", 0, 77),
+    ("ensemble_size", 1, 100),
+    ("resolution", 0, 16384),
+)
+
+
+def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{field}={value!r} is not one of {', '.join(map(repr, choices))}.")
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """'steps=4' -> ('steps', 4), typed as the field is."""
+    name, equals, value = text.partition("=")
+    hints = get_type_hints(Recipe)
+    if not equals:
+        raise ValueError(f"{text!r} is not an assignment: write FIELD=VALUE, such as steps=4.")
+    if name not in hints:
+        near = difflib.get_close_matches(name, hints, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(hints)}."
+        raise ValueError(f"A recipe has no field {name!r}: {hint}")
+    try:
+        return name, parse_value(hints[name], value)
+    except ValueError:
+        wanted = getattr(hints[name], "__name__", str(hints[name]))
+        raise ValueError(f"{name}={value!r}: expected a value of type {wanted}.") from None
+
+
+def parse_value(hint: Any, text: str) -> Any:
+    """A word, read as the field's type."""
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if hint in (int, float):
+        return hint(text)
+    if tuple in (getattr(part, "__origin__", None) for part in get_args(hint)):
+        return tuple(text.split(",")) if text else None
+    return text
+
+
+def to_header(recipes: list[Recipe] | tuple[Recipe, ...]) -> dict[str, str]:
+    """The safetensors metadata that carries these recipes; fields at their default are left out."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    rows = [{k: v for k, v in dataclasses.asdict(r).items() if v != defaults[k]} for r in recipes]
+    return {KEY: json.dumps(rows)}
+
+
+def from_header(metadata: dict[str, str], where: str) -> tuple[Recipe, ...]:
+    """The recipes in a safetensors header. ValueError, naming `where`, if they are missing or from a newer version."""
+    if KEY not in metadata:
+        raise ValueError(f"{where} carries no {KEY}: name its family and task, or export it with `diffusion-perception export`.")
+    try:
+        rows = json.loads(metadata[KEY])
+        return tuple(recipe_from(row) for row in rows)
+    except (json.JSONDecodeError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where} has a recipe that this version cannot read ({error}): update the pack.") from None
+
+
+def recipe_from(row: dict[str, Any]) -> Recipe:
+    unknown = set(row) - {field.name for field in dataclasses.fields(Recipe)}
+    if unknown:
+        raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+    axes = row.get("axes")
+    return Recipe(**{**row, "axes": tuple(axes) if axes else None})

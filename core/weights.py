@@ -1,0 +1,177 @@
+"""Weights: the tensors of one network in files of any supported layout, always handed out under diffusers names."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from . import keys
+
+STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
+
+
+class CheckpointError(ValueError):
+    """A file or folder that cannot be used, in one sentence for the person who chose it."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One network's tensors, still on disk."""
+
+    files: tuple[Path, ...]
+    names: dict[str, str]
+    """{name in the file: name in the network}"""
+    shapes: dict[str, tuple[int, ...]]
+    """{name in the network: shape}"""
+
+    @property
+    def path(self) -> Path:
+        return self.files[0]
+
+    def load(self) -> dict[str, Tensor]:
+        """{name in the network: tensor}, in the files' own dtype. CheckpointError if a file is damaged."""
+        tensors = {}
+        for file in self.files:
+            tensors |= read(file, self.names)
+        renamed = {self.names[name]: tensor for name, tensor in tensors.items()}
+        return {name: tensor.reshape(self.shapes[name]) for name, tensor in renamed.items()}
+
+
+def find_files(folder: Path) -> tuple[Path, ...]:
+    """The weight files of a network's folder: safetensors, sharded or not, before .bin. Empty if there are none."""
+    for stem in STEMS:
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            shards = sorted(set(read_json(index)["weight_map"].values()))
+            return tuple(folder / Path(shard).name for shard in shards)
+        for suffix in (".safetensors", ".bin"):
+            if (folder / (stem + suffix)).is_file():
+                return (folder / (stem + suffix),)
+    return ()
+
+
+def network(files: tuple[Path, ...], renaming: Callable[[list[str]], dict[str, str]]) -> Weights:
+    """The network that `renaming` (names in the files -> {name: name in the network}) picks out of files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        shapes |= read_shapes(file)
+    names = renaming(list(shapes))
+    return Weights(files, names, {new: network_shape(new, shapes[old]) for old, new in names.items()})
+
+
+def network_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A VAE's attention is 1x1 convolutions in LDM files and Linears in diffusers': the same numbers."""
+    is_vae_attention = "mid_block.attentions.0.to_" in name and name.startswith(("encoder.", "decoder."))
+    return shape[:2] if is_vae_attention else shape
+
+
+def pick_unet(names: list[str]) -> dict[str, str]:
+    """The UNet among a file's tensors, under whichever prefix and spelling; empty if there is none."""
+    for prefix in keys.UNET_PREFIXES:
+        inner = strip(names, prefix)
+        if "conv_in.weight" in inner.values():
+            return inner
+        if "input_blocks.0.0.weight" in inner.values():
+            renamed = keys.unet_to_diffusers(inner.values())
+            return {name: renamed[ldm] for name, ldm in inner.items() if ldm in renamed}
+    return {}
+
+
+def pick_vae(names: list[str]) -> dict[str, str]:
+    """The VAE among a file's tensors, likewise."""
+    for prefix in keys.VAE_PREFIXES:
+        inner = strip(names, prefix)
+        if "decoder.up_blocks.0.resnets.0.norm1.weight" in inner.values():
+            return {name: keys.modern(key) for name, key in inner.items()}
+        if "decoder.up.0.block.0.norm1.weight" in inner.values():
+            renamed = keys.vae_to_diffusers(inner.values())
+            return {name: renamed[ldm] for name, ldm in inner.items() if ldm in renamed}
+    return {}
+
+
+def strip(names: list[str], prefix: str) -> dict[str, str]:
+    """{name: name without the prefix} of those that have it."""
+    return {name: name[len(prefix) :] for name in names if name.startswith(prefix)}
+
+
+def read(file: Path, wanted: dict[str, str]) -> dict[str, Tensor]:
+    """The wanted tensors of one file."""
+    if file.suffix == ".bin":
+        return {name: tensor for name, tensor in unpickle(file).items() if name in wanted}
+    with opened(file) as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys() if name in wanted}
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """{name: shape}; of safetensors only the header is read."""
+    if file.suffix == ".bin":
+        return {name: tuple(tensor.shape) for name, tensor in unpickle(file).items()}
+    with opened(file) as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The safetensors header's metadata."""
+    with opened(file) as tensors:
+        return tensors.metadata() or {}
+
+
+def opened(file: Path) -> safe_open:
+    """An open safetensors file. CheckpointError if it is none, or not whole."""
+    check_exists(file)
+    if file.suffix in (".pt", ".pth", ".ckpt"):
+        raise CheckpointError(f"{file.name} is a pickle, which can run code: convert it to .safetensors first.")
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file.name} is not a whole .safetensors file ({error}): download or export it again."
+        ) from None
+
+
+def unpickle(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .bin file, by the loader that runs no code."""
+    check_exists(file)
+    if torch_version() < (2, 6):
+        raise CheckpointError(
+            f"{file.name} is a pickle, and this PyTorch ({torch.__version__}) cannot read it safely: "
+            "update PyTorch to 2.6 or convert the file to .safetensors."
+        )
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, BadZipFile, ValueError, KeyError):
+        raise CheckpointError(
+            f"{file.name} holds something other than tensors, or is not whole: it was not opened; get a .safetensors file."
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{file.name} holds no plain dictionary of tensors: get a .safetensors file.")
+    return tensors
+
+
+def torch_version() -> tuple[int, int]:
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def check_exists(file: Path) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"There is no file {file}.")
+
+
+def read_json(file: Path) -> dict:
+    """A JSON object, {} where there is no such file. CheckpointError if it is damaged."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file.name} in {file.parent.name} is not readable JSON ({error}): get the file again.") from None
+    return content if isinstance(content, dict) else {}

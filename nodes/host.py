@@ -1,0 +1,302 @@
+"""HostBackbone and HostAutoencoder: core's protocols on ComfyUI's memory-managed networks; the mirror of trainer/models.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.clip_model
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy.latent_formats import SD15
+from torch import Tensor, nn
+
+from ..core.architecture import UNetArchitecture, VAEArchitecture
+from ..core.backbone import Context
+from ..core.heads import build_head
+from ..core.keys import rename, unet_to_ldm, vae_to_ldm
+from ..core.weights import CheckpointError, Weights
+
+Features = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class HostBackbone:
+    """A host's UNet as a Backbone: the raw network, so that the host's own sampling maths is not applied."""
+
+    def __init__(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+        self.patcher = patcher
+        self.in_channels: int = self.config["in_channels"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.patcher.model.model_config.unet_config
+
+    def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
+        return self.run(latent, timestep, context, {})
+
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
+        captured: list[Tensor] = []
+        blocks = self.config["num_res_blocks"][0] + 1
+        ends = {blocks * level for level in range(1, len(self.config["channel_mult"]))}
+
+        def before_output_block(h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+            # the host calls this before a block: what comes in is what the block before it gave
+            if options["block"][1] in ends:
+                captured.append(h.float().clone())
+            return h, skip
+
+        # the last up block's result is what goes into the layer after it
+        network = self.patcher.model.diffusion_model
+        hook = network.out.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0].float().clone()))
+        try:
+            self.run(latent, timestep, context, {"patches": {"output_block_patch": [before_output_block]}})
+        finally:
+            hook.remove()
+        deepest, deep, middle, fine = (feature.to(latent.device) for feature in captured)
+        return deepest, deep, middle, fine
+
+    def modules(self) -> dict[str, nn.Module]:
+        config = self.config
+        layers = config["num_res_blocks"][0]
+        depth = config["transformer_depth"]
+        attention = tuple(depth[level * layers] > 0 for level in range(len(config["channel_mult"])))
+        diffusers = {ldm: name for name, ldm in unet_to_ldm(attention, layers).items()}
+        held = dict(self.patcher.model.diffusion_model.named_modules())
+        return {name: held[ldm] for ldm, name in rename(held, diffusers).items() if hasattr(held[ldm], "weight")}
+
+    def run(self, latent: Tensor, timestep: Tensor, context: Context, transformer_options: dict[str, Any]) -> Tensor:
+        """One pass. transformer_options must be fresh: the network writes into it."""
+        model = self.patcher.model
+        needed = model.memory_required([latent.shape[0], *latent.shape[1:]])
+        # before every pass: the VAE in between may have evicted the network
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
+        device, dtype = self.patcher.load_device, compute_dtype(model)
+        vector = None if context.vector is None else context.vector.to(device, dtype)
+        self.patcher.pre_run()
+        try:
+            output = model.diffusion_model(
+                latent.to(device, dtype),
+                timestep.to(device, torch.float32),
+                context=context.tokens.to(device, dtype),
+                y=vector,
+                transformer_options=transformer_options,
+            )
+        finally:
+            self.patcher.cleanup()
+        return output.to(latent.device, torch.float32)
+
+
+class HostAutoencoder:
+    """A host's VAE as an Autoencoder: below its cropping, clamping and tiling, and in single precision."""
+
+    def __init__(self, vae: comfy.sd.VAE, scaling_factor: float = SD15().scale_factor) -> None:
+        channels = getattr(vae, "latent_channels", None)
+        if channels != 4 or getattr(vae, "latent_dim", 2) != 2:
+            raise ValueError(f"This VAE has {channels} latent channels; connect the VAE of a Stable Diffusion 1.x or 2.x checkpoint, which has 4.")
+        self.vae = vae
+        self.scaling_factor = scaling_factor
+
+    def encode(self, image: Tensor) -> Tensor:
+        with self.loaded(self.vae.memory_used_encode(image.shape, torch.float32)) as network:
+            return network.encode(image.to(self.vae.device, torch.float32)).float() * self.scaling_factor
+
+    def decode(self, latent: Tensor) -> Tensor:
+        with self.loaded(self.vae.memory_used_decode(latent.shape, torch.float32)) as network:
+            return network.decode((latent / self.scaling_factor).to(self.vae.device, torch.float32)).float()
+
+    @contextmanager
+    def loaded(self, memory: float) -> Iterator[nn.Module]:
+        """The network on its device, computing in single precision: half precision shows as steps in a depth."""
+        self.vae.throw_exception_if_invalid()
+        comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=memory)
+        network = self.vae.first_stage_model
+        with single_precision(network):
+            yield network
+
+
+class HostHead:
+    """A head of core.heads as a Head, moved and cast by the host."""
+
+    def __init__(self, name: str, weights: Weights) -> None:
+        self.device = comfy.model_management.get_torch_device()
+        head = filled(build_head(name, weights.shapes, comfy.ops.manual_cast), weights.load(), weights)
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            head, load_device=self.device, offload_device=comfy.model_management.unet_offload_device()
+        )
+
+    def __call__(self, features: Features) -> Tensor:
+        memory = sum(feature.numel() * feature.element_size() for feature in features) * 16
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=memory)
+        return self.patcher.model(tuple(feature.to(self.device) for feature in features)).float()
+
+
+@contextmanager
+def single_precision(network: nn.Module) -> Iterator[None]:
+    """Layers of the host cast their weights to the input's dtype while this lasts; nothing is copied or kept."""
+    layers = [layer for layer in network.modules() if getattr(layer, "comfy_cast_weights", None) is False]
+    for layer in layers:
+        layer.comfy_cast_weights = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.comfy_cast_weights = False
+
+
+def compute_dtype(model: comfy.model_base.BaseModel) -> torch.dtype:
+    """What the network computes in; the dtype of its weights may be an 8-bit one."""
+    if hasattr(model, "get_dtype_inference"):
+        return model.get_dtype_inference()
+    return model.manual_cast_dtype or model.get_dtype()
+
+
+class PerceptionModel(comfy.supported_models_base.BASE):
+    """A host's model config for any UNet of the SD 1.x / 2.x kind; the host's own detection knows only some of them."""
+
+    unet_extra_config: dict[str, Any] = {}
+    latent_format = SD15
+    memory_usage_factor = 1.0
+
+
+def load_unet(weights: Weights, architecture: UNetArchitecture) -> comfy.model_patcher.ModelPatcher:
+    """A UNet that the host owns: loads, offloads and evicts."""
+    tensors = weights.load()
+    management = comfy.model_management
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    config = PerceptionModel(host_config(architecture))
+    dtype = management.unet_dtype(
+        model_params=parameters,
+        supported_dtypes=config.supported_inference_dtypes,
+        weight_dtype=comfy.utils.weight_dtype(tensors),
+    )
+    device = management.get_torch_device()
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
+    model = comfy.model_base.BaseModel(
+        config, comfy.model_base.ModelType.IMG_TO_IMG, device=management.unet_inital_load_device(parameters, dtype)
+    )
+    names = rename(tensors, unet_to_ldm(architecture.attention, architecture.layers))
+    renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
+    if "out.2.weight" not in renamed:
+        # a UNet that was trained for a head has no way out of its own; these are never read
+        out = {name: tensor for name, tensor in model.diffusion_model.state_dict().items() if name.startswith("out.")}
+        renamed |= {name: torch.zeros_like(tensor) for name, tensor in out.items()}
+    filled(model.diffusion_model, renamed, weights)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+
+
+def host_config(architecture: UNetArchitecture) -> dict[str, Any]:
+    """The host's unet_config. CheckpointError for head counts that it cannot express."""
+    widths, heads = architecture.widths, architecture.heads
+    if any(width % widths[0] for width in widths) or any(width % 32 for width in widths):
+        raise CheckpointError(f"ComfyUI cannot run a UNet of widths {widths}: each must be a multiple of the first and of 32.")
+    sizes = {width // count for width, count in zip(widths, heads)}
+    if len(set(heads)) > 1 and len(sizes) > 1:
+        raise CheckpointError(f"ComfyUI cannot run a UNet with {heads} attention heads: it knows one number, or one width, for all levels.")
+    one_number = len(set(heads)) == 1
+    depth = [int(attends) for attends in architecture.attention]
+    return {
+        "image_size": 32,
+        "in_channels": architecture.in_channels,
+        "out_channels": architecture.out_channels,
+        "model_channels": widths[0],
+        "channel_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": [architecture.layers] * len(widths),
+        "transformer_depth": [d for d in depth for _ in range(architecture.layers)],
+        "transformer_depth_output": [d for d in depth for _ in range(architecture.layers + 1)],
+        "transformer_depth_middle": 1,
+        "context_dim": architecture.context_dim,
+        "num_heads": heads[0] if one_number else -1,
+        "num_head_channels": -1 if one_number else sizes.pop(),
+        # SD2 overflows in half precision without it, and diffusers upcasts there too
+        "attn_precision": torch.float32 if architecture.linear_projection else None,
+        "use_linear_in_transformer": architecture.linear_projection,
+        "adm_in_channels": architecture.vector_dim,
+        "num_classes": "sequential" if architecture.vector_dim else None,
+        "use_spatial_transformer": True,
+        "use_temporal_attention": False,
+        "use_temporal_resblock": False,
+        "use_checkpoint": False,
+        "legacy": False,
+    }
+
+
+def load_vae(weights: Weights, architecture: VAEArchitecture) -> comfy.sd.VAE:
+    """A VAE that the host owns, in single precision."""
+    widths = architecture.widths
+    config = {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": widths[0],
+        "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": architecture.layers,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    tensors = weights.load()
+    names = rename(tensors, vae_to_ldm(len(widths), architecture.layers))
+    if len(names) != len(tensors):
+        unknown = sorted(set(tensors) - set(names))
+        raise CheckpointError(f"{weights.path.name} is not a Stable Diffusion VAE: it holds {unknown[0]}.")
+    renamed = {ldm: as_convolution(tensors[name], ldm) for name, ldm in names.items()}
+    return comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": 4}}, dtype=torch.float32)
+
+
+def as_convolution(tensor: Tensor, ldm: str) -> Tensor:
+    """The host's VAE attention is 1x1 convolutions."""
+    return tensor[..., None, None] if ".attn_1." in ldm and tensor.ndim == 2 else tensor
+
+
+def filled(module: nn.Module, tensors: dict[str, Tensor], weights: Weights) -> nn.Module:
+    """The module with these weights, in its own dtype. CheckpointError names what does not fit."""
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+    if wrong:
+        raise CheckpointError(
+            f"{weights.path.name} does not fit a {type(module).__name__} of its own shape: {len(wrong)} weights differ ({wrong[0]} ...)."
+        )
+    module.load_state_dict(tensors)
+    return module.eval().requires_grad_(False)
+
+
+def encode_empty_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:
+    """(1, 2, D) float32 of the unpadded empty prompt, by the host's CLIP in single precision."""
+    encoder = comfy.clip_model.CLIPTextModel_(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    tensors = {name.removeprefix("text_model."): tensor.float() for name, tensor in weights.load().items()}
+    encoder.load_state_dict(tensors, strict=False)
+    return encoder(torch.tensor([tokens]))[0].float()
+
+
+def sd2_empty_prompt() -> Tensor | None:
+    """(1, 2, 1024) of SD2's empty prompt, which the host ships for Lotus; None if a host no longer does."""
+    try:
+        from comfy_extras.nodes_lotus import LotusConditioning
+    except ImportError:
+        return None
+    return LotusConditioning.execute().result[0][0][0].float()
+
+
+def ticker(total: int) -> Any:
+    """Called after every pass: moves the progress bar, and raises what the host raises when the user cancels."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def tick() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(1)
+
+    return tick
+
+
+def output_device() -> torch.device:
+    """Where the host wants a node's results."""
+    return comfy.model_management.intermediate_device()

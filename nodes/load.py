@@ -1,0 +1,149 @@
+"""LoadModel: a perception checkpoint from models/perception, ready to perceive."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..core.backbone import Context
+from ..core.checkpoint import Checkpoint, cut, empty_prompt, open_checkpoint, unet_folders
+from ..core.families import FAMILIES
+from ..core.pipeline import Perceiver, with_overrides
+from ..core.tasks import TASKS
+from ..core.weights import CheckpointError, find_files, network, read_json
+from . import host
+from .sockets import Perception
+
+FOLDER = "perception"
+PACK_WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+def register_folder() -> None:
+    """models/perception, what extra_model_paths.yaml adds to it, and the weights that the pack ships."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
+    folder_paths.add_model_folder_path(FOLDER, str(PACK_WEIGHTS))
+
+
+register_folder()
+
+
+def roots() -> list[Path]:
+    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
+
+
+def choices() -> list[str]:
+    """Files and folders that LoadModel can open, with / between folders on every system."""
+    found = [name for root in roots() if root.is_dir() for name in checkpoints_in(root, root)]
+    return list(dict.fromkeys(sorted(found))) or [f"(none: put a checkpoint into models/{FOLDER})"]
+
+
+def checkpoints_in(folder: Path, root: Path) -> list[str]:
+    """Names below `root`; a folder that is a checkpoint is named whole, and each of its UNets alone."""
+    names = []
+    for path in sorted(folder.iterdir()):
+        name = path.relative_to(root).as_posix()
+        if path.suffix == ".safetensors":
+            names.append(name)
+        elif path.is_dir():
+            inner = unet_folders(path)
+            names += [name, *(f"{name}/{unet.name}" for unet in inner if unet != path)] if inner else checkpoints_in(path, root)
+    return names
+
+
+def resolve(name: str) -> Path:
+    """The path of a choice. CheckpointError for names that lead out of the model folders, or to nothing."""
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or ":" in name:
+        raise CheckpointError(f"{name!r} leads out of models/{FOLDER}: choose one of the listed names.")
+    for root in roots():
+        if (root / parts).exists():
+            return root / parts
+    raise CheckpointError(f"There is no {name!r} in models/{FOLDER}: put it there, or choose one of {', '.join(choices()[:5])}.")
+
+
+def context_of(checkpoint: Checkpoint) -> Context:
+    """The text context: from the file, else by the text encoder beside it, else the host's own empty prompt."""
+    recipe, architecture = checkpoint.recipe, checkpoint.architecture
+    if checkpoint.context is not None:
+        return checkpoint.context
+    if checkpoint.text_encoder is not None:
+        folder = checkpoint.text_encoder
+        weights = network(find_files(folder), lambda names: {name: name for name in names})
+        return cut(host.encode_empty_prompt(weights, read_json(folder / "config.json"), empty_prompt(folder)), recipe)
+    own = host.sd2_empty_prompt() if architecture.context_dim == 1024 and recipe.tokens == 2 else None
+    if own is None:
+        raise CheckpointError(
+            f"{checkpoint.path.name} comes without a text context ({architecture.context_dim} wide, "
+            f"{recipe.tokens or 77} tokens): put its empty_text_embed.safetensors or .npy beside it."
+        )
+    return Context(own)
+
+
+class LoadModel(io.ComfyNode):
+    """A node: checkpoint -> PERCEPTION and the VAE that came with it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionLoadModel",
+            display_name="Load Perception Model",
+            category="perception",
+            description="Loads a checkpoint that predicts depth, normals, masks and other maps from models/perception.",
+            inputs=[
+                io.Combo.Input("model", options=choices(), tooltip=f"A file or folder in models/{FOLDER}."),
+                io.Combo.Input(
+                    "family",
+                    options=["auto", *FAMILIES],
+                    default="auto",
+                    tooltip="How it was trained. auto reads it from the files; name it where they cannot tell.",
+                ),
+                io.Combo.Input(
+                    "task",
+                    options=["as trained", *TASKS],
+                    default="as trained",
+                    tooltip="What to predict, where the checkpoint holds several tasks or does not say.",
+                ),
+                io.String.Input(
+                    "overrides",
+                    default="",
+                    multiline=False,
+                    tooltip="Advanced: recipe fields for this run, such as steps=4 ensemble_size=3 seed=7. Leave empty to run it as trained.",
+                ),
+            ],
+            outputs=[
+                Perception.Output("perception", tooltip="A model that is ready to perceive."),
+                io.Vae.Output("vae", tooltip="The VAE that came with the checkpoint; nothing if it came without one."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, family: str, task: str, overrides: str) -> tuple:
+        """Loaded again only when the files change."""
+        path = resolve(model)
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+    @classmethod
+    def execute(cls, model: str, family: str, task: str, overrides: str) -> io.NodeOutput:
+        perceiver, vae = load(resolve(model), family, "" if task == "as trained" else task)
+        return io.NodeOutput(with_overrides(perceiver, overrides.split()), vae)
+
+
+def load(path: Path, family: str, task: str) -> tuple[Perceiver, object]:
+    """Everything that a checkpoint's recipe needs, owned by the host; and its VAE, or None."""
+    checkpoint = open_checkpoint(path, family, task)
+    context = context_of(checkpoint)
+    vae = autoencoder = head = None
+    if checkpoint.vae is not None and checkpoint.vae_architecture is not None:
+        vae = host.load_vae(checkpoint.vae, checkpoint.vae_architecture)
+        autoencoder = host.HostAutoencoder(vae, checkpoint.vae_architecture.scaling_factor)
+    if checkpoint.head is not None:
+        head = host.HostHead(checkpoint.recipe.head, checkpoint.head)
+    backbone = host.HostBackbone(host.load_unet(checkpoint.unet, checkpoint.architecture))
+    return Perceiver(checkpoint.recipe, backbone, context, autoencoder, head), vae
+
+
+NODES = [LoadModel]

@@ -1,0 +1,136 @@
+"""Perceive and PerceiveLatent: images, or latents that were just sampled, -> their maps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..core.perception_map import PerceptionMap
+from ..core.picture import as_rgb, check_image, ready
+from ..core.pipeline import Perceiver, passes, predict, predict_latent
+from . import host
+from .sockets import Perception, PerceptionMapSocket
+
+
+def perception_outputs() -> list[io.Output]:
+    """What every node gives that perceives; a fresh list, since a schema keeps its outputs."""
+    return [
+        PerceptionMapSocket.Output("map", tooltip="Raw values with their meaning, for the render, mask and save nodes."),
+        io.Image.Output("image", tooltip="A picture that is ready for the ControlNet of the task: near is white, red is left."),
+        io.Mask.Output("mask", tooltip="1 = selected: the mask or matte itself, the near part of a depth."),
+    ]
+
+
+def batch_size_input() -> io.Int.Input:
+    return io.Int.Input(
+        "batch_size",
+        default=1,
+        min=1,
+        max=64,
+        tooltip="Images per pass of the networks. More is faster on a large GPU and takes more memory; results then differ in the last digits.",
+    )
+
+
+def vae_input() -> io.Vae.Input:
+    return io.Vae.Input(
+        "vae",
+        optional=True,
+        tooltip="Needed where the checkpoint brings no VAE; one that is connected is used instead of the checkpoint's. Any SD 1.x or 2.x VAE.",
+    )
+
+
+class Perceive(io.ComfyNode):
+    """A node: image -> map."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionPerceive",
+            display_name="Perceive",
+            category="perception",
+            description="Predicts depth, normals, a mask or another map of an image, at the image's own size. Deterministic.",
+            inputs=[
+                Perception.Input("perception", tooltip="From Load Perception Model."),
+                io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up, any aspect."),
+                vae_input(),
+                io.Int.Input(
+                    "resolution",
+                    default=-1,
+                    min=-1,
+                    max=16384,
+                    tooltip="Processing resolution: -1 as trained, 0 the image's own, else pixels of the longest edge (or as the recipe says).",
+                ),
+                batch_size_input(),
+            ],
+            outputs=perception_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, perception: Perceiver, image: Tensor, resolution: int, batch_size: int, vae: Any = None) -> io.NodeOutput:
+        perceiver = with_vae(perception, vae)
+        pictures = as_rgb(check_image(image)).movedim(-1, 1)
+        tick = host.ticker(passes(perceiver.recipe, len(pictures), batch_size))
+        return outputs(predict(perceiver, pictures, resolution=resolution, batch_size=batch_size, tick=tick))
+
+
+class PerceiveLatent(io.ComfyNode):
+    """A node: latent -> map, without decoding and encoding again."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionPerceiveLatent",
+            display_name="Perceive Latent",
+            category="perception",
+            description="Predicts a map of what a sampler just made, straight from its latent.",
+            inputs=[
+                Perception.Input("perception", tooltip="From Load Perception Model."),
+                io.Latent.Input("latent", tooltip="A Stable Diffusion 1.x or 2.x latent, from KSampler or VAE Encode."),
+                vae_input(),
+                batch_size_input(),
+            ],
+            outputs=perception_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, perception: Perceiver, latent: dict[str, Any], batch_size: int, vae: Any = None) -> io.NodeOutput:
+        perceiver = with_vae(perception, vae)
+        samples = check_latent(latent["samples"]) * scaling_factor(perceiver)
+        tick = host.ticker(passes(perceiver.recipe, len(samples), batch_size, encode=False))
+        return outputs(predict_latent(perceiver, samples, batch_size=batch_size, tick=tick))
+
+
+def with_vae(perceiver: Perceiver, vae: Any) -> Perceiver:
+    """With the connected VAE, if there is one; its latents are scaled as the checkpoint's own are."""
+    if vae is None:
+        return perceiver
+    return replace(perceiver, autoencoder=host.HostAutoencoder(vae, scaling_factor(perceiver)))
+
+
+def scaling_factor(perceiver: Perceiver) -> float:
+    return perceiver.autoencoder.scaling_factor if perceiver.autoencoder else host.SD15().scale_factor
+
+
+def check_latent(samples: Tensor) -> Tensor:
+    """(B, 4, h, w) float32. ValueError for latents of another kind of model."""
+    if samples.ndim != 4 or samples.shape[1] != 4 or samples.shape[0] == 0:
+        raise ValueError(
+            f"The latent has shape {tuple(samples.shape)}; expected (B, 4, h, w) of a Stable Diffusion 1.x or 2.x model: "
+            "connect the latent of such a model."
+        )
+    if not samples.isfinite().all():
+        raise ValueError("The latent holds NaN or infinite values: repair the node that made it.")
+    return samples.float()
+
+
+def outputs(result: PerceptionMap) -> io.NodeOutput:
+    """The map, its picture for a ControlNet, its mask; where the host wants them."""
+    image, mask = ready(result)
+    device = host.output_device()
+    return io.NodeOutput(result, image.to(device), mask.to(device))
+
+
+NODES = [Perceive, PerceiveLatent]

@@ -1,0 +1,168 @@
+"""DiffusersBackbone and DiffusersAutoencoder: core's protocols on diffusers' networks; the mirror of nodes/host.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from ..core.architecture import UNetArchitecture, VAEArchitecture
+from ..core.backbone import Context
+from ..core.checkpoint import Checkpoint, cut, empty_prompt, read_context
+from ..core.heads import build_head
+from ..core.pipeline import Perceiver
+from ..core.recipe import Recipe
+from ..core.weights import CheckpointError, Weights
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class DiffusersBackbone:
+    """A UNet2DConditionModel as a Backbone."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.unet = unet
+        self.in_channels: int = unet.config.in_channels
+
+    def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
+        return self.unet(latent.to(self.unet.dtype), timestep, **self.conditions(context), return_dict=False)[0].float()
+
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        captured: list[Tensor] = []
+        hooks = [
+            block.register_forward_hook(lambda module, inputs, output: captured.append(output.float()))
+            for block in self.unet.up_blocks
+        ]
+        try:
+            self(latent, timestep, context)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        deepest, deep, middle, fine = captured
+        return deepest, deep, middle, fine
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {name: module for name, module in self.unet.named_modules() if getattr(module, "weight", None) is not None}
+
+    def conditions(self, context: Context) -> dict[str, Tensor | None]:
+        labels = None if context.vector is None else context.vector.to(self.unet.device, self.unet.dtype)
+        return {"encoder_hidden_states": context.tokens.to(self.unet.device, self.unet.dtype), "class_labels": labels}
+
+
+class DiffusersAutoencoder:
+    """An AutoencoderKL as an Autoencoder."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self.vae = vae
+        self.scaling_factor: float = vae.config.scaling_factor
+
+    def encode(self, image: Tensor) -> Tensor:
+        image = image.to(self.vae.device, self.vae.dtype)
+        return self.vae.encode(image).latent_dist.mode().float() * self.scaling_factor
+
+    def decode(self, latent: Tensor) -> Tensor:
+        latent = (latent / self.scaling_factor).to(self.vae.device, self.vae.dtype)
+        return self.vae.decode(latent, return_dict=False)[0].float()
+
+
+class DiffusersHead:
+    """A head of core.heads as a Head."""
+
+    def __init__(self, head: nn.Module) -> None:
+        self.head = head
+
+    def __call__(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+        return self.head(features).float()
+
+
+def load(checkpoint: Checkpoint, context: str = "", device: str = "cpu") -> Perceiver:
+    """Everything that a checkpoint's recipe needs, in single precision. CheckpointError if a part is missing."""
+    recipe = checkpoint.recipe
+    return Perceiver(
+        recipe=recipe,
+        backbone=DiffusersBackbone(load_unet(checkpoint.unet, checkpoint.architecture).to(device)),
+        context=context_of(checkpoint, context),
+        autoencoder=load_autoencoder(checkpoint, device),
+        head=load_head(checkpoint, device),
+    )
+
+
+def load_unet(weights: Weights, architecture: UNetArchitecture) -> UNet2DConditionModel:
+    tensors = weights.load()
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(architecture.config())
+    if "conv_out.weight" not in tensors:
+        # a UNet that was trained for a head has no way out of its own; these are never read
+        tensors |= {name: torch.zeros(p.shape) for name, p in unet.named_parameters() if name.startswith(("conv_out", "conv_norm_out"))}
+    return filled(unet, tensors, weights)
+
+
+def load_autoencoder(checkpoint: Checkpoint, device: str = "cpu") -> DiffusersAutoencoder:
+    if checkpoint.vae is None or checkpoint.vae_architecture is None:
+        raise CheckpointError(f"{checkpoint.path.name} comes without a VAE: put a vae/ folder beside it.")
+    return DiffusersAutoencoder(load_vae(checkpoint.vae, checkpoint.vae_architecture).to(device))
+
+
+def load_vae(weights: Weights, architecture: VAEArchitecture) -> AutoencoderKL:
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(architecture.config())
+    return filled(vae, weights.load(), weights)
+
+
+def load_head(checkpoint: Checkpoint, device: str = "cpu") -> DiffusersHead | None:
+    if checkpoint.head is None:
+        return None
+    head = build_head(checkpoint.recipe.head, checkpoint.head.shapes)
+    return DiffusersHead(filled(head, checkpoint.head.load(), checkpoint.head).to(device))
+
+
+def filled(module: Module, tensors: dict[str, Tensor], weights: Weights) -> Module:
+    """The module with these float32 weights. CheckpointError names what does not fit."""
+    missing, unexpected = compare(module, tensors)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{weights.path.name} does not fit its {type(module).__name__}: {len(missing)} weights are missing, "
+            f"{len(unexpected)} are unknown ({(missing + unexpected)[0]} ...)."
+        )
+    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def compare(module: nn.Module, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Names that the module lacks and names that it does not know; a wrong shape counts as both."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return sorted(name for name in expected if given.get(name) != expected[name]), sorted(set(given) - set(expected))
+
+
+def context_of(checkpoint: Checkpoint, given: str = "") -> Context:
+    """The text context: as given, else from the file, else by the text encoder beside it."""
+    recipe = checkpoint.recipe
+    if given:
+        return named_context(given, recipe)
+    if checkpoint.context is not None:
+        return checkpoint.context
+    if checkpoint.text_encoder is not None:
+        return cut(encode_empty_prompt(checkpoint.text_encoder), recipe)
+    raise CheckpointError(
+        f"{checkpoint.path.name} comes without a text context: put empty_text_embed.safetensors or a text_encoder/ folder "
+        "beside it, or give --context FILE."
+    )
+
+
+def named_context(text: str, recipe: Recipe) -> Context:
+    """FILE or FILE:KEY."""
+    path, _, key = text.partition(":") if not Path(text).exists() else (text, "", "")
+    return cut(read_context(Path(path), key), recipe)
+
+
+def encode_empty_prompt(folder: Path) -> Tensor:
+    """(1, 2, D) of the unpadded empty prompt, by transformers' CLIP."""
+    from transformers import CLIPTextModel
+
+    encoder = CLIPTextModel.from_pretrained(folder, local_files_only=True)
+    with torch.no_grad():
+        return encoder(torch.tensor([empty_prompt(folder)]))[0].float()
