@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 
@@ -40,12 +40,14 @@ class UNetArchitecture:
 
     @classmethod
     def from_weights(cls, shapes: Shapes) -> UNetArchitecture:
-        """Read from weight shapes; heads by the rule of the generation (SD2: 64 wide, SD1: 8). ValueError if no SD UNet."""
+        """Read from weight shapes; heads by the rule of the generation (SD2: 64 wide, SD1: 8).
+
+        ValueError, without a full stop, if they are no SD UNet's.
+        """
         check_is_sd_unet(shapes)
         levels = count(shapes, "down_blocks.{}.resnets.0.conv1.weight")
         widths = tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels))
         attention = tuple(f"down_blocks.{i}.attentions.0.norm.weight" in shapes for i in range(levels))
-        text = next(shape for key, shape in shapes.items() if key.endswith("attn2.to_k.weight"))
         linear = len(shapes["mid_block.attentions.0.proj_in.weight"]) == 2
         return cls(
             in_channels=shapes["conv_in.weight"][1],
@@ -54,19 +56,24 @@ class UNetArchitecture:
             layers=count(shapes, "down_blocks.0.resnets.{}.conv1.weight"),
             attention=attention,
             heads=tuple(max(width // 64, 1) if linear else 8 for width in widths),
-            context_dim=text[1],
+            context_dim=shapes["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"][1],
             linear_projection=linear,
             vector_dim=shapes.get("class_embedding.linear_1.weight", (0, None))[1],
         )
 
     def with_config(self, config: Mapping[str, Any]) -> UNetArchitecture:
-        """With the head counts that a diffusers config.json states."""
+        """With the head counts that a diffusers config.json states. ValueError for a config of another kind of UNet."""
+        for field, usual in STABLE_DIFFUSION.items():
+            if config.get(field, usual) not in (usual, [usual] * len(self.widths)):
+                raise ValueError(f"its config says {field}={config[field]!r}; Stable Diffusion UNets have {usual!r}")
         stated = config.get("num_attention_heads") or config.get("attention_head_dim")
         if stated is None:
             return self
         # diffusers calls the number of heads attention_head_dim: a name it keeps for old files
-        heads = tuple(stated) if isinstance(stated, (list, tuple)) else (stated,) * len(self.widths)
-        return UNetArchitecture(**{**self.__dict__, "heads": heads})
+        heads = tuple(stated) if isinstance(stated, list | tuple) else (stated,) * len(self.widths)
+        if len(heads) != len(self.widths) or any(width % count for width, count in zip(self.widths, heads)):
+            raise ValueError(f"its config says {heads} attention heads, which do not divide the widths {self.widths}")
+        return replace(self, heads=heads)
 
     def config(self) -> dict[str, Any]:
         """The diffusers config of this network."""
@@ -93,6 +100,25 @@ class UNetArchitecture:
         return {768: "sd15", 1024: "sd21"}.get(self.context_dim, "custom")
 
 
+STABLE_DIFFUSION = {
+    "act_fn": "silu",
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "center_input_sample": False,
+    "downsample_padding": 1,
+    "mid_block_scale_factor": 1,
+    "dual_cross_attention": False,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+    "transformer_layers_per_block": 1,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+}
+"""What a config.json may state and weights do not show; every Stable Diffusion UNet has the same."""
+
+
 @dataclass(frozen=True)
 class VAEArchitecture:
     """An AutoencoderKL of the Stable Diffusion kind."""
@@ -104,7 +130,7 @@ class VAEArchitecture:
 
     @classmethod
     def from_weights(cls, shapes: Shapes) -> VAEArchitecture:
-        """Read from diffusers weight shapes. ValueError if it is no 4-channel KL autoencoder."""
+        """Read from diffusers weight shapes. ValueError, without a full stop, if it is no 4-channel KL autoencoder."""
         latent = shapes.get("post_quant_conv.weight", (0, 0))[1]
         if "encoder.conv_in.weight" not in shapes or latent != 4:
             raise ValueError(f"expected a Stable Diffusion VAE with 4 latent channels, found {latent or 'none'}")
@@ -113,7 +139,8 @@ class VAEArchitecture:
         return cls(widths, count(shapes, "encoder.down_blocks.0.resnets.{}.conv1.weight"))
 
     def with_config(self, config: Mapping[str, Any]) -> VAEArchitecture:
-        return VAEArchitecture(self.widths, self.layers, config.get("scaling_factor", self.scaling_factor))
+        """With the scaling factor that a diffusers config.json states."""
+        return replace(self, scaling_factor=config.get("scaling_factor") or self.scaling_factor)
 
     def config(self) -> dict[str, Any]:
         """The diffusers config of this network."""
@@ -128,14 +155,22 @@ class VAEArchitecture:
         }
 
 
+NEEDED = (
+    "conv_in.weight",
+    "down_blocks.0.resnets.0.conv1.weight",
+    "mid_block.attentions.0.proj_in.weight",
+    "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+)
+
+
 def check_is_sd_unet(shapes: Shapes) -> None:
     """ValueError that says what the weights are instead."""
-    if "add_embedding.linear_1.weight" in shapes:
+    if "add_embedding.linear_1.weight" in shapes or any(".transformer_blocks.1." in key for key in shapes):
         raise ValueError("it holds an SDXL UNet; this version runs SD 1.x and SD 2.x UNets")
-    needed = ("conv_in.weight", "mid_block.attentions.0.proj_in.weight", "down_blocks.0.resnets.0.conv1.weight")
-    missing = [key for key in needed if key not in shapes]
+    missing = [key for key in NEEDED if key not in shapes]
     if missing:
-        raise ValueError(f"expected the weights of a Stable Diffusion UNet, but {missing[0]} is not among its {len(shapes)} tensors")
+        found = f"{missing[0]} is not among its {len(shapes)} tensors" if shapes else "none of its tensors belongs to one"
+        raise ValueError(f"expected the weights of a Stable Diffusion UNet, but {found}")
 
 
 def count(shapes: Shapes, pattern: str) -> int:

@@ -23,8 +23,17 @@ class Context:
         vector = None if self.vector is None else self.vector.expand(batch, -1)
         return Context(self.tokens.expand(batch, -1, -1), vector)
 
+    def first(self, count: int) -> Context:
+        """The first tokens; 0 is all of them. CLIP is causal: those of a padded prompt equal an unpadded one's."""
+        return Context(self.tokens[:, :count], self.vector) if count else self
+
     def cat(self, other: Context) -> Context:
-        """Both batches, one after the other."""
+        """Both batches, one after the other. ValueError for contexts of different shapes."""
+        if self.tokens.shape[1:] != other.tokens.shape[1:] or (self.vector is None) != (other.vector is None):
+            raise ValueError(
+                f"The context has {self.tokens.shape[1]} tokens of width {self.tokens.shape[2]}, the negative context "
+                f"{other.tokens.shape[1]} of width {other.tokens.shape[2]}: give two of one text encoder and length."
+            )
         vector = None if self.vector is None or other.vector is None else torch.cat([self.vector, other.vector])
         return Context(torch.cat([self.tokens, other.tokens]), vector)
 

@@ -1,9 +1,10 @@
-"""Checkpoint: where the networks of one recipe lie in a file or folder of any supported layout; and the project's own file."""
+"""Checkpoint: where the networks of one recipe lie, in any supported layout; and the project's own file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .architecture import UNetArchitecture, VAEArchitecture
+from .architecture import Shapes, UNetArchitecture, VAEArchitecture
 from .backbone import Context
-from .families import HEADS, Clues, Family, family_named, recipe_for, recognise
+from .families import HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
 from .recipe import KEY, Recipe, from_header, to_header
 from .tasks import task_named
 from .weights import (
@@ -28,6 +29,7 @@ from .weights import (
     read,
     read_json,
     read_metadata,
+    shown,
     strip,
 )
 
@@ -47,26 +49,33 @@ class Checkpoint:
     vae_architecture: VAEArchitecture | None = None
     head: Weights | None = None
     context: Context | None = None
-    """The text context that came with it, cut to the recipe's tokens."""
+    """The text context that came with it, whole."""
     text_encoder: Path | None = None
     """A folder in diffusers layout that can make the context where none came."""
+    recognised: str = ""
+    """The family that its files speak of; a person may have named another for the recipe."""
+
+
+class UnsuitedError(CheckpointError):
+    """A checkpoint that is whole, but for another task or family than was asked for."""
 
 
 def open_checkpoint(path: Path, family: str = "auto", task: str = "") -> Checkpoint:
     """The checkpoint of one task in a file or folder.
 
-    family: auto, or a row of FAMILIES; task: "" as trained, or a row of TASKS.
+    family: auto, or a row of FAMILIES; task: "" as trained, a row of TASKS, or the id of a recipe in the file.
     CheckpointError says in one sentence what is wrong, also where several would do.
     """
     found = open_all(path, family, task)
-    recipes = {checkpoint.recipe.id for checkpoint in found}
-    if len(recipes) > 1 and not task:
-        raise CheckpointError(f"{path.name} holds several tasks ({', '.join(sorted(recipes))}): choose one.")
-    return found[0]
+    ids = sorted({checkpoint.recipe.id for checkpoint in found})
+    if len(ids) > 1 and task not in ids:
+        raise CheckpointError(f"{shown(absolute(path))} holds several tasks ({', '.join(ids)}): name one of them.")
+    return next((checkpoint for checkpoint in found if checkpoint.recipe.id == task), found[0])
 
 
 def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoint]:
     """Every checkpoint in a file or folder, the preferred one of each task first."""
+    path = absolute(path)
     if path.is_dir():
         return open_folder(path, family, task)
     if KEY in read_metadata_if_any(path):
@@ -74,7 +83,13 @@ def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoin
     return [open_single(path, family, task)]
 
 
+def absolute(path: Path) -> Path:
+    """With a name and a parent, which "." and "unet/.." do not show; links are not followed."""
+    return Path(os.path.abspath(path))
+
+
 def read_metadata_if_any(path: Path) -> dict[str, str]:
+    """The safetensors metadata; a pickle has none."""
     return {} if path.suffix == ".bin" else read_metadata(path)
 
 
@@ -86,41 +101,57 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
     metadata = read_metadata(path)
     try:
         recipes = from_header(metadata, path.name)
+        configs = {name: json.loads(metadata.get(key, "{}")) for name, key in NETWORK_KEYS.items()}
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path.name} has a damaged header ({error}): export or download it again.") from None
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    wanted = [recipe for recipe in recipes if not task or task in (recipe.id, recipe.task) or task_is(task, recipe)]
+    wanted = [recipe for recipe in recipes if not task or is_called(recipe, task)]
     if not wanted:
         held = ", ".join(recipe.id for recipe in recipes)
-        raise CheckpointError(f"{path.name} was trained for {held}, not for {task}: choose one of these.")
-    configs = {name: json.loads(metadata.get(key, "{}")) for name, key in NETWORK_KEYS.items()}
+        raise CheckpointError(f"{path.name} was trained for {held}, not for {task}: name one of these.")
     unet, architecture = as_unet(network((path,), lambda names: strip(names, "unet.")), configs["unet"], path)
-    vae, vae_architecture = as_vae(network((path,), lambda names: strip(names, "vae.")), configs["vae"])
+    vae, vae_architecture = own_vae(path, configs["vae"])
     return [
         Checkpoint(
             path, recipe, unet, architecture, vae, vae_architecture,
-            head=own_head(path, recipe), context=own_context(path, recipe),
+            head=own_head(path, recipe),
+            context=own_context(path, recipe, architecture) or find_context((path.parent,), architecture),
+            text_encoder=find_text_encoder(path.parent),
+            recognised=recipe.family,
         )
         for recipe in wanted
     ]  # fmt: skip
 
 
-def task_is(name: str, recipe: Recipe) -> bool:
-    return name in recipe.row.aliases
+def is_called(recipe: Recipe, name: str) -> bool:
+    """By its id, its task, or one of the task's other names."""
+    return name in (recipe.id, recipe.row.name, *recipe.row.aliases)
+
+
+def own_vae(path: Path, config: Mapping[str, Any]) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE in the file, else the one beside it."""
+    inside = network((path,), lambda names: strip(names, "vae."))
+    return as_vae(inside, config, path) if inside.shapes else find_vae((path.parent,))
 
 
 def own_head(path: Path, recipe: Recipe) -> Weights | None:
+    """The head that the recipe names. CheckpointError if the file lacks it."""
     if not recipe.head:
         return None
     head = network((path,), lambda names: strip(names, f"head.{recipe.head}."))
     if not head.shapes:
-        raise CheckpointError(f"{path.name} lacks the head {recipe.head!r} that its recipe {recipe.id} needs: export it again.")
+        raise CheckpointError(
+            f"{path.name} lacks the head {recipe.head!r} that its recipe {recipe.id} needs: export it again."
+        )
     return head
 
 
-def own_context(path: Path, recipe: Recipe) -> Context | None:
+def own_context(path: Path, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:
+    """The recipe's own text context."""
     name = f"context.{recipe.id}"
     tensors = read(path, {name: name})
-    return cut(tensors[name], recipe) if name in tensors else None
+    return as_context(tensors[name], architecture, path) if name in tensors else None
 
 
 def write_checkpoint(
@@ -143,28 +174,59 @@ def write_checkpoint(
         header[NETWORK_KEYS["vae"]] = json.dumps(vae[0].config())
     for head, weights in (heads or {}).items():
         tensors |= {f"head.{head}.{name}": tensor for name, tensor in weights.items()}
-    tensors |= {f"context.{name}": tensor for name, tensor in (contexts or {}).items()}
+    # a copy each: recipes may share one, and the format refuses tensors that share memory
+    tensors |= {f"context.{name}": tensor.clone() for name, tensor in (contexts or {}).items()}
     header |= {"format": "pt", **(metadata or {})}
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
 
 
 def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]:
-    """What a person may want to know of a checkpoint, as plain data; no weights are read."""
-    found = open_all(path, family, task)
-    first = found[0]
+    """What a person may want to know of a checkpoint, as plain data; no weights are read.
+
+    What its files do not say stands under "problem", in a sentence. CheckpointError only where nothing can be read.
+    """
+    path = absolute(path)
+    if not path.is_dir():
+        rows = describe_all(path, family, task)
+    else:
+        rows = [row for unet in needed_unet_folders(path) for row in describe_all(unet, family, task)]
+    return {"path": path.name, "checkpoints": rows}
+
+
+def describe_all(path: Path, family: str, task: str) -> Iterator[dict[str, Any]]:
+    """A row for each recipe on one UNet; one that says what is missing where there is none."""
+    try:
+        yield from (describe_recipe(checkpoint) for checkpoint in open_all(path, family, task))
+    except CheckpointError as error:
+        unet = network(find_files(path) if path.is_dir() else (path,), pick_unet)
+        if not unet.shapes:
+            raise
+        yield {**describe_unet(path, unet.shapes), "problem": str(error)}
+
+
+def describe_unet(path: Path, shapes: Shapes) -> dict[str, Any]:
+    """What the weights alone say."""
+    text = shapes.get("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")
     return {
-        "path": path.name,
-        "unet": first.architecture.config(),
-        "parameters": sum(int(np.prod(shape)) for shape in first.unet.shapes.values()),
-        "vae": first.vae_architecture.config() if first.vae_architecture else None,
-        "recipes": [describe_recipe(checkpoint) for checkpoint in found],
+        "from": shown(path),
+        "parameters": sum(int(np.prod(shape)) for shape in shapes.values()),
+        "input channels": shapes["conv_in.weight"][1] if "conv_in.weight" in shapes else None,
+        "context width": text[1] if text else None,
     }
 
 
 def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is known of a checkpoint, its recipe in full."""
     encoder = "made by the text encoder beside it" if checkpoint.text_encoder else "none: give one"
-    context = f"{tuple(checkpoint.context.tokens.shape)}" if checkpoint.context else encoder
-    return {"id": checkpoint.recipe.id, **asdict(checkpoint.recipe), "context": context, "from": checkpoint.path.name}
+    vae = checkpoint.vae_architecture
+    return {
+        **describe_unet(checkpoint.path, checkpoint.unet.shapes),
+        "context": f"{tuple(checkpoint.context.tokens.shape)}" if checkpoint.context else encoder,
+        "id": checkpoint.recipe.id,
+        "recipe": asdict(checkpoint.recipe),
+        "unet": checkpoint.architecture.config(),
+        "vae": vae.config() if vae else "none: connect one",
+    }
 
 
 # Folders
@@ -172,37 +234,60 @@ def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def open_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
     """Published repositories, single UNet folders, and whatever has a unet/ in it."""
-    unets = unet_folders(folder)
-    if not unets:
-        raise CheckpointError(
-            f"{folder.name} holds no UNet: expected unet/, unet_<task>_v2/ or diffusion_pytorch_model.safetensors in it."
-        )
-    found, reasons = [], []
+    unets = needed_unet_folders(folder)
+    found, unsuited = [], []
     for unet in unets:
         try:
             found.append(open_unet_folder(unet, family, task))
-        except CheckpointError as error:
-            reasons.append(str(error))
+        except UnsuitedError as error:
+            unsuited.append(error)
+        except CheckpointError:
+            # a damaged network of another task is no fault; one of this task must not make room for its older version
+            if len(unets) == 1 or not is_for_another(unet, task):
+                raise
+    if not found and len(unsuited) == 1:
+        raise unsuited[0]
     if not found:
-        raise CheckpointError(reasons[0])
-    # GenPercept v2 comes before v1 and before its head variant, whichever order the disk has them in
-    return sorted(found, key=lambda checkpoint: PREFERENCE.index(checkpoint.recipe.family))
+        held = ", ".join(unet.name for unet in unets)
+        raise CheckpointError(f"{shown(folder)} holds nothing for {task or family}: name a task of {held}.")
+    return sorted(found, key=lambda checkpoint: rank(checkpoint, family))
+
+
+def is_for_another(unet: Path, task: str) -> bool:
+    """Whether a folder's name says another task than the one that is asked for."""
+    said = task_in(unet.name)
+    return bool(task and said) and said != task_named(task).name
 
 
 PREFERENCE = ("genpercept", "genpercept-dpt", "genpercept-v1", "marigold")
+"""GenPercept v2 comes before its head variant and before v1, whichever order the disk has them in."""
+
+
+def rank(checkpoint: Checkpoint, family: str) -> tuple[bool, int]:
+    """Sorts checkpoints of one task: first those that are of the named family by their own files."""
+    return checkpoint.recognised != family, PREFERENCE.index(checkpoint.recipe.family)
+
+
+def needed_unet_folders(folder: Path) -> list[Path]:
+    """unet_folders(), or the CheckpointError that there are none."""
+    unets = unet_folders(folder)
+    if not unets:
+        raise CheckpointError(
+            f"{shown(folder)} holds no UNet: expected unet/, unet_<task>_v2/ or diffusion_pytorch_model.safetensors in it."
+        )
+    return unets
 
 
 def unet_folders(folder: Path) -> list[Path]:
-    """The folder itself, or the UNet folders in it."""
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and (path.name == "unet" or path.name.startswith("unet_")))
+    """The UNet folders in a folder, or the folder itself if it is one."""
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.startswith(("unet_", "unet")))
     candidates = [path for path in inner if find_files(path)]
     return candidates or ([folder] if find_files(folder) else [])
 
 
 def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
     """One UNet folder; VAE, head, context and configs are looked for in it and beside it."""
-    files = find_files(folder)
-    unet, architecture = as_unet(network(files, pick_unet), read_json(folder / "config.json"), folder)
+    unet, architecture = as_unet(network(find_files(folder), pick_unet), read_json(folder / "config.json"), folder)
     head = find_head(folder)
     clues = Clues(
         architecture,
@@ -213,13 +298,24 @@ def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
         head.name if head else "",
     )
     recipe = decide(folder, clues, family, task)
+    if "conv_out.weight" not in unet.shapes and not recipe.head:
+        raise CheckpointError(
+            f"{shown(folder)} has no output layer of its own, it was trained for a head: put {HEADS[0]}/ beside it."
+        )
     vae, vae_architecture = find_vae((folder, folder.parent))
+    recognised = recognise(clues)
     return Checkpoint(
         folder, recipe, unet, architecture, vae, vae_architecture,
-        head=network(find_files(head), lambda names: {name: name for name in names}) if head and recipe.head else None,
-        context=find_context((folder, folder.parent), recipe),
+        head=network(find_files(head), keep) if head and recipe.head else None,
+        context=find_context((folder, folder.parent), architecture),
         text_encoder=find_text_encoder(folder.parent),
+        recognised=recognised.name if recognised else "",
     )  # fmt: skip
+
+
+def keep(names: list[str]) -> dict[str, str]:
+    """A renaming that renames nothing."""
+    return {name: name for name in names}
 
 
 def find_head(folder: Path) -> Path | None:

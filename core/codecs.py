@@ -71,12 +71,16 @@ class Unbounded(UnitRange):
 class MinMax(UnitRange):
     """Whatever range comes is stretched per image to [0, 1]; for heads without a range of their own."""
 
+    @property
+    def high(self) -> float | None:
+        return 1.0
+
     def decode(self, picture: Tensor) -> Tensor:
         return stretch(reduce_channels(picture, self.channels))
 
 
 @dataclass(frozen=True)
-class LateMinMax(UnitRange):
+class LateMinMax(MinMax):
     """GenPercept v1's depth: clamped first, stretched per image only at the image's own size."""
 
     def decode(self, picture: Tensor) -> Tensor:

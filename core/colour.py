@@ -79,6 +79,8 @@ COLORMAPS: dict[str, list[str]] = {
 
 def colourise(values: Tensor, colormap: str) -> Tensor:
     """Values (...) -> RGB (..., 3) in [0, 1] along a row of COLORMAPS; values beyond [0, 1] take the end colours."""
+    if colormap not in COLORMAPS:
+        raise ValueError(f"There is no colormap {colormap!r}: choose one of {', '.join(COLORMAPS)}.")
     points = levels(COLORMAPS[colormap]).to(values.device) / 255
     place = values.clamp(0, 1) * (len(points) - 1)
     below = place.long().clamp(max=len(points) - 2)

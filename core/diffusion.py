@@ -27,7 +27,7 @@ def alpha_bars(beta_start: float, beta_end: float, zero_snr: bool = False) -> Te
     """
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
     bars = torch.cumprod(1 - betas, 0)
-    if zero_snr:
+    if zero_snr and bars[0] > bars[-1]:
         roots = bars.sqrt()
         bars = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
     return bars
@@ -68,7 +68,15 @@ PARAMETERISATIONS: dict[str, Parameterisation] = {
 
 
 def to_sample(output: Tensor, noisy: Tensor, alpha_bar: Number, prediction_type: str) -> Tensor:
-    """The clean latent that a network's output implies; alpha_bar a number, or (B, 1, 1, 1)."""
+    """The clean latent that a network's output implies; alpha_bar a number, or (B, 1, 1, 1).
+
+    ValueError for epsilon where alpha_bar is 0: noise alone says nothing of a sample that left no trace.
+    """
+    if prediction_type == "epsilon" and not isinstance(alpha_bar, Tensor) and alpha_bar <= 0:
+        raise ValueError(
+            "prediction_type=epsilon needs a schedule that leaves some signal: set beta_start and beta_end below 1 and "
+            "zero_snr=false."
+        )
     return PARAMETERISATIONS[prediction_type].sample(output, noisy, alpha_bar)
 
 
@@ -86,7 +94,7 @@ class Step(NamedTuple):
 
 
 def steps(recipe: Recipe) -> Iterator[Step]:
-    """The DDIM steps of a recipe, noisiest first (Song et al. 2021, eta = 0; spacings as in Lin et al. 2024, table 2)."""
+    """The DDIM steps of a recipe, noisiest first (Song et al. 2021, eta = 0; spacings of Lin et al. 2024, table 2)."""
     bars = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)
     stride = TRAIN_STEPS // recipe.steps
     for timestep in timesteps(recipe):
@@ -104,7 +112,9 @@ def timesteps(recipe: Recipe) -> list[int]:
     return [min(i * stride + recipe.steps_offset, TRAIN_STEPS - 1) for i in reversed(range(count))]
 
 
-def one_step(net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick) -> Tensor:
+def one_step(
+    net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick
+) -> Tensor:
     """GenPercept: the image latent in, the target's latent out, one pass (GenPercept, sec. 3.4)."""
     alpha_bar = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[recipe.timestep].item()
     output = call(net, image, recipe.timestep, context)
@@ -115,7 +125,7 @@ def one_step(net: Backbone, image: Tensor, noise: Tensor | None, context: Contex
 def deterministic(
     net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick
 ) -> Tensor:
-    """DMP: diffusion that blends the target with the image instead of noise, walked back from the image (DMP, eq. 3-4)."""
+    """DMP: the target is blended with the image instead of noise, and walked back from the image (DMP, eq. 3-4)."""
 
     def output(latent: Tensor, timestep: int) -> Tensor:
         return call(net, latent, timestep, context)
@@ -124,7 +134,9 @@ def deterministic(
     return ddim(output, image, recipe, tick, kept)
 
 
-def stochastic(net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick) -> Tensor:
+def stochastic(
+    net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick
+) -> Tensor:
     """Marigold: from noise to the target, the image latent beside it at every step (Ke et al. 2024, sec. 3.2)."""
     if noise is None:
         raise ValueError("The stochastic paradigm starts from noise; none was given.")
@@ -153,7 +165,12 @@ def ddim(
 
 
 def call(net: Backbone, latent: Tensor, timestep: int, context: Context) -> Tensor:
-    """One pass at one timestep for the whole batch."""
+    """One pass at one timestep for the whole batch. ValueError if the network is made for another input."""
+    if latent.shape[1] != net.in_channels:
+        raise ValueError(
+            f"The network takes {net.in_channels} input channels and its paradigm gives it {latent.shape[1]}: "
+            "one-step and deterministic are for networks with 4, stochastic for those with 8."
+        )
     return net(latent, latent.new_full((latent.shape[0],), timestep), context.expand(latent.shape[0]))
 
 

@@ -34,15 +34,21 @@ class Clues:
 
     @property
     def task(self) -> str:
-        """The task as its names and index state it, "" if they do not."""
+        """The task as its own names and its index state it, "" if they do not."""
         stated = str(self.index.get("prediction_type", ""))
-        words = re.split(r"[^a-z]+", " ".join((stated, self.folder, self.pipeline_words, self.repository)).lower())
-        names = {word: task.name for task in TASKS.values() for word in (task.name, *task.aliases)}
-        return next((names[word] for word in words if word in names), "")
+        return task_in(stated, self.folder, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.pipeline))
 
     @property
-    def pipeline_words(self) -> str:
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.pipeline)
+    def likely_task(self) -> str:
+        """The same, or what the folder around it is called after; a person may know better than that."""
+        return self.task or task_in(self.repository)
+
+
+def task_in(*names: str) -> str:
+    """The first task that is a word of these names, "" if none is."""
+    words = re.split(r"[^a-z]+", " ".join(names).lower())
+    tasks = {word: task.name for task in TASKS.values() for word in (task.name, *task.aliases)}
+    return next((tasks[word] for word in words if word in tasks), "")
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,12 @@ class Family:
 
     name: str
     title: str
+    channels: int
+    """Of the UNet's input: 4 is the image latent alone, 8 has the target's beside it."""
     recognise: Callable[[Clues], bool]
+    """Whether clues of the right channels speak of this family."""
     recipe: Callable[[Clues, str], Recipe]
-    """(clues, task) -> how to run it."""
-    default_task: str = ""
+    """(clues, task) -> how to run it. ValueError, without a full stop, if this version cannot."""
 
 
 def genpercept(clues: Clues, task: str) -> Recipe:
@@ -64,18 +72,24 @@ def genpercept(clues: Clues, task: str) -> Recipe:
 
 def genpercept_dpt(clues: Clues, task: str) -> Recipe:
     """Its UNet features read by a DPT head; the head has no range, so each image is stretched to [0, 1]."""
-    return Recipe(
-        task, family="genpercept-dpt", base=clues.architecture.base, tokens=2, head=clues.head or HEADS[0], codec="min-max"
-    )
+    if not clues.head:
+        raise ValueError(f"its head is missing: put {HEADS[0]}/ beside it")
+    base = clues.architecture.base
+    return Recipe(task, family="genpercept-dpt", base=base, tokens=2, head=clues.head, codec="min-max")
 
 
 def genpercept_v1(clues: Clues, task: str) -> Recipe:
     """GenPercept v1: the same network, another resize, 77 tokens, depth stretched per image."""
-    codec = "late-min-max" if task in ("depth", "disparity") else ""
-    extra = {**SHARED.get(task, {}), "resize": "genpercept-v1", "codec": codec}
+    extra = {"resize": "genpercept-v1", **SHARED.get(task, {}), **V1.get(task, {})}
     return Recipe(task, family="genpercept-v1", base=clues.architecture.base, **extra)
 
 
+V1: dict[str, dict[str, Any]] = {
+    "depth": {"codec": "late-min-max"},
+    "disparity": {"codec": "late-min-max"},
+    # it ran its masks as segmentations, whose colours it did not interpolate
+    **dict.fromkeys(("mask", "matte", "segmentation"), {"resize": "genpercept-v1-nearest"}),
+}
 HEADS = ("dpt_head_identity", "dpt_head")
 SHARED: dict[str, dict[str, Any]] = {
     # no sign change stands between its output and DSINE's evaluation, whose normals point left, up and back
@@ -87,10 +101,13 @@ SHARED: dict[str, dict[str, Any]] = {
 def marigold(clues: Clues, task: str) -> Recipe:
     """Marigold in diffusers layout: everything that differs between its releases stands in its configs."""
     scheduler, index = clues.scheduler, clues.index
-    kind = scheduler.get("_class_name", "DDIMScheduler")
-    if kind != "DDIMScheduler":
-        raise ValueError(f"its scheduler is {kind}; this version runs Marigold checkpoints with DDIMScheduler")
-    normals = {"axes": ("right", "up", "back"), "codec": "unit-vector" if index.get("use_full_z_range", True) else "half-sphere"}
+    for config, field, needed in MARIGOLD_CONFIG:
+        found = getattr(clues, config).get(field, needed)
+        if found != needed:
+            raise ValueError(f"its {config} says {field}={found}; this version runs Marigold with {needed}")
+    codec = "unit-vector" if index.get("use_full_z_range", True) else "half-sphere"
+    normals = {"axes": ("right", "up", "back"), "codec": codec}
+    resolution = index.get("default_processing_resolution")
     return Recipe(
         task,
         family="marigold",
@@ -105,11 +122,24 @@ def marigold(clues: Clues, task: str) -> Recipe:
         final_alpha_one=scheduler.get("set_alpha_to_one", False),
         prediction_type=scheduler.get("prediction_type", "v_prediction"),
         final="previous",
-        resolution=index.get("default_processing_resolution") or 768,
+        resolution=768 if resolution is None else resolution,
         resize="marigold",
         tokens=2,
         **(normals if task == "normal" else {}),
     )
+
+
+MARIGOLD_CONFIG: tuple[tuple[str, str, Any], ...] = (
+    ("scheduler", "_class_name", "DDIMScheduler"),
+    ("scheduler", "beta_schedule", "scaled_linear"),
+    ("scheduler", "num_train_timesteps", 1000),
+    ("scheduler", "trained_betas", None),
+    ("scheduler", "clip_sample", False),
+    ("scheduler", "thresholding", False),
+    ("index", "scale_invariant", True),
+    ("index", "shift_invariant", True),
+)
+"""What the recipe has no field for: (which config, its field, its value in every published checkpoint that can be run)."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -118,31 +148,26 @@ FAMILIES: dict[str, Family] = {
         Family(
             "marigold",
             "Marigold (depth, normals)",
-            lambda clues: clues.architecture.in_channels == 8 and clues.pipeline.startswith("Marigold"),
+            8,
+            lambda clues: clues.pipeline.startswith("Marigold"),
             marigold,
         ),
         Family(
             "genpercept-v1",
             "GenPercept v1",
+            4,
             lambda clues: clues.folder.endswith("_v1") and is_genpercept(clues),
             genpercept_v1,
         ),
-        Family(
-            "genpercept-dpt",
-            "GenPercept with a DPT head",
-            lambda clues: bool(clues.head) and is_genpercept(clues),
-            genpercept_dpt,
-            default_task="disparity",
-        ),
-        Family("genpercept", "GenPercept v2", lambda clues: is_genpercept(clues), genpercept),
+        Family("genpercept-dpt", "GenPercept with a DPT head", 4, lambda clues: bool(clues.head), genpercept_dpt),
+        Family("genpercept", "GenPercept v2", 4, lambda clues: is_genpercept(clues), genpercept),
     )
 }
+"""In the order in which they are tried."""
 
 
 def is_genpercept(clues: Clues) -> bool:
-    """Image latent only, and either its folder, its pipeline or a schedule without signal says so."""
-    if clues.architecture.in_channels != 4 or clues.architecture.vector_dim:
-        return False
+    """Its folder, its pipeline or a schedule without signal says so."""
     named = re.fullmatch(r"unet_[a-z_]+_v[12]", clues.folder) is not None
     silent = clues.scheduler.get("beta_start") == clues.scheduler.get("beta_end") == 1.0
     return named or silent or clues.pipeline == "GenPerceptPipeline"
@@ -150,19 +175,31 @@ def is_genpercept(clues: Clues) -> bool:
 
 def recognise(clues: Clues) -> Family | None:
     """The first family that these clues fit."""
-    return next((family for family in FAMILIES.values() if family.recognise(clues)), None)
+    return next((family for family in FAMILIES.values() if fits(family, clues) and family.recognise(clues)), None)
+
+
+def fits(family: Family, clues: Clues) -> bool:
+    """Whether its UNet takes what the family feeds it."""
+    return clues.architecture.in_channels == family.channels and clues.architecture.vector_dim is None
 
 
 def family_named(name: str) -> Family:
+    """The row of that name. ValueError if there is none."""
     if name not in FAMILIES:
         raise ValueError(f"Unknown family {name!r}: this version knows {', '.join(FAMILIES)}.")
     return FAMILIES[name]
 
 
 def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
-    """The recipe of a checkpoint of a family. ValueError if nothing says its task, or its task is another."""
-    stated = clues.task or family.default_task
-    wanted = task_named(task).name if task else stated
+    """The recipe of a checkpoint of a family; task: "" as trained.
+
+    ValueError, without a full stop, if nothing says its task, its task is another, or its network is no such one.
+    """
+    if not fits(family, clues):
+        found = clues.architecture.in_channels
+        labels = " and a class embedding" if clues.architecture.vector_dim else ""
+        raise ValueError(f"its UNet has {found} input channels{labels} where {family.channels} are expected")
+    wanted = task or clues.likely_task
     if not wanted:
         raise ValueError(f"nothing in it says its task: name one of {', '.join(TASKS)}")
     if clues.task and wanted != clues.task:

@@ -7,7 +7,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ KEY = "diffusion_perception.map"
 """Under this keyword a PNG, and by this name an EXR attribute, says what the numbers mean."""
 
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-EXR_CHANNELS = {1: "Y", 3: "RGB", 4: "RGBA"}
+EXR_CHANNELS: dict[int, Sequence[str]] = {1: "Y", 3: "RGB", 4: "RGBA"}
 FLOAT = 2
 """The EXR number of the pixel type."""
 
@@ -32,6 +32,8 @@ FLOAT = 2
 def png16(levels: np.ndarray, chunks: Iterable[Chunk] = ()) -> bytes:
     """(H, W, C) uint16 with 1 to 4 channels -> the bytes of a PNG; `chunks` go before the pixels."""
     height, width, channels = levels.shape
+    if channels not in PNG_COLOUR_TYPES:
+        raise ValueError(f"A PNG holds 1 to 4 channels, this map has {channels}: choose the format exr32 or npy.")
     header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0)
     rows = np.ascontiguousarray(levels, ">u2").view(np.uint8).reshape(height, -1)
     above = np.vstack((np.zeros_like(rows[:1]), rows[:-1]))
@@ -51,9 +53,9 @@ def png_text(keyword: str, text: str) -> Chunk:
 
 
 def exr32(values: np.ndarray, attributes: dict[str, str] | None = None) -> bytes:
-    """(H, W, C) with 1, 3 or 4 channels -> the bytes of an uncompressed scan-line OpenEXR file of 32-bit floats."""
+    """(H, W, C) -> the bytes of an uncompressed scan-line OpenEXR file of 32-bit floats."""
     height, width, channels = values.shape
-    names = EXR_CHANNELS[channels]
+    names = EXR_CHANNELS.get(channels) or [f"{number:03}" for number in range(channels)]
     header = exr_header(width, height, names, attributes or {})
     order = sorted(range(channels), key=names.__getitem__)  # channels lie in the order of their names
     planes = np.moveaxis(values[..., order].astype("<f4"), -1, 1).reshape(height, -1)
@@ -64,7 +66,7 @@ def exr32(values: np.ndarray, attributes: dict[str, str] | None = None) -> bytes
     return header + offsets.tobytes() + lines.tobytes()
 
 
-def exr_header(width: int, height: int, names: str, attributes: dict[str, str]) -> bytes:
+def exr_header(width: int, height: int, names: Sequence[str], attributes: dict[str, str]) -> bytes:
     """Magic number, version 2, and the attributes that every reader asks for."""
     window = struct.pack("<4i", 0, 0, width - 1, height - 1)
     channels = b"".join(n.encode() + b"\0" + struct.pack("<iB3xii", FLOAT, 0, 1, 1) for n in sorted(names)) + b"\0"
@@ -177,6 +179,12 @@ def name_of(stem: str, number: int, map: PerceptionMap, format: str) -> str:
     return f"{stem}_{number:05}_{unit}{FORMATS[format].suffix}"
 
 
+def unwritable(path: Path, error: OSError) -> OSError:
+    """Why a file could not be written, in one sentence."""
+    reason = error.strerror or str(error)
+    return OSError(f"Could not write {path} ({reason}): free some space or choose another folder.")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that nobody ever finds half of it. OSError in one sentence if there is no room or no right."""
     partial = path.with_name(path.name + ".part")
@@ -184,8 +192,7 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         os.replace(partial, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"Could not write {path} ({reason}): free some space or choose another folder.") from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -127,7 +127,7 @@ def tangent(points: Tensor, known: Tensor, dim: int) -> Tensor:
     count = points.shape[dim] - 1
     first, second = points.narrow(dim, 0, count), points.narrow(dim, 1, count)
     near, far = -torch.maximum(first[..., 2], second[..., 2]), -torch.minimum(first[..., 2], second[..., 2])
-    weight = torch.where(far - near > MAX_JUMP * near, 1e-4, 1.0)
+    weight = torch.where(far - near > MAX_JUMP * near, 1e-6, 1.0)
     weight = weight * known.narrow(dim, 0, count) * known.narrow(dim, 1, count)
     steps = torch.zeros_like(points)
     steps.narrow(dim, 0, count).add_((second - first) * weight[..., None])

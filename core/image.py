@@ -10,6 +10,8 @@ from torch import Tensor
 
 CELL = 8
 """Pixels along one latent cell of a Stable Diffusion VAE."""
+SMALLEST = 4 * CELL
+"""Pixels along the shorter side that a network is shown at least: less leaves its narrow norms a single value."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class ResizeRule:
 RESIZE_RULES: dict[str, ResizeRule] = {
     "genpercept": ResizeRule(scale_first=True, levels=True, back_antialias=True),
     "genpercept-v1": ResizeRule(scale_first=True, filter="bicubic", levels=True, separate=True),
+    "genpercept-v1-nearest": ResizeRule(
+        scale_first=True, filter="bicubic", levels=True, separate=True, back_filter="nearest"
+    ),
     "marigold": ResizeRule(multiple=CELL),
     "dmp": ResizeRule(edge=min, filter="bicubic", antialias=False, back_filter="bicubic"),
 }
@@ -77,7 +82,7 @@ def fit(image: Tensor, resolution: int, rule: ResizeRule) -> tuple[Tensor, Fit]:
 
 
 def processing_size(size: tuple[int, int], resolution: int, rule: ResizeRule) -> tuple[int, int]:
-    """(H, W) at processing resolution, rounded down, but never below one latent cell."""
+    """(H, W) at processing resolution, rounded down, but never below SMALLEST."""
     if resolution == 0:
         scaled = size
     elif rule.scale_first:
@@ -85,7 +90,7 @@ def processing_size(size: tuple[int, int], resolution: int, rule: ResizeRule) ->
         scaled = (int(size[0] * scale), int(size[1] * scale))
     else:
         scaled = tuple(length * resolution // rule.edge(*size) for length in size)
-    return max(scaled[0], CELL), max(scaled[1], CELL)
+    return max(scaled[0], SMALLEST), max(scaled[1], SMALLEST)
 
 
 def resize(image: Tensor, size: tuple[int, int], filter: str, antialias: bool) -> Tensor:

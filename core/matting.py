@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .diffusion import Tick
+
 SMOOTHNESS = 1e-5
 """epsilon_r: how strongly equal neighbours are asked for where alpha is flat."""
 EDGE_WEIGHT = 1.0
@@ -18,19 +20,38 @@ SMALL_PASSES = 10
 LARGE_PASSES = 2
 
 
-def cut_out(image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Image (B, H, W, 3) and alpha (B, H, W) -> RGBA (B, H, W, 4) with straight alpha, and its RGB.
+def pair(image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Image (B, H, W, 3) and alpha (B, H, W) in equal number: one of either goes with many of the other.
+
+    ValueError if they are not of one size.
+    """
+    (height, width), (rows, columns) = image.shape[1:3], alpha.shape[1:3]
+    if (height, width) != (rows, columns):
+        raise ValueError(f"The image is {width} x {height}, the map {columns} x {rows}: take the map of this image.")
+    count = check_counts(len(image), "images", len(alpha), "maps")
+    return image.expand(count, -1, -1, -1), alpha.expand(count, -1, -1)
+
+
+def check_counts(one: int, its_name: str, other: int, other_name: str) -> int:
+    """How many pairs they make. ValueError unless they are equal in number or one of them is 1."""
+    if one != other and 1 not in (one, other):
+        raise ValueError(f"There are {one} {its_name} and {other} {other_name}: give equal numbers, or one for all.")
+    return max(one, other)
+
+
+def foreground_of(image: Tensor, alpha: Tensor, tick: Tick = lambda: None) -> Tensor:
+    """The colours (B, H, W, 3) of a cut-out with straight alpha.
 
     What is opaque keeps the image's very colour; where nothing is left the nearest foreground goes on, so that no
     fringe appears when the picture is scaled or blurred.
     """
-    foreground, _ = estimate_foreground(image, alpha)
-    foreground = torch.where(alpha[..., None] < 1, foreground, image)
-    return torch.cat((foreground, alpha[..., None]), -1), foreground
+    foreground, _ = estimate_foreground(image, alpha, tick)
+    return torch.where(alpha[..., None] < 1, foreground, image)
 
 
 def composite(foreground: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
-    """Foreground (B, H, W, 3) over a background of the same shape, alpha (B, H, W)."""
+    """Foreground (B, H, W, 3) by its alpha (B, H, W) over a background of its size; one of either serves many."""
+    check_counts(len(foreground), "images", len(background), "backgrounds")
     return torch.lerp(background, foreground, alpha[..., None])
 
 
@@ -43,14 +64,17 @@ def cover(picture: Tensor, height: int, width: int) -> Tensor:
     return scaled[:, top : top + height, left : left + width].contiguous()
 
 
-def estimate_foreground(image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+def estimate_foreground(image: Tensor, alpha: Tensor, tick: Tick = lambda: None) -> tuple[Tensor, Tensor]:
     """Image (B, H, W, 3) and alpha (B, H, W) in [0, 1] -> foreground and background (B, H, W, 3) whose mix it is.
 
     Fast multi-level foreground estimation (Germer et al. 2020): colours that explain the image, smooth wherever alpha
-    leaves them open, found from 1 x 1 pixel upwards. Images are worked on one by one.
+    leaves them open, found from 1 x 1 pixel upwards. Images are worked on one by one; tick is called after each.
     """
-    pairs = [multi_level(i.movedim(-1, 0)[None].contiguous(), a[None, None]) for i, a in zip(image, alpha, strict=True)]
-    foreground, background = (torch.cat(half).movedim(1, -1).contiguous() for half in zip(*pairs, strict=True))
+    foreground, background = torch.empty_like(image), torch.empty_like(image)
+    for n, (colours, opacity) in enumerate(zip(image.movedim(-1, 1), alpha[:, None], strict=True)):
+        halves = multi_level(colours[None].contiguous(), opacity[None])
+        foreground[n], background[n] = (half[0].movedim(0, -1) for half in halves)
+        tick()
     return foreground, background
 
 
@@ -76,9 +100,7 @@ def mean_where(image: Tensor, chosen: Tensor) -> Tensor:
     return (image * chosen).sum((2, 3), keepdim=True) / chosen.sum((2, 3), keepdim=True).clamp(min=1)
 
 
-def relax(
-    foreground: Tensor, background: Tensor, image: Tensor, alpha: Tensor, passes: int
-) -> tuple[Tensor, Tensor]:
+def relax(foreground: Tensor, background: Tensor, image: Tensor, alpha: Tensor, passes: int) -> tuple[Tensor, Tensor]:
     """Lower the cost sum_i (a F + (1 - a) B - I)^2 + sum_ij w_ij ((F_i - F_j)^2 + (B_i - B_j)^2), pixel by pixel.
 
     w_ij = epsilon_r + omega |a_i - a_j| between the four neighbours. A pass is two half-passes over a chequerboard:

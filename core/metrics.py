@@ -15,7 +15,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from typing import Concatenate, Literal, ParamSpec
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,11 +25,11 @@ from torch import Tensor
 
 from .losses import Reduction, check
 
-Options = ParamSpec("Options")
 Measure = Callable[..., Reduction]
 
 THRESHOLDS = 256
 """Levels at which a soft mask is cut."""
+BETA_SQUARED = 0.3
 CLASSES = 256
 """Class indices that a confusion matrix can hold."""
 ANGLE_STEP_DEG = 0.01
@@ -56,45 +57,38 @@ def images(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[tuple[
             yield p.masked_fill(~v, 0), y.masked_fill(~v, 0), v
 
 
-def by_values(
-    measure: Callable[Concatenate[Tensor, Tensor, Options], Tensor],
-) -> Callable[Concatenate[Tensor, Tensor, Tensor, Options], Reduction]:
+def by_values(measure: Callable[..., Tensor]) -> Measure:
     """Per image: the mean over images of a function of an image's valid values (N,) and (N,)."""
 
     @wraps(measure)
-    def measured(
-        prediction: Tensor, target: Tensor, valid: Tensor, *args: Options.args, **kwargs: Options.kwargs
-    ) -> Reduction:
+    def measured(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
         values = [(p[v.expand_as(p)], y[v.expand_as(y)]) for p, y, v in images(prediction, target, valid)]
-        return over([measure(p, y, *args, **kwargs).reshape(1) for p, y in values])
+        return over([measure(p, y).reshape(1) for p, y in values])
 
     return measured
 
 
-def by_depths(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Reduction]:
+def by_depths(measure: Callable[[Tensor, Tensor], Tensor]) -> Measure:
     """Like `by_values`, where the target is positive, with predictions below 1e-6 counted as 1e-6."""
+    values = by_values(lambda p, y: measure(p.clamp(min=1e-6), y))
 
     @wraps(measure)
     def measured(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
-        values = by_values(lambda p, y: measure(p.clamp(min=1e-6), y))
+        check(prediction, target, valid)
         return values(prediction, target, valid & (target > 0))
 
     return measured
 
 
-def by_pictures(
-    measure: Callable[Concatenate[np.ndarray, np.ndarray, np.ndarray, Options], float],
-) -> Callable[Concatenate[Tensor, Tensor, Tensor, Options], Reduction]:
-    """Per image: the mean over images of a function of (H, W) prediction, target and valid, channel by channel."""
+def by_pictures(measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> Measure:
+    """Per image: the mean over images of a function of prediction, target and valid (H, W), averaged over channels."""
 
     @wraps(measure)
-    def measured(
-        prediction: Tensor, target: Tensor, valid: Tensor, *args: Options.args, **kwargs: Options.kwargs
-    ) -> Reduction:
+    def measured(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
         numbers = []
         for p, y, v in images(prediction, target, valid):
-            channels = [measure(a.numpy(), b.numpy(), v[0].numpy(), *args, **kwargs) for a, b in zip(p, y)]
-            numbers.append(torch.tensor([np.mean(channels)]))
+            channels = [measure(a.numpy(), b.numpy(), v[0].numpy()) for a, b in zip(p, y)]
+            numbers.append(torch.tensor([np.mean(channels)], dtype=torch.float64))
         return over(numbers)
 
     return measured
@@ -222,8 +216,8 @@ def level_counts(prediction: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.bincount(levels, minlength=THRESHOLDS)[::-1].cumsum()
 
 
-def f_curve(prediction: Tensor, target: Tensor, valid: Tensor, beta_squared: float = 0.3) -> Reduction:
-    """Per image and threshold, (1 + b) P R / (b P + R) of masks (Achanta et al. 2009): (256,).
+def f_curve(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+    """Per image and threshold, (1 + b) P R / (b P + R) of masks with b = beta^2 = 0.3 (Achanta et al. 2009): (256,).
 
     Predictions are stretched (see `stretched`), targets cut above 0.5.
     """
@@ -233,8 +227,8 @@ def f_curve(prediction: Tensor, target: Tensor, valid: Tensor, beta_squared: flo
         hits, positives = level_counts(mask, truth), level_counts(mask, np.ones_like(truth))
         precision, recall = hits / np.maximum(positives, 1), hits / max(truth.sum(), 1)
         product = precision * recall
-        divisor = np.where(product > 0, beta_squared * precision + recall, 1)
-        curves.append(torch.from_numpy((1 + beta_squared) * product / divisor))
+        divisor = np.where(product > 0, BETA_SQUARED * precision + recall, 1)
+        curves.append(torch.from_numpy((1 + BETA_SQUARED) * product / divisor))
     return over(curves, THRESHOLDS)
 
 
@@ -246,8 +240,8 @@ def mae(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
 
 
 @by_pictures
-def weighted_f(p: np.ndarray, y: np.ndarray, valid: np.ndarray, beta_squared: float = 1.0) -> float:
-    """F-measure whose errors are weighted by where they lie (Margolin et al. 2014), in [0, 1].
+def weighted_f(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
+    """F-measure (beta = 1) whose errors are weighted by where they lie (Margolin et al. 2014), in [0, 1].
 
     Errors inside are lightened by erring neighbours (Gaussian 7 x 7, sigma 5), those outside weigh up to twice as
     much far from the object. An image without an object scores 0. What is not valid is background in both.
@@ -257,20 +251,21 @@ def weighted_f(p: np.ndarray, y: np.ndarray, valid: np.ndarray, beta_squared: fl
     mask, truth = on_background(p, y, valid)
     if not truth.any():
         return 0.0
-    distance, nearest = distance_transform_edt(~truth, return_indices=True)
+    nearest = np.zeros((2, *truth.shape), dtype=np.int32)
+    distance = np.asarray(distance_transform_edt(~truth, return_indices=True, indices=nearest))
     error = np.abs(mask - truth)
     # background takes the error of the nearest object pixel, so that the blur is right at the edge
-    smooth = convolve(error[tuple(nearest)], gaussian_window(7, 5.0), mode="constant")
+    smooth = convolve(error[tuple(nearest)], np.outer(bell(7, 5.0), bell(7, 5.0)), mode="constant")
     lightened = np.where(truth & (smooth < error), smooth, error)
     weighted = lightened * np.where(truth, 1, 2 - np.exp(math.log(0.5) / 5 * distance))
     hits, false = truth.sum() - weighted[truth].sum(), weighted[~truth].sum()
     recall, precision = 1 - weighted[truth].mean(), hits / (hits + false + EPSILON)
-    return (1 + beta_squared) * recall * precision / (recall + beta_squared * precision + EPSILON)
+    return 2 * recall * precision / (recall + precision + EPSILON)
 
 
 @by_pictures
-def s_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray, alpha: float = 0.5) -> float:
-    """alpha object similarity + (1 - alpha) region similarity (structure measure, Fan et al. 2017), in [0, 1].
+def s_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
+    """Mean of object similarity and region similarity (structure measure, Fan et al. 2017), in [0, 1].
 
     What is not valid is background in both.
     """
@@ -279,7 +274,7 @@ def s_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray, alpha: float = 0.
     if share in (0, 1):
         return float(mask.mean() if share else 1 - mask.mean())
     objects = share * object_similarity(mask[truth]) + (1 - share) * object_similarity(1 - mask[~truth])
-    return float(max(0, alpha * objects + (1 - alpha) * region_similarity(mask, truth)))
+    return float(max(0, (objects + region_similarity(mask, truth)) / 2))
 
 
 def object_similarity(values: np.ndarray) -> float:
@@ -323,14 +318,14 @@ def e_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     size, objects = truth.size, int(truth.sum())
     selected = level_counts(mask, np.ones_like(truth))
     if objects in (0, size):
-        return float((selected if objects else size - selected).mean() / (size - 1 + EPSILON))
+        return float((selected if objects else size - selected).mean() / max(size - 1, 1))
     hits = level_counts(mask, truth)
     counts = (hits, selected - hits, objects - hits, size - selected - objects + hits)
     total = np.zeros(THRESHOLDS)
     for count, (is_selected, is_object) in zip(counts, ((1, 1), (1, 0), (0, 1), (0, 0))):
         a, b = is_selected - selected / size, is_object - objects / size
         total += count * (1 + 2 * a * b / (a**2 + b**2 + EPSILON)) ** 2 / 4
-    return float(total.mean() / (size - 1 + EPSILON))
+    return float(total.mean() / max(size - 1, 1))
 
 
 def on_background(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -348,19 +343,18 @@ def iou_counts(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
 
 
 @by_pictures
-def grad(p: np.ndarray, y: np.ndarray, valid: np.ndarray, sigma: float = 1.4) -> float:
+def grad(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """sum (|grad p| - |grad y|)^2 / 1000 of mattes in [0, 1], gradients by Gaussian derivatives (Rhemann et al. 2009).
 
-    The filter of unit energy is cut where the Gaussian falls below 0.01; edges repeat. Mattes are taken as they
-    come, where Rhemann et al. stretch them to [0, 1]. Sums over valid pixels, for example the unknown region of a
-    trimap.
+    Sigma is 1.4, the filters have unit energy and end where the Gaussian falls below 0.01, edges repeat. Mattes are
+    taken as they come, where Rhemann et al. stretch them to [0, 1]. What is not valid is 0 in both.
     """
     from scipy.ndimage import correlate
 
+    sigma = 1.4
     reach = math.ceil(sigma * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * sigma * 0.01)))
     x = np.arange(-reach, reach + 1)
-    bell = np.exp(-(x**2) / (2 * sigma**2))
-    filters = np.outer(bell, x * bell)
+    filters = np.outer(bell(len(x), sigma), x * bell(len(x), sigma))
     filters /= np.linalg.norm(filters)
     steepness = [
         np.hypot(correlate(matte, filters, mode="nearest"), correlate(matte, filters.T, mode="nearest"))
@@ -370,20 +364,21 @@ def grad(p: np.ndarray, y: np.ndarray, valid: np.ndarray, sigma: float = 1.4) ->
 
 
 @by_pictures
-def conn(p: np.ndarray, y: np.ndarray, valid: np.ndarray, step: float = 0.1) -> float:
+def conn(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """sum |phi(p) - phi(y)| / 1000 of mattes in [0, 1], how far each pixel is connected (Rhemann et al. 2009).
 
     l is the highest threshold up to which a pixel lies in the largest 4-connected region where both mattes reach
     it; phi(a) = 1 - (a - l) where a - l >= 0.15, else 1. A threshold that no pixel reaches in both is passed over
-    (P3M's evaluation). Sums over valid pixels.
+    (P3M's evaluation). What is not valid is 0 in both.
     """
     from scipy.ndimage import label
 
     level = np.full(p.shape, -1.0)
-    thresholds = np.linspace(0, 1, round(1 / step) + 1)
-    for below, threshold in zip(thresholds, thresholds[1:]):
-        regions, number = label((p >= threshold) & (y >= threshold))
-        if number:
+    thresholds = np.linspace(0, 1, 11)
+    for below, threshold in pairwise(thresholds):
+        regions = np.zeros(p.shape, dtype=np.int32)
+        label((p >= threshold) & (y >= threshold), output=regions)
+        if regions.any():
             largest = np.bincount(regions.ravel())[1:].argmax() + 1
             level[(level == -1) & (regions != largest)] = below
     level[level == -1] = 1
@@ -392,7 +387,7 @@ def conn(p: np.ndarray, y: np.ndarray, valid: np.ndarray, step: float = 0.1) -> 
 
 
 def confusion(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
-    """Pixels of each target class (row) in each predicted class (column), (CLASSES, CLASSES), from indices (B, 1, H, W)."""
+    """Pixels by target class (row) and predicted class (column), (CLASSES, CLASSES), from indices (B, 1, H, W)."""
     check(prediction, target, valid)
     pairs = [labels.detach()[valid].cpu().long() for labels in (prediction, target)]
     for labels in pairs:
@@ -513,11 +508,9 @@ def ssim(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """
     numbers = []
     for p, y, v in images(prediction, target, valid):
-        side = min(11, *p.shape[1:]) // 2 * 2 - 1 if min(p.shape[1:]) < 11 else 11
-        side = max(side, 1)
-        kernel = torch.from_numpy(gaussian_window(side, 1.5))[None, None]
-        moments = torch.stack((p, y, p * p, y * y, p * y)).flatten(0, 1).unsqueeze(1)
-        mean_p, mean_y, pp, yy, py = F.conv2d(moments, kernel).squeeze(1).unflatten(0, (5, len(p)))
+        side = min(11, *p.shape[1:])
+        side -= 1 - side % 2
+        mean_p, mean_y, pp, yy, py = (windowed(moment, bell(side, 1.5)) for moment in (p, y, p * p, y * y, p * y))
         c1, c2 = 0.01**2, 0.03**2
         luminance = (2 * mean_p * mean_y + c1) / (mean_p**2 + mean_y**2 + c1)
         structure = (2 * (py - mean_p * mean_y) + c2) / (pp - mean_p**2 + yy - mean_y**2 + c2)
@@ -528,11 +521,21 @@ def ssim(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     return over(numbers)
 
 
-def gaussian_window(side: int, sigma: float) -> np.ndarray:
-    """(side, side), summing to 1."""
+def bell(side: int, sigma: float) -> np.ndarray:
+    """Gaussian (side,), summing to 1."""
     x = np.arange(side) - (side - 1) / 2
-    bell = np.exp(-(x**2) / (2 * sigma**2))
-    return np.outer(bell, bell) / bell.sum() ** 2
+    weights = np.exp(-(x**2) / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def windowed(values: Tensor, weights: np.ndarray) -> Tensor:
+    """(C, H, W) weighted along both sides where the window fits: each side len(weights) - 1 shorter."""
+    for dim in (1, 2):
+        length = values.shape[dim] - len(weights) + 1
+        # in turn: a convolution in float64 takes a minute for a megapixel
+        shifted = (weight * values.narrow(dim, start, length) for start, weight in enumerate(weights.tolist()))
+        values = sum(shifted, values.new_zeros(()))
+    return values
 
 
 def average(reduction: Reduction) -> float:
@@ -601,18 +604,22 @@ def angle_rows() -> list[Metric]:
         Metric("median-angle", "median", angle_histogram, False, 0, "set", "deg", middle),
         Metric("rmse-angle", "RMSE", by_angles(torch.square), False, 0, "set", "deg", root),
         Metric("mean-angle-per-image", "mean", by_image_angles(torch.mean), False, 0, unit="deg"),
-        Metric("median-angle-per-image", "median", by_image_angles(torch.median), False, 0, unit="deg"),
-        Metric(
-            "rmse-angle-per-image", "RMSE", by_image_angles(lambda a: a.square().mean().sqrt()), False, 0, unit="deg"
-        ),
+        Metric("median-angle-per-image", "median", by_image_angles(median), False, 0, unit="deg"),
+        Metric("rmse-angle-per-image", "RMSE", by_image_angles(root_mean_square), False, 0, unit="deg"),
     ]
     for limit in (5, 7.5, 11.25, 22.5, 30):
-        within = percent_below(limit)
-        rows += [
-            Metric(f"angle-{limit}", f"< {limit}°", by_angles(within), True, 100, "set", "%"),
-            Metric(f"angle-{limit}-per-image", f"< {limit}°", by_image_angles(mean_of(within)), True, 100, unit="%"),
-        ]
+        name, title, share = f"angle-{limit}", f"< {limit}°", percent_below(limit)
+        rows.append(Metric(name, title, by_angles(share), True, 100, "set", "%"))
+        rows.append(Metric(f"{name}-per-image", title, by_image_angles(mean_of(share)), True, 100, unit="%"))
     return rows
+
+
+def median(angle: Tensor) -> Tensor:
+    return torch.tensor(np.median(angle.numpy()))
+
+
+def root_mean_square(angle: Tensor) -> Tensor:
+    return angle.square().mean().sqrt()
 
 
 def percent_below(limit: float) -> Callable[[Tensor], Tensor]:

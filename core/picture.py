@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .colour import PALETTES, Palette, classify, colourise, is_class, paint
-from .geometry import NORMAL_AXES, Axes, change_axes, decode_normals, encode_normals, towards_camera, with_unit_length
+from .geometry import NORMAL_AXES, change_axes, decode_normals, encode_normals, towards_camera, with_unit_length
 from .perception_map import Convention, PerceptionMap
 from .tasks import TASKS
 
@@ -21,6 +21,16 @@ LEAST_DEPTH_M = 1e-6
 """Metric depth up to here is how files say that nothing was measured."""
 GREY = 0.01
 """A normal none of whose components exceeds this is the grey of a picture that has no normal there."""
+
+
+Row = TypeVar("Row")
+
+
+def choose(table: Mapping[str, Row], name: str, what: str) -> Row:
+    """The row called `name`. ValueError if there is none: some hosts let any word through."""
+    if name not in table:
+        raise ValueError(f"There is no {what} {name!r}: choose one of {', '.join(table)}.")
+    return table[name]
 
 
 class Meaning(NamedTuple):
@@ -50,13 +60,24 @@ FILE_MEANINGS: dict[str, Meaning] = {
 
 
 def as_map(value: PerceptionMap | Tensor, meaning: Meaning, tasks: tuple[str, ...]) -> PerceptionMap:
-    """A map as it is, or a plain image read as `meaning` says. ValueError unless the task is one of `tasks`."""
-    made = from_image(value, meaning) if isinstance(value, Tensor) else value
+    """A plain image read as `meaning` says, or a map; what the map of that task does not say, `meaning` does.
+
+    ValueError unless the task is one of `tasks`.
+    """
+    made = from_image(value, meaning) if isinstance(value, Tensor) else completed(value, meaning)
     if made.task not in tasks:
         raise ValueError(f"A map of {made.task} came where {' or '.join(tasks)} is expected: take its own node.")
     if made.values.numel() == 0:
         raise ValueError(f"The map of {made.task} is empty, of shape {tuple(made.values.shape)}: give it an image.")
     return made
+
+
+def completed(map: PerceptionMap, meaning: Meaning) -> PerceptionMap:
+    """The map with axes and palette as in `meaning` if it has none itself."""
+    if map.task != meaning.task:
+        return map
+    own, other = map.convention, meaning.convention
+    return replace(map, convention=replace(own, axes=own.axes or other.axes, palette=own.palette or other.palette))
 
 
 def from_image(image: Tensor, meaning: Meaning) -> PerceptionMap:
@@ -91,9 +112,11 @@ def as_gray(values: Tensor) -> Tensor:
 
 
 def trusted(map: PerceptionMap) -> Tensor:
-    """(B, H, W) bool: valid and a number."""
-    finite = map.values.isfinite().all(-1)
-    return finite if map.valid is None else finite & map.valid.to(finite.device)
+    """(B, H, W) bool: valid, a number, and a depth that was measured."""
+    known = map.values.isfinite().all(-1)
+    if unit_of(map.convention) == "metres":
+        known &= (map.values > LEAST_DEPTH_M).all(-1)
+    return known if map.valid is None else known & map.valid.to(known.device)
 
 
 def known_values(map: PerceptionMap) -> Tensor:
@@ -144,9 +167,12 @@ def in_range(map: PerceptionMap) -> Tensor:
     return torch.stack([stretch(v, s) for v, s in zip(values, ends, strict=True)]) * known[..., None]
 
 
+UNITS: dict[tuple[str | None, bool], str] = {("low", True): "metres", ("high", True): "1/metres"}
+
+
 def unit_of(convention: Convention) -> str:
     """What one unit of the raw values is; empty where it is nothing in particular."""
-    return {("low", True): "metres", ("high", True): "1/metres"}.get((convention.near, convention.metric), "")
+    return UNITS.get((convention.near, convention.metric), "")
 
 
 class Nearness(NamedTuple):
@@ -200,30 +226,36 @@ def depth_picture(
 
     What is unknown is shown as far away. Mode `raw` alone may leave [0, 1].
     """
-    row, convention = DEPTH_MODES[mode], map.convention
-    if convention.near is None:
+    row, near = choose(DEPTH_MODES, mode, "mode"), map.convention.near
+    if near is None:
         raise ValueError("This map does not say which end of its values is near: load its model as depth or disparity.")
-    if not 0 <= percentiles[0] < percentiles[1] <= 100:
-        low, high = percentiles
-        raise ValueError(f"Percentiles {low:g} and {high:g} make no range: take 0 <= low < high <= 100.")
     values, known = known_values(map)[..., 0], trusted(map)
-    if convention.metric and convention.near == "low":
-        known = known & (values > LEAST_DEPTH_M)
-    nearness = NEARNESS[convention.near, convention.metric] if row.near_white else AS_IT_IS
-    values = nearness.apply(values, convention)
-    spans = spans_of(values, known, percentiles if row.cut else (0, 100), per_batch)
+    nearness = NEARNESS[near, map.convention.metric] if row.near_white else AS_IT_IS
+    values = nearness.apply(values, map.convention)
+    spans = spans_of(values, known, check_percentiles(percentiles) if row.cut else (0, 100), per_batch)
     if row.stretched:
         values = torch.stack([stretch(v, s) for v, s in zip(values, spans, strict=True)])
-    near_white = row.near_white or convention.near == "high"
+    near_white = row.near_white or near == "high"
     far = 1.0 if row.stretched and not near_white else 0.0
     values = values.where(known, torch.full_like(values, far))
     values = 1 - values if invert else values
-    formula = nearness.formula.format(total=total(convention))
-    stretching = say_stretch(row, spans, percentiles, per_batch) if row.stretched else "not clamped"
-    near = "white" if near_white != invert else "black"
-    said = (f"{mode}: {formula}", stretching, "inverted" * invert, f"near is {near}", f"colormap {colormap}")
+    said = (
+        f"{mode}: {nearness.formula.format(total=total(map.convention))}",
+        say_stretch(row, spans, percentiles, per_batch) if row.stretched else "not clamped",
+        "inverted" * invert,
+        f"near is {'white' if near_white != invert else 'black'}",
+        f"colormap {colormap}" * (colormap != "none"),
+    )
     picture = values[..., None].repeat(1, 1, 1, 3) if colormap == "none" else colourise(values, colormap)
     return picture, "; ".join(part for part in said if part)
+
+
+def check_percentiles(percentiles: Span) -> Span:
+    """As they came. ValueError if they make no range."""
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"Percentiles {low:g} and {high:g} make no range: take 0 <= low < high <= 100.")
+    return percentiles
 
 
 def spans_of(values: Tensor, known: Tensor, percentiles: Span, per_batch: bool) -> list[Span]:
@@ -241,30 +273,29 @@ def say_stretch(row: DepthMode, spans: list[Span], percentiles: Span, per_batch:
     return f"{how} per {'batch' if per_batch else 'image'} ({ranges}{more} to 0..1)"
 
 
-def normal_picture(
-    map: PerceptionMap, axes: str = "controlnet_bae", renormalise: bool = True, unsaid: Axes | None = None
-) -> Tensor:
+def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise: bool = True) -> Tensor:
     """Normals -> the colours (B, H, W, 3) of a row of NORMAL_AXES, or `raw`: the values as they are.
 
-    `unsaid`: the axes of a map that does not say. What is unknown faces the camera.
+    What is unknown faces the camera.
     """
     if axes == "raw":
         return known_values(map)
-    source = map.convention.axes or unsaid
+    source = map.convention.axes
     if source is None:
         raise ValueError("These normals do not say where their axes point: set axes=right,up,back, say, in overrides.")
+    target = choose(NORMAL_AXES, axes, "axes")
     back = towards_camera(source).to(map.values.device)
     vectors = torch.where(trusted(map)[..., None], decode_normals(known_values(map), map.convention), back)
     if renormalise:
         vectors = with_unit_length(vectors, back, GREY)
-    return encode_normals(change_axes(vectors, source, NORMAL_AXES[axes]))
+    return encode_normals(change_axes(vectors, source, target))
 
 
-def palette_of(map: PerceptionMap, unsaid: str = "") -> Palette:
+def palette_of(map: PerceptionMap) -> Palette:
     """The palette that colours this map. ValueError if there is no such palette."""
-    name = map.convention.palette or unsaid
+    name = map.convention.palette or ""
     if name not in PALETTES:
-        raise ValueError(f"There is no palette {name!r}: choose one of {', '.join(PALETTES)}.")
+        raise ValueError(f"There is no palette {name!r}: set palette= to one of {', '.join(PALETTES)} in overrides.")
     return PALETTES[name]
 
 
@@ -280,82 +311,12 @@ def class_picture(map: PerceptionMap, palette: Palette, picked: str = "") -> tup
     return paint(index, palette), is_class(index, palette.indices(picked), palette) * trusted(map).float(), clearness
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What of a map is selected."""
-
-    mode: str = "soft"
-    """For masks and mattes: a row of LEVEL_MODES."""
-    threshold: float = 0.5
-    classes: str = ""
-    """For segmentations: names or numbers, with commas between them."""
-    low: float = 0.0
-    high: float = 1.0
-    """For depth and disparity: the range of raw values, both ends included."""
-    invert: bool = False
-
-
-def soft(map: PerceptionMap, selection: Selection) -> Tensor:
-    return in_range(map)[..., 0]
-
-
-def thresholded(map: PerceptionMap, selection: Selection) -> Tensor:
-    """Dichotomous segmentation: min-max, then 0 or 1 (GenPercept, Xu et al. 2024)."""
-    return (stretch_each(in_range(map)[..., 0], trusted(map)) > selection.threshold).float()
-
-
-def matting_clamp(map: PerceptionMap, selection: Selection) -> Tensor:
-    """Matting: min-max, then what is nearly opaque or nearly clear becomes so (GenPercept, Xu et al. 2024)."""
-    alpha = stretch_each(in_range(map)[..., 0], trusted(map))
-    return torch.where(alpha > 0.95, 1.0, torch.where(alpha < 0.1, 0.0, alpha))
-
-
-LEVEL_MODES: dict[str, Callable[[PerceptionMap, Selection], Tensor]] = {
-    "soft": soft,
-    "threshold": thresholded,
-    "matting clamp": matting_clamp,
-}
-
-
-def by_level(map: PerceptionMap, selection: Selection) -> Tensor:
-    return LEVEL_MODES[selection.mode](map, selection)
-
-
-def by_class(map: PerceptionMap, selection: Selection) -> Tensor:
-    palette = palette_of(map)
-    picked = palette.indices(selection.classes)
-    if not picked:
-        raise ValueError(f"No class is picked: name classes of {palette.name}, such as {palette.classes[1]!r}.")
-    return is_class(classes_of(map, palette)[0], picked, palette).float()
-
-
-def by_range(map: PerceptionMap, selection: Selection) -> Tensor:
-    values = known_values(map)[..., 0]
-    return ((values >= selection.low) & (values <= selection.high)).float()
-
-
-SELECTORS: dict[str, Callable[[PerceptionMap, Selection], Tensor]] = {
-    "mask": by_level,
-    "matte": by_level,
-    "segmentation": by_class,
-    "depth": by_range,
-    "disparity": by_range,
-}
-
-
-def mask_picture(map: PerceptionMap, selection: Selection = Selection()) -> Tensor:
-    """What is selected of a map, (B, H, W) in [0, 1], 1 = selected. What is unknown never is."""
-    mask = SELECTORS[map.task](map, selection)
-    return (1 - mask if selection.invert else mask) * trusted(map)
-
-
 def ready(map: PerceptionMap) -> tuple[Tensor, Tensor]:
     """The default picture of a map (B, H, W, 3), as ControlNet expects it, and a mask (B, H, W).
 
-    The mask is the prediction itself where the task predicts one, else 1 where the values can be trusted.
+    The mask is 1 where the task says so: the mask or matte itself, the near part of a depth, else all that is known.
     """
-    picture = READY[map.task](map)
-    return picture, mask_picture(map) if TASKS[map.task].socket == "mask" else trusted(map).float()
+    return choose(READY, map.task, "picture for a map of")(map), READY_MASKS.get(map.task, known_part)(map)
 
 
 def ready_depth(map: PerceptionMap) -> Tensor:
@@ -364,7 +325,7 @@ def ready_depth(map: PerceptionMap) -> Tensor:
 
 def ready_normal(map: PerceptionMap) -> Tensor:
     """Normals whose axes are not known are shown along their own."""
-    return normal_picture(map, unsaid=NORMAL_AXES["controlnet_bae"])
+    return normal_picture(completed(map, NORMAL_MEANINGS["controlnet_bae"]))
 
 
 def ready_classes(map: PerceptionMap) -> Tensor:
@@ -385,4 +346,24 @@ READY: dict[str, Callable[[PerceptionMap], Tensor]] = {
     "segmentation": ready_classes,
     "albedo": ready_colour,
     "shading": ready_colour,
+}
+
+
+def near_part(map: PerceptionMap) -> Tensor:
+    return ready_depth(map)[..., 0].contiguous()
+
+
+def level(map: PerceptionMap) -> Tensor:
+    return in_range(map)[..., 0]
+
+
+def known_part(map: PerceptionMap) -> Tensor:
+    return trusted(map).float()
+
+
+READY_MASKS: dict[str, Callable[[PerceptionMap], Tensor]] = {
+    "depth": near_part,
+    "disparity": near_part,
+    "mask": level,
+    "matte": level,
 }

@@ -22,12 +22,14 @@ class Perceiver:
     recipe: Recipe
     backbone: Backbone
     context: Context
+    """Of the empty prompt, or of any other; the recipe says how many of its tokens are used."""
     autoencoder: Autoencoder | None = None
     head: Head | None = None
     negative: Context | None = None
     """What guidance moves away from; needed where guidance_scale is not 1."""
 
     def needs_autoencoder(self) -> Autoencoder:
+        """The VAE. ValueError where there is none."""
         if self.autoencoder is None:
             raise ValueError("The checkpoint brings no VAE of its own: connect a Stable Diffusion 1.x or 2.x VAE.")
         return self.autoencoder
@@ -50,7 +52,7 @@ def predict(
     tick: called `passes()` times.
     """
     check_image(image)
-    wanted = perceiver.recipe.resolution if resolution < 0 else resolution
+    wanted = wanted_resolution(perceiver.recipe, resolution)
     autoencoder = perceiver.needs_autoencoder()
     maps = []
     for chunk in image.split(batch_size):
@@ -70,8 +72,18 @@ def predict_latent(
     fitted = Fit(perceiver.recipe.rule, size, size)
     return join(
         perceiver.recipe,
-        [perceive(perceiver, chunk.float(), fitted, batch_size, noise, tick) for chunk in latent.split(batch_size)],
+        [
+            perceive(perceiver, chunk.contiguous().float(), fitted, batch_size, noise, tick)
+            for chunk in latent.split(batch_size)
+        ],
     )
+
+
+def wanted_resolution(recipe: Recipe, resolution: int) -> int:
+    """What predict() means by its resolution."""
+    if not -1 <= resolution <= 16384:
+        raise ValueError(f"resolution={resolution} is neither -1 (as trained), 0 (the image's own) nor 1..16384 pixels.")
+    return recipe.resolution if resolution == -1 else resolution
 
 
 def passes(recipe: Recipe, images: int, batch_size: int, encode: bool = True) -> int:
@@ -81,6 +93,7 @@ def passes(recipe: Recipe, images: int, batch_size: int, encode: bool = True) ->
 
 
 def chunks(images: int, batch_size: int) -> list[int]:
+    """How many images each pass of the VAE takes."""
     return [min(batch_size, images - start) for start in range(0, images, batch_size)]
 
 
@@ -123,21 +136,27 @@ def decode(perceiver: Perceiver, latent: Tensor, noise: Tensor | None, tick: Tic
 
 def denoise(perceiver: Perceiver, latent: Tensor, noise: Tensor | None = None, tick: Tick = lambda: None) -> Tensor:
     """Image latents (B, 4, h, w) -> the target's latents, along the recipe's paradigm. Differentiable."""
-    recipe, net = perceiver.recipe, perceiver.backbone
-    if recipe.guidance_scale != 1:
-        if perceiver.negative is None:
-            raise ValueError(
-                f"guidance_scale={recipe.guidance_scale:g} needs a negative context: give one, or set guidance_scale=1."
-            )
-        net = Guided(net, perceiver.negative, recipe.guidance_scale)
-    return PARADIGMS[recipe.paradigm](net, latent, noise, perceiver.context, recipe, tick)
+    recipe = perceiver.recipe
+    context = perceiver.context.first(recipe.tokens)
+    return PARADIGMS[recipe.paradigm](guided(perceiver), latent, noise, context, recipe, tick)
+
+
+def guided(perceiver: Perceiver) -> Backbone:
+    """The network, under classifier-free guidance where the recipe asks for it."""
+    scale, negative = perceiver.recipe.guidance_scale, perceiver.negative
+    if scale == 1:
+        return perceiver.backbone
+    if negative is None:
+        raise ValueError(f"guidance_scale={scale:g} needs a negative context: give one, or set guidance_scale=1.")
+    return Guided(perceiver.backbone, negative.first(perceiver.recipe.tokens), scale)
 
 
 def features(perceiver: Perceiver, latent: Tensor, tick: Tick) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the four up blocks make of the image latent at the recipe's timestep."""
     batch = latent.shape[0]
     timestep = latent.new_full((batch,), perceiver.recipe.timestep)
-    result = perceiver.backbone.features(latent, timestep, perceiver.context.expand(batch))
+    context = perceiver.context.first(perceiver.recipe.tokens).expand(batch)
+    result = guided(perceiver).features(latent, timestep, context)
     tick()
     return result
 
@@ -163,7 +182,7 @@ def merge(values: Tensor, count: int, recipe: Recipe) -> tuple[Tensor, Tensor | 
     """(B * E, C, H, W) -> (B, C, H, W) and the uncertainty (B, 1, H, W) of more than one member."""
     if count == 1:
         return values, None
-    merged, uncertainty = zip(*(MERGES[recipe.row.merge](group) for group in values.split(count)))
+    merged, uncertainty = zip(*(MERGES[recipe.merge](group) for group in values.split(count)))
     return torch.cat(merged), torch.cat(uncertainty)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .codecs import CODECS, Codec
 from .image import RESIZE_RULES, ResizeRule
@@ -84,9 +84,13 @@ class Recipe:
             check_choice(field, getattr(self, field), choices)
         if self.paradigm == "one-step" and self.steps != 1:
             raise ValueError(f"A one-step recipe runs 1 step, not {self.steps}: set paradigm=deterministic to run more.")
+        if self.head and self.paradigm != "one-step":
+            raise ValueError(f"A head reads one pass of the network: paradigm={self.paradigm} cannot be run with one.")
         for field, low, high in RANGES:
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"{field}={getattr(self, field)} is outside {low}..{high}.")
+        if self.axes is not None and (len(self.axes) != 3 or not set(self.axes) <= set(get_args(Axis))):
+            raise ValueError(f"axes={','.join(self.axes)} is not three of {', '.join(get_args(Axis))}.")
 
     @property
     def id(self) -> str:
@@ -102,6 +106,7 @@ class Recipe:
         return RESIZE_RULES[self.resize]
 
     def target_codec(self) -> Codec:
+        """Between values and the decoder's picture."""
         return CODECS[self.codec or self.row.codec](channels=self.row.channels, scale=self.target_scale)
 
     def convention(self) -> Convention:
@@ -112,28 +117,44 @@ class Recipe:
             palette=self.palette or None,
         )  # fmt: skip
 
+    @property
+    def merge(self) -> str:
+        """A row of core.ensemble.MERGES: the task's, where the values are what it was made for, else the median."""
+        codec = self.target_codec()
+        suits = codec.unit if self.row.merge == "direction" else codec.high == 1 and not self.metric
+        return self.row.merge if suits else "median"
+
     def override(self, assignments: list[str]) -> Recipe:
         """This recipe with FIELD=VALUE assignments applied. ValueError names the nearest right field."""
         return dataclasses.replace(self, **dict(parse_assignment(text) for text in assignments))
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    **{name: get_args(hint) for name, hint in get_type_hints(Recipe).items() if getattr(hint, "__origin__", None) is Literal},
+    **{name: get_args(hint) for name, hint in get_type_hints(Recipe).items() if get_origin(hint) is Literal},
     "resize": tuple(RESIZE_RULES),
     "codec": ("", *CODECS),
 }
 RANGES = (
     ("steps", 1, 1000),
     ("timestep", 0, 999),
-    ("beta_start", 0.0, 1.0),
-    ("beta_end", 0.0, 1.0),
+    ("beta_start", 1e-6, 1.0),
+    ("beta_end", 1e-6, 1.0),
+    ("steps_offset", 0, 999),
     ("tokens", 0, 77),
+    ("guidance_scale", -100.0, 100.0),
     ("ensemble_size", 1, 100),
+    ("seed", 0, 2**63 - 1),
     ("resolution", 0, 16384),
+    ("target_scale", -1e6, 1e6),
 )
 
 
+FROM_FILES = ("head", "name")
+"""Fields that name what lies in the file."""
+
+
 def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    """ValueError that lists the choices."""
     if value not in choices:
         raise ValueError(f"{field}={value!r} is not one of {', '.join(map(repr, choices))}.")
 
@@ -144,6 +165,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     hints = get_type_hints(Recipe)
     if not equals:
         raise ValueError(f"{text!r} is not an assignment: write FIELD=VALUE, such as steps=4.")
+    if name in FROM_FILES:
+        raise ValueError(f"{name} comes with the weights and cannot be set for a run.")
     if name not in hints:
         near = difflib.get_close_matches(name, hints, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(hints)}."
@@ -163,7 +186,7 @@ def parse_value(hint: Any, text: str) -> Any:
         return text.lower() == "true"
     if hint in (int, float):
         return hint(text)
-    if tuple in (getattr(part, "__origin__", None) for part in get_args(hint)):
+    if tuple in map(get_origin, get_args(hint)):
         return tuple(text.split(",")) if text else None
     return text
 
@@ -178,15 +201,19 @@ def to_header(recipes: list[Recipe] | tuple[Recipe, ...]) -> dict[str, str]:
 def from_header(metadata: dict[str, str], where: str) -> tuple[Recipe, ...]:
     """The recipes in a safetensors header. ValueError, naming `where`, if they are missing or from a newer version."""
     if KEY not in metadata:
-        raise ValueError(f"{where} carries no {KEY}: name its family and task, or export it with `diffusion-perception export`.")
+        raise ValueError(
+            f"{where} carries no {KEY}: name its family and task, or export it with `diffusion-perception export`."
+        )
     try:
-        rows = json.loads(metadata[KEY])
-        return tuple(recipe_from(row) for row in rows)
-    except (json.JSONDecodeError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where} has a recipe that this version cannot read ({error}): update the pack.") from None
+        return tuple(recipe_from(row) for row in json.loads(metadata[KEY]))
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{where} has a recipe that this version cannot read ({str(error).rstrip('.')}): update the pack."
+        ) from None
 
 
 def recipe_from(row: dict[str, Any]) -> Recipe:
+    """The recipe of one JSON object. ValueError for fields of a newer version."""
     unknown = set(row) - {field.name for field in dataclasses.fields(Recipe)}
     if unknown:
         raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")

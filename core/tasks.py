@@ -47,4 +47,6 @@ def task_named(name: str) -> Task:
     for task in TASKS.values():
         if name == task.name or name in task.aliases:
             return task
-    raise ValueError(f"Unknown task {name!r}: this version knows {', '.join(TASKS)}. Check the spelling or update the pack.")
+    raise ValueError(
+        f"Unknown task {name!r}: this version knows {', '.join(TASKS)}; check the spelling or update the pack."
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import torch
@@ -16,10 +18,24 @@ from torch import Tensor
 from . import keys
 
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
+EVERYBODYS = re.compile(
+    r"unet.*|vae.*|scheduler.*|text_encoder|tokenizer|dpt_head.*|empty_text_embed.*|pytorch_lora_weights.*|\w+\.json"
+    r"|(\w+_)?model[.-].*"
+)
+"""Names that stand in every repository."""
 
 
 class CheckpointError(ValueError):
     """A file or folder that cannot be used, in one sentence for the person who chose it."""
+
+
+def shown(path: Path) -> str:
+    """A path as a person tells it from others: marigold-depth/unet, not just unet."""
+    name = path.name
+    while EVERYBODYS.fullmatch(path.name) and path.parent.name:
+        path = path.parent
+        name = f"{path.name}/{name}"
+    return name
 
 
 @dataclass(frozen=True)
@@ -50,12 +66,18 @@ def find_files(folder: Path) -> tuple[Path, ...]:
     for stem in STEMS:
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
-            return tuple(folder / Path(shard).name for shard in shards)
-        for suffix in (".safetensors", ".bin"):
-            if (folder / (stem + suffix)).is_file():
-                return (folder / (stem + suffix),)
-    return ()
+            return shards(index)
+        if (folder / f"{stem}.safetensors").is_file():
+            return (folder / f"{stem}.safetensors",)
+    return next(((file,) for stem in STEMS if (file := folder / f"{stem}.bin").is_file()), ())
+
+
+def shards(index: Path) -> tuple[Path, ...]:
+    """The files that an index of shards names, all beside it."""
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise CheckpointError(f"{shown(index)} lists no weight files: get the file again.")
+    return tuple(index.parent / Path(name).name for name in sorted(set(listed.values())))
 
 
 def network(files: tuple[Path, ...], renaming: Callable[[list[str]], dict[str, str]]) -> Weights:
@@ -81,12 +103,13 @@ def pick_unet(names: list[str]) -> dict[str, str]:
             return inner
         if "input_blocks.0.0.weight" in inner.values():
             renamed = keys.unet_to_diffusers(inner.values())
-            return {name: renamed[ldm] for name, ldm in inner.items() if ldm in renamed}
+            # a name that Stable Diffusion does not have stays, so that it is told and not dropped
+            return {name: renamed.get(ldm, ldm) for name, ldm in inner.items()}
     return {}
 
 
 def pick_vae(names: list[str]) -> dict[str, str]:
-    """The VAE among a file's tensors, likewise."""
+    """The VAE among a file's tensors, likewise; its training left losses in some files, which are passed over."""
     for prefix in keys.VAE_PREFIXES:
         inner = strip(names, prefix)
         if "decoder.up_blocks.0.resnets.0.norm1.weight" in inner.values():
@@ -107,7 +130,7 @@ def read(file: Path, wanted: dict[str, str]) -> dict[str, Tensor]:
     if file.suffix == ".bin":
         return {name: tensor for name, tensor in unpickle(file).items() if name in wanted}
     with opened(file) as tensors:
-        return {name: tensors.get_tensor(name) for name in tensors.keys() if name in wanted}
+        return {name: tensors.get_tensor(name) for name in tensors.keys() if name in wanted}  # noqa: SIM118
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -115,7 +138,7 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     if file.suffix == ".bin":
         return {name: tuple(tensor.shape) for name, tensor in unpickle(file).items()}
     with opened(file) as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -128,12 +151,12 @@ def opened(file: Path) -> safe_open:
     """An open safetensors file. CheckpointError if it is none, or not whole."""
     check_exists(file)
     if file.suffix in (".pt", ".pth", ".ckpt"):
-        raise CheckpointError(f"{file.name} is a pickle, which can run code: convert it to .safetensors first.")
+        raise CheckpointError(f"{shown(file)} is a pickle, which can run code: convert it to .safetensors first.")
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{file.name} is not a whole .safetensors file ({error}): download or export it again."
+            f"{shown(file)} is not a whole .safetensors file ({error}): download or export it again."
         ) from None
 
 
@@ -142,36 +165,44 @@ def unpickle(file: Path) -> dict[str, Tensor]:
     check_exists(file)
     if torch_version() < (2, 6):
         raise CheckpointError(
-            f"{file.name} is a pickle, and this PyTorch ({torch.__version__}) cannot read it safely: "
+            f"{shown(file)} is a pickle, and this PyTorch ({torch.__version__}) cannot read it safely: "
             "update PyTorch to 2.6 or convert the file to .safetensors."
         )
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, BadZipFile, ValueError, KeyError):
+    except UNREADABLE:
         raise CheckpointError(
-            f"{file.name} holds something other than tensors, or is not whole: it was not opened; get a .safetensors file."
+            f"{shown(file)} holds something other than tensors, or is not whole: it was not opened; "
+            "get a .safetensors file."
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{file.name} holds no plain dictionary of tensors: get a .safetensors file.")
+        raise CheckpointError(f"{shown(file)} holds no plain dictionary of tensors: get a .safetensors file.")
     return tensors
 
 
+UNREADABLE = (pickle.UnpicklingError, BadZipFile, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+"""What torch.load raises on files that are damaged, or that ask for more than tensors."""
+
+
 def torch_version() -> tuple[int, int]:
-    major, minor = torch.__version__.split(".")[:2]
+    """(2, 6) of 2.6.0+cpu."""
+    major, minor = re.findall(r"\d+", torch.__version__)[:2]
     return int(major), int(minor)
 
 
 def check_exists(file: Path) -> None:
     if not file.is_file():
-        raise CheckpointError(f"There is no file {file}.")
+        raise CheckpointError(f"There is no file {file}: check the path.")
 
 
-def read_json(file: Path) -> dict:
+def read_json(file: Path) -> dict[str, Any]:
     """A JSON object, {} where there is no such file. CheckpointError if it is damaged."""
     if not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file.name} in {file.parent.name} is not readable JSON ({error}): get the file again.") from None
-    return content if isinstance(content, dict) else {}
+        raise CheckpointError(f"{shown(file)} is not readable JSON ({error}): get the file again.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{shown(file)} holds no JSON object: get the file again.")
+    return content

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
+import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
@@ -13,11 +17,12 @@ from ..core.checkpoint import Checkpoint, cut, empty_prompt, open_checkpoint, un
 from ..core.families import FAMILIES
 from ..core.pipeline import Perceiver, with_overrides
 from ..core.tasks import TASKS
-from ..core.weights import CheckpointError, find_files, network, read_json
+from ..core.weights import CheckpointError, Weights, find_files, network, read_json
 from . import host
 from .sockets import Perception
 
 FOLDER = "perception"
+Network = TypeVar("Network")
 PACK_WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
@@ -114,8 +119,8 @@ class LoadModel(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Perception.Output("perception", tooltip="A model that is ready to perceive."),
-                io.Vae.Output("vae", tooltip="The VAE that came with the checkpoint; nothing if it came without one."),
+                Perception.Output("perception", display_name="perception", tooltip="A model that is ready to perceive."),
+                io.Vae.Output("vae", display_name="vae", tooltip="The VAE that came with the checkpoint; nothing if it came without one."),
             ],
         )
 
@@ -124,7 +129,7 @@ class LoadModel(io.ComfyNode):
         """Loaded again only when the files change."""
         path = resolve(model)
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+        return stamps(files)
 
     @classmethod
     def execute(cls, model: str, family: str, task: str, overrides: str) -> io.NodeOutput:
@@ -132,18 +137,36 @@ class LoadModel(io.ComfyNode):
         return io.NodeOutput(with_overrides(perceiver, overrides.split()), vae)
 
 
-def load(path: Path, family: str, task: str) -> tuple[Perceiver, object]:
+def load(path: Path, family: str, task: str) -> tuple[Perceiver, comfy.sd.VAE | None]:
     """Everything that a checkpoint's recipe needs, owned by the host; and its VAE, or None."""
     checkpoint = open_checkpoint(path, family, task)
     context = context_of(checkpoint)
     vae = autoencoder = head = None
     if checkpoint.vae is not None and checkpoint.vae_architecture is not None:
-        vae = host.load_vae(checkpoint.vae, checkpoint.vae_architecture)
+        vae = shared(checkpoint.vae, host.load_vae, checkpoint.vae_architecture)
         autoencoder = host.HostAutoencoder(vae, checkpoint.vae_architecture.scaling_factor)
     if checkpoint.head is not None:
         head = host.HostHead(checkpoint.recipe.head, checkpoint.head)
-    backbone = host.HostBackbone(host.load_unet(checkpoint.unet, checkpoint.architecture))
-    return Perceiver(checkpoint.recipe, backbone, context, autoencoder, head), vae
+    patcher = shared(checkpoint.unet, host.load_unet, checkpoint.architecture)
+    return Perceiver(checkpoint.recipe, host.HostBackbone(patcher), context, autoencoder, head), vae
+
+
+in_use: WeakValueDictionary[tuple, Any] = WeakValueDictionary()
+"""Networks that some node's output holds, so that the tasks of one file share them; it keeps none of them alive."""
+
+
+def shared(weights: Weights, loader: Callable[[Weights, Any], Network], architecture: Any) -> Network:
+    """The network of these files, loaded once for as long as anybody uses it."""
+    key = (loader.__name__, stamps(weights.files), tuple(weights.names))
+    network = in_use.get(key)
+    if network is None:
+        network = in_use[key] = loader(weights, architecture)
+    return network
+
+
+def stamps(files: Iterable[Path]) -> tuple:
+    """What changes when a file does."""
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 NODES = [LoadModel]

@@ -16,11 +16,11 @@ from .sockets import Perception, PerceptionMapSocket
 
 
 def perception_outputs() -> list[io.Output]:
-    """What every node gives that perceives; a fresh list, since a schema keeps its outputs."""
+    """What every node gives that perceives; without ids, which must differ from those of the inputs."""
     return [
-        PerceptionMapSocket.Output("map", tooltip="Raw values with their meaning, for the render, mask and save nodes."),
-        io.Image.Output("image", tooltip="A picture that is ready for the ControlNet of the task: near is white, red is left."),
-        io.Mask.Output("mask", tooltip="1 = selected: the mask or matte itself, the near part of a depth."),
+        PerceptionMapSocket.Output(display_name="map", tooltip="Raw values with their meaning, for the render, mask and save nodes."),
+        io.Image.Output(display_name="image", tooltip="A picture that is ready for the ControlNet of the task: near is white, red is left."),
+        io.Mask.Output(display_name="mask", tooltip="1 = selected: the mask or matte itself; of other tasks, where the values can be trusted."),
     ]
 
 

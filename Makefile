@@ -1,0 +1,44 @@
+# `make test` and `make demo` set everything up on a fresh machine: a virtual environment here, ComfyUI in a cache outside.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+READY := .venv/ready
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+
+.PHONY: test lint test-slow test-gpu host demo serve clean
+
+test: lint host
+	$(BIN)/pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+test-slow: host
+	$(BIN)/pytest -q -m "(slow or realsize) and not gpu"
+
+test-gpu: host
+	$(BIN)/pytest -q -m gpu
+
+# Nothing to do where there is one; DIFFUSION_PERCEPTION_NO_HOST=1 skips it, and the tests that need it.
+host: $(READY)
+	@test "$$DIFFUSION_PERCEPTION_NO_HOST" = 1 || $(BIN)/python tools/comfyui.py install
+
+demo: $(READY)
+	$(BIN)/python tools/demo.py
+
+serve: $(READY)
+	$(BIN)/python tools/comfyui.py serve
+
+# torch comes first, so that nothing else chooses another one
+$(READY): pyproject.toml
+	@echo "Installing the trainer and the tests' tools into .venv"
+	$(PYTHON) -m venv .venv
+	$(PIP) install $(TORCH)
+	$(PIP) install -e '.[train,test]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	find core nodes trainer tools tests -name __pycache__ -type d -prune -exec rm -r {} +

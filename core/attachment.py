@@ -1,0 +1,98 @@
+"""Attachment: an adapter beside the weights of a resident model for the duration of one call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .adapters import Adapter, Part, check, first
+from .backbone import Backbone, Context
+from .layers import shapes_of
+
+
+@contextmanager
+def attach(layers: Mapping[str, nn.Module], adapter: Adapter) -> Iterator[None]:
+    """While this lasts the layers (by their diffusers names) answer as if the adapter were merged into them.
+
+    No weight is read or written: what the adapter adds is computed from each layer's input, in its precision and on its
+    device. Keep it attached until backward is done where activations are recomputed. RuntimeError, at the end, if a
+    layer was never reached.
+    """
+    reached: set[str] = set()
+    handles: list[RemovableHandle] = []
+    try:
+        for name, part in adapter.parts.items():
+            handles += hook(layers[name], name, part, reached)
+        with eager():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    silent = sorted(adapter.parts.keys() - reached)
+    if silent:
+        raise RuntimeError(
+            f"{adapter.name} took no effect on {len(silent)} of its {len(adapter.parts)} layers ({first(silent)}): "
+            "the model calls them in a way that hooks do not see, such as compiled code; load it without that."
+        )
+
+
+def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[RemovableHandle]:
+    """Put one part beside one layer."""
+    ready: dict[tuple[torch.device, torch.dtype], Part] = {}
+    whole: list[Tensor] = []
+
+    def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        whole.append(inputs[0])
+        return (inputs[0][:, : layer.in_channels], *inputs[1:])
+
+    def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        reached.add(name)
+        x = whole.pop() if whole else inputs[0]
+        place = (x.device, x.dtype)
+        if place not in ready:
+            ready[place] = part.to(x)
+        return output + ready[place].beside(layer, x).to(output.dtype)
+
+    handles = [layer.register_forward_hook(after)]
+    if name == "conv_in" and part.shape and part.shape[1] > layer.in_channels:
+        # the layer itself cannot take the further channels: they go round it
+        handles.append(layer.register_forward_pre_hook(before))
+    return handles
+
+
+def eager() -> AbstractContextManager[object]:
+    """While this lasts, compiled networks run uncompiled: compiled code does not see hooks that came later."""
+    # where the compiler was never imported nothing is compiled, and importing it takes a second
+    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network inside what torch.compile returned: what to call, an adapter attached, where `eager` cannot help."""
+    return getattr(network, "_orig_mod", network)
+
+
+class Adapted:
+    """A backbone with an adapter beside its weights, for the duration of each call."""
+
+    def __init__(self, net: Backbone, adapter: Adapter) -> None:
+        check(adapter, shapes_of(net.modules()))
+        self.net, self.adapter = net, adapter
+        self.in_channels = adapter.in_channels or net.in_channels
+
+    def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
+        with attach(self.net.modules(), self.adapter):
+            return self.net(latent, timestep, context)
+
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        with attach(self.net.modules(), self.adapter):
+            return self.net.features(latent, timestep, context)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return self.net.modules()

@@ -1,0 +1,75 @@
+"""Layers: the kinds that adapters can run beside, and how each computes on other weights than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .architecture import Shapes
+
+
+class Kind(NamedTuple):
+    """How one kind of layer computes."""
+
+    layer: type[nn.Module]
+    run: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor]
+    """(layer, input, weight, bias) -> output: the layer's own settings on other weights"""
+    shape: Callable[[nn.Module], tuple[int, ...]]
+    """Of the layer's weight, by its settings: a host may hold the weight itself packed or elsewhere."""
+    channels_first: bool
+
+
+def convolve(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
+    return nn.Conv2d._conv_forward(layer, x, kernel, bias)
+
+
+KINDS = (
+    Kind(
+        nn.Linear,
+        lambda layer, x, weight, bias: F.linear(x, weight, bias),
+        lambda layer: (layer.out_features, layer.in_features),
+        channels_first=False,
+    ),
+    Kind(
+        nn.Conv2d,
+        convolve,
+        lambda layer: (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size),
+        channels_first=True,
+    ),
+    Kind(
+        nn.GroupNorm,
+        lambda layer, x, weight, bias: F.group_norm(x, layer.num_groups, weight, bias, layer.eps),
+        lambda layer: (layer.num_channels,),
+        channels_first=True,
+    ),
+    Kind(
+        nn.LayerNorm,
+        lambda layer, x, weight, bias: F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps),
+        lambda layer: tuple(layer.normalized_shape),
+        channels_first=False,
+    ),
+)
+
+
+def kind_of(layer: nn.Module) -> Kind:
+    """ValueError for a layer that nothing can run beside."""
+    for kind in KINDS:
+        if isinstance(layer, kind.layer):
+            return kind
+    raise ValueError(f"Adapters run beside Linear, Conv2d and norm layers, not beside a {type(layer).__name__}.")
+
+
+def shapes_of(layers: Mapping[str, nn.Module]) -> Shapes:
+    """{weight name: shape} of the layers that adapters can run beside, without touching a weight."""
+    shapes = {}
+    for name, layer in layers.items():
+        if isinstance(layer, tuple(kind.layer for kind in KINDS)):
+            shape = kind_of(layer).shape(layer)
+            shapes[f"{name}.weight"] = shape
+            if layer.bias is not None:
+                shapes[f"{name}.bias"] = shape[:1]
+    return shapes

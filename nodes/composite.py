@@ -1,0 +1,76 @@
+"""MatteCutout: a subject with its soft edge, free of the old background's colours."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..core.matting import composite, cover, foreground_of, pair
+from ..core.perception_map import PerceptionMap
+from ..core.picture import LEVEL_MEANINGS, as_rgb, check_image
+from ..core.selection import LEVEL_MODES, Selection, select
+from . import host
+from .sockets import map_input, read
+
+
+class MatteCutout(io.ComfyNode):
+    """A node: image and matte -> RGBA with straight alpha."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionMatteCutout",
+            display_name="Matte Cut-out",
+            category="perception",
+            description="Cuts a subject out of an image along its matte, and estimates the subject's own colours "
+            "where the old background shines through.",
+            inputs=[
+                io.Image.Input("image", tooltip="The image that the matte belongs to."),
+                map_input("A matte or mask from Perceive, a MASK, or a black and white IMAGE; white stays.", io.Mask),
+                io.Combo.Input(
+                    "mode",
+                    options=list(LEVEL_MODES),
+                    default="soft",
+                    tooltip="soft: the matte as it is. threshold: min-max, then hard at 0.5. "
+                    "matting clamp: min-max, then above 0.95 becomes opaque and below 0.1 clear.",
+                ),
+                io.Boolean.Input(
+                    "estimate_foreground",
+                    default=True,
+                    tooltip="Off: keep the image's colours, with a fringe of the old background in hair and blur.",
+                ),
+                io.Image.Input("background", optional=True, tooltip="A new background, scaled and cropped to cover."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "cutout", "cutout", tooltip="RGBA with straight alpha: the colours are not multiplied by it."
+                ),
+                io.Mask.Output("mask", "mask", tooltip="1 = subject. Join Image with Alpha wants it inverted."),
+                io.Image.Output("foreground", "foreground", tooltip="The subject's colours, going on beyond its edge."),
+                io.Image.Output(
+                    "composite", "composite", tooltip="The subject over the new background, or over black."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        map: PerceptionMap | Tensor,
+        mode: str,
+        estimate_foreground: bool,
+        background: Tensor | None = None,
+    ) -> io.NodeOutput:
+        matte = read(map, LEVEL_MEANINGS, "white is selected", "matte", "mask")
+        device = host.output_device()
+        image, alpha = pair(as_rgb(check_image(image)).to(device), select(matte, Selection(mode)).to(device))
+        foreground = foreground_of(image, alpha, host.ticker(len(image))) if estimate_foreground else image
+        behind = torch.zeros_like(image) if background is None else as_rgb(check_image(background)).to(device)
+        cutout = torch.cat((foreground, alpha[..., None]), -1)
+        shown = composite(foreground, alpha, cover(behind, *image.shape[1:3]))
+        return io.NodeOutput(cutout, alpha.contiguous(), foreground.contiguous(), shown)
+
+
+NODES = [MatteCutout]

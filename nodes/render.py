@@ -1,0 +1,247 @@
+"""DepthToImage, NormalToImage, SegmentationToImage and MaskFromMap: maps into what other nodes read."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..core.colour import COLORMAPS
+from ..core.geometry import NORMAL_AXES
+from ..core.perception_map import PerceptionMap
+from ..core.picture import (
+    CLASS_MEANINGS,
+    DEPTH_MEANINGS,
+    DEPTH_MODES,
+    LEVEL_MEANINGS,
+    NORMAL_MEANINGS,
+    class_picture,
+    depth_picture,
+    normal_picture,
+    palette_of,
+)
+from ..core.selection import LEVEL_MODES, SELECTORS, Selection, select
+from . import host
+from .sockets import convention_input, map_input, read
+
+MASK_MEANINGS = {**LEVEL_MEANINGS, **CLASS_MEANINGS, **DEPTH_MEANINGS}
+
+
+def classes_input(tooltip: str) -> io.String.Input:
+    return io.String.Input("classes", default="", tooltip=tooltip)
+
+
+class DepthToImage(io.ComfyNode):
+    """A node: depth or disparity -> picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionDepthToImage",
+            display_name="Depth to Image",
+            category="perception",
+            description="Shows a depth or disparity: near is white, as depth ControlNets expect, or as you choose.",
+            inputs=[
+                map_input("A depth or disparity from Perceive, or a depth picture of another pack."),
+                convention_input(DEPTH_MEANINGS, "near is white"),
+                io.Combo.Input(
+                    "mode",
+                    options=list(DEPTH_MODES),
+                    default="controlnet",
+                    tooltip="controlnet: near is white (metric depth as 1/z, other depth as 1 - d, disparity as is), "
+                    "then min-max. min-max and percentile stretch the values as they are. raw changes nothing.",
+                ),
+                io.Combo.Input(
+                    "scope",
+                    options=["per image", "per batch"],
+                    default="per image",
+                    tooltip="Stretch every image by itself, or all by one range, so that a video does not flicker.",
+                ),
+                io.Float.Input(
+                    "low_percentile",
+                    default=2.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Mode percentile: what lies below becomes black.",
+                ),
+                io.Float.Input(
+                    "high_percentile",
+                    default=98.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Mode percentile: what lies above becomes white.",
+                ),
+                io.Boolean.Input("invert", default=False, tooltip="Turn black and white round, before the colormap."),
+                io.Combo.Input(
+                    "colormap",
+                    options=["none", *COLORMAPS],
+                    default="none",
+                    tooltip="Colours for the eye; ControlNets want none. White becomes red in spectral and turbo.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "image", "image", tooltip="Gray, or the colormap's colours. Unknown pixels look far away."
+                ),
+                io.String.Output(
+                    "conversion", "conversion", tooltip="Which conversion was done, and the range that was stretched."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        map: PerceptionMap | Tensor,
+        convention: str,
+        mode: str,
+        scope: str,
+        low_percentile: float,
+        high_percentile: float,
+        invert: bool,
+        colormap: str,
+    ) -> io.NodeOutput:
+        depth = read(map, DEPTH_MEANINGS, convention, "depth", "disparity")
+        percentiles = (low_percentile, high_percentile)
+        image, said = depth_picture(depth, mode, scope == "per batch", percentiles, invert, colormap)
+        return io.NodeOutput(image.to(host.output_device()), said, ui=ui.PreviewText(said))
+
+
+class NormalToImage(io.ComfyNode):
+    """A node: normals -> picture, red where its reader expects it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionNormalToImage",
+            display_name="Normal to Image",
+            category="perception",
+            description="Shows surface normals in the axes that a ControlNet or a renderer expects.",
+            inputs=[
+                map_input("Normals from Perceive, or a normal picture of another pack."),
+                convention_input(NORMAL_MEANINGS, "opengl"),
+                io.Combo.Input(
+                    "axes",
+                    options=[*NORMAL_AXES, "raw"],
+                    default="controlnet_bae",
+                    tooltip="controlnet_bae: red is left, green is up, blue is front. opengl: red is right. "
+                    "directx: red is right, green is down. opencv: right, down, away. raw: the values as they came.",
+                ),
+                io.Boolean.Input(
+                    "renormalise",
+                    default=True,
+                    tooltip="Bring every normal to length 1; networks predict slightly shorter ones. Not for raw.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "image", "image", tooltip="(n + 1) / 2 along these axes. Unknown pixels face the camera."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, map: PerceptionMap | Tensor, convention: str, axes: str, renormalise: bool) -> io.NodeOutput:
+        normals = read(map, NORMAL_MEANINGS, convention, "normal")
+        return io.NodeOutput(normal_picture(normals, axes, renormalise).to(host.output_device()))
+
+
+class SegmentationToImage(io.ComfyNode):
+    """A node: colour map -> clean palette colours."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionSegmentationToImage",
+            display_name="Segmentation to Image",
+            category="perception",
+            description="Gives every pixel of a predicted colour map the nearest colour of its palette, "
+            "as segmentation ControlNets expect.",
+            inputs=[
+                map_input("A segmentation from Perceive, or a colour map of another pack."),
+                convention_input(CLASS_MEANINGS, "colours of ade20k"),
+                classes_input("For the mask: classes by name or by number from 0: sky, 12. Empty: no mask."),
+            ],
+            outputs=[
+                io.Image.Output("image", "image", tooltip="Palette colours only."),
+                io.Mask.Output("mask", "mask", tooltip="1 where one of the named classes is."),
+                io.Mask.Output("confidence", "confidence", tooltip="1 on a palette colour, 0 half-way between two."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, map: PerceptionMap | Tensor, convention: str, classes: str) -> io.NodeOutput:
+        segmentation = read(map, CLASS_MEANINGS, convention, "segmentation")
+        pictures = class_picture(segmentation, palette_of(segmentation), classes)
+        return io.NodeOutput(*(picture.to(host.output_device()) for picture in pictures))
+
+
+class MaskFromMap(io.ComfyNode):
+    """A node: map -> mask of what is selected."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionMaskFromMap",
+            display_name="Mask from Map",
+            category="perception",
+            description="Makes a mask, 1 = selected: of a mask or matte, classes of a segmentation, a range of depth.",
+            inputs=[
+                map_input("A mask, matte, segmentation, depth or disparity from Perceive, or a picture.", io.Mask),
+                convention_input(MASK_MEANINGS, "white is selected"),
+                io.Combo.Input(
+                    "mode",
+                    options=list(LEVEL_MODES),
+                    default="soft",
+                    tooltip="For masks and mattes. soft: as predicted. threshold: min-max per image, then 0 or 1. "
+                    "matting clamp: min-max per image, then above 0.95 becomes 1 and below 0.1 becomes 0.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Mode threshold: what lies above is selected.",
+                ),
+                classes_input("For segmentations: classes by name or by number from 0, with commas between: sky, 12."),
+                io.Float.Input(
+                    "range_from",
+                    default=0.0,
+                    min=-1e6,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="For depth and disparity: the least value that is selected, in metres where metric.",
+                ),
+                io.Float.Input(
+                    "range_to",
+                    default=0.5,
+                    min=-1e6,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="For depth and disparity: the largest value that is selected, in metres where metric.",
+                ),
+                io.Boolean.Input("invert", default=False, tooltip="Select the rest instead."),
+            ],
+            outputs=[io.Mask.Output("mask", "mask", tooltip="1 = selected. Unknown pixels are never selected.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        map: PerceptionMap | Tensor,
+        convention: str,
+        mode: str,
+        threshold: float,
+        classes: str,
+        range_from: float,
+        range_to: float,
+        invert: bool,
+    ) -> io.NodeOutput:
+        selection = Selection(mode, threshold, classes, range_from, range_to, invert)
+        mask = select(read(map, MASK_MEANINGS, convention, *SELECTORS), selection)
+        return io.NodeOutput(mask.to(host.output_device()))
+
+
+NODES = [DepthToImage, NormalToImage, SegmentationToImage, MaskFromMap]

@@ -1,0 +1,33 @@
+"""Sockets: the two types that only this pack knows, and inputs that take another pack's pictures as well."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..core.perception_map import PerceptionMap
+from ..core.picture import Meaning, as_map, choose
+
+Perception = io.Custom("PERCEPTION")
+PerceptionMapSocket = io.Custom("PERCEPTION_MAP")
+
+
+def map_input(tooltip: str, *others: type) -> io.MultiType.Input:
+    """An input for a map or an IMAGE, and whatever else is named."""
+    return io.MultiType.Input("map", types=[PerceptionMapSocket, io.Image, *others], tooltip=tooltip)
+
+
+def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Input:
+    """What a plain image holds."""
+    return io.Combo.Input(
+        "convention",
+        display_name="convention of an image",
+        options=list(meanings),
+        default=default,
+        tooltip="What the numbers of a plain IMAGE mean. A map from this pack says so itself, and this is ignored.",
+    )
+
+
+def read(map: PerceptionMap | Tensor, meanings: dict[str, Meaning], convention: str, *tasks: str) -> PerceptionMap:
+    """What came into a map input, as a map of one of `tasks`."""
+    return as_map(map, choose(meanings, convention, "convention"), tasks)

@@ -1,0 +1,20 @@
+"""What every test may ask for: the golden vectors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).absolute().parents[1]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of vectors that the papers' own code gave."""
+    chosen = os.environ.get("GOLDEN_DIR")
+    folder = Path(chosen) if chosen else ROOT.parent / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"no golden vectors at {folder}: set GOLDEN_DIR to their folder")
+    return folder

@@ -1,0 +1,55 @@
+"""A real ComfyUI for the tests of this folder: a server to talk to, and its Python to run functions in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import comfyui_host
+import pytest
+from comfyui_host import Host
+from inside_host import InsideHost
+from recording_server import RecordingServer
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("host")
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """ComfyUI and its Python. Where they cannot be had the tests fail, unless DIFFUSION_PERCEPTION_NO_HOST=1."""
+    if os.environ.get("DIFFUSION_PERCEPTION_NO_HOST") == "1":
+        pytest.skip("DIFFUSION_PERCEPTION_NO_HOST=1: nothing here was tried in a real ComfyUI")
+    return comfyui_host.install()
+
+
+@pytest.fixture(scope="session")
+def comfyui(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordingServer]:
+    """A running ComfyUI with the pack in it, on the CPU; all tests share it."""
+    with RecordingServer(host, tmp_path_factory.mktemp("comfyui")) as server:
+        yield server
+
+
+@pytest.fixture
+def start_comfyui(host: Host, tmp_path: Path) -> Iterator[Callable[..., RecordingServer]]:
+    """Start another ComfyUI for one test, with arguments of its own: `start_comfyui("--fp16-unet", cpu=False)`."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, cpu: bool = True) -> RecordingServer:
+            return stack.enter_context(RecordingServer(host, tmp_path / "comfyui", *arguments, cpu=cpu))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def inside_host(host: Host, tmp_path_factory: pytest.TempPathFactory) -> InsideHost:
+    """Call a function in the host's Python: see InsideHost.__call__."""
+    return InsideHost(host, tmp_path_factory.mktemp("inside_host"))

@@ -1,0 +1,121 @@
+"""The host owns the networks: it may offload, evict and reload them, and the values stay the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from networks import write_own_file
+
+
+@pytest.fixture
+def model(inside_host) -> str:
+    return write_own_file(inside_host.base / "models" / "perception" / "depth.safetensors", "depth").name
+
+
+def perceive_under_pressure(model, pressure):
+    """Perceive on a device that the host takes for a small GPU: another name for the CPU, with memory of its own."""
+    import comfy.model_management as management
+    import torch
+    from diffusion_perception.nodes.load import LoadModel
+    from diffusion_perception.nodes.perceive import Perceive
+
+    image = torch.rand(2, 48, 80, 3, generator=torch.Generator().manual_seed(0))
+    device = torch.device("cpu", 0)
+    management.get_torch_device = lambda: device
+    management.vae_device = lambda: device
+    perception, vae = LoadModel.execute(model, "auto", "as trained", "").result
+    management.vram_state = management.VRAMState.NORMAL_VRAM
+    management.is_device_cpu = lambda other: other == torch.device("cpu")
+    unet = perception.backbone.patcher
+    size = unet.model_size()
+    free = {"plenty": 100 * size, "half": management.minimum_inference_memory() + size // 2, "evict": 0}[pressure]
+    management.get_free_memory = lambda dev=None, torch_free_too=False: (free, free) if torch_free_too else free
+    management.get_total_memory = management.get_free_memory
+
+    resident = []
+    run = perception.backbone.run
+
+    def watched(*arguments):
+        output = run(*arguments)
+        resident.append([unet.loaded_size() / size, vae.patcher.loaded_size() / vae.patcher.model_size()])
+        return output
+
+    perception.backbone.run = watched
+    seen = Perceive.execute(perception, image, -1, 1).result[0]
+    weights = {name: tensor.clone() for name, tensor in unet.model.state_dict().items()}
+    management.unload_all_models()
+    same = all(torch.equal(weights[name], tensor) for name, tensor in unet.model.state_dict().items())
+    cast = [type(layer).__name__ for layer in vae.first_stage_model.modules() if getattr(layer, "comfy_cast_weights", False)]
+    return {
+        "values": seen.values, "resident": resident, "loaded": len(management.current_loaded_models),
+        "same": same, "cast": cast, "hooks": sum(len(m._forward_pre_hooks) for m in unet.model.modules()),
+    }  # fmt: skip
+
+
+def test_a_half_resident_or_evicted_unet_predicts_the_same(inside_host, model):
+    plenty = inside_host(perceive_under_pressure, model=model, pressure="plenty")
+    half = inside_host(perceive_under_pressure, model=model, pressure="half")
+    evicted = inside_host(perceive_under_pressure, model=model, pressure="evict")
+    assert all(unet == 1 for unet, _ in plenty["resident"])
+    assert all(0 < unet < 1 for unet, _ in half["resident"]), half["resident"]
+    assert all(vae == 0 for _, vae in evicted["resident"]), evicted["resident"]
+    assert np.array_equal(plenty["values"], half["values"])
+    assert np.array_equal(plenty["values"], evicted["values"])
+
+
+def test_nothing_stays_loaded_or_changed_once_the_host_evicts(inside_host, model):
+    seen = inside_host(perceive_under_pressure, model=model, pressure="plenty")
+    assert seen["loaded"] == 0
+    assert seen["same"]
+    assert seen["cast"] == []
+    assert seen["hooks"] == 0
+
+
+def forget_and_count(model):
+    """Load, perceive, drop the outputs as the executor's cache does; count what is left of the networks."""
+    import gc
+    import weakref
+
+    import comfy.model_management as management
+    import torch
+    from diffusion_perception.nodes import load
+    from diffusion_perception.nodes.perceive import Perceive
+
+    perception, vae = load.LoadModel.execute(model, "auto", "as trained", "").result
+    watched = [weakref.ref(perception.backbone.patcher.model), weakref.ref(vae.first_stage_model)]
+    Perceive.execute(perception, torch.rand(1, 32, 32, 3), -1, 1)
+    del perception, vae
+    management.unload_all_models()
+    gc.collect()
+    return {"alive": sum(ref() is not None for ref in watched), "kept": len(load.in_use)}
+
+
+def test_nothing_is_held_once_the_hosts_cache_forgets_the_model(inside_host, model):
+    assert inside_host(forget_and_count, model=model) == {"alive": 0, "kept": 0}
+
+
+def decode_in_half_precision(model):
+    """The picture of a smooth latent by a VAE that the host keeps in bfloat16, by ours and by the host's own decode."""
+    import comfy.sd
+    import torch
+    from diffusion_perception.nodes.host import HostAutoencoder
+    from diffusion_perception.nodes.load import LoadModel
+
+    _, vae = LoadModel.execute(model, "auto", "as trained", "").result
+    exact = HostAutoencoder(vae)
+    ramp = torch.linspace(-1, 1, 32).expand(1, 4, 16, 32).contiguous()
+    reference = exact.decode(ramp)
+    vae.first_stage_model.to(torch.bfloat16)
+    vae.vae_dtype = torch.bfloat16
+    ours = HostAutoencoder(vae).decode(ramp)
+    hosts = vae.first_stage_model.decode((ramp / 0.18215).to(torch.bfloat16)).float()
+    return {
+        "ours": (ours - reference).abs().max().item(), "hosts": (hosts - reference).abs().max().item(),
+        "levels": len(ours.unique()), "hosts_levels": len(hosts.unique()),
+    }  # fmt: skip
+
+
+def test_a_half_precision_vae_computes_in_single_precision_for_us(inside_host, model):
+    seen = inside_host(decode_in_half_precision, model=model)
+    assert seen["ours"] < seen["hosts"]
+    assert seen["levels"] > 4 * seen["hosts_levels"]

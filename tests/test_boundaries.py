@@ -1,0 +1,179 @@
+"""The rooms stay apart: what each may import is one table, and the source is held to it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).absolute().parents[1]
+PACKAGE = "diffusion_perception"
+NUMERICS = frozenset({"einops", "numpy", "safetensors", "torch"})
+IMPORTERS = ("__import__", "import_module", "importlib.import_module")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the files of one room may import besides the standard library and each other."""
+
+    rooms: frozenset[str] = frozenset()
+    """The other rooms, which a file reaches relatively."""
+    packages: frozenset[str] = NUMERICS
+    """Packages by their dotted names; a name stands for all that is in it."""
+    inside_functions: frozenset[str] = frozenset({"scipy"})
+    """Packages that only the function that needs them imports."""
+    files: dict[str, frozenset[str]] = field(default_factory=dict)
+    """What single files may import besides."""
+
+
+ROOMS = {
+    "core": Room(),
+    "nodes": Room(
+        rooms=frozenset({"core"}),
+        packages=NUMERICS | {"comfy_api.latest"},
+        files={
+            "host.py": frozenset({"comfy", "comfy_extras", "folder_paths"}),  # extras: its empty-prompt embedding
+            "load.py": frozenset({"comfy", "folder_paths"}),
+            "save.py": frozenset({"av", "folder_paths"}),
+        },
+    ),
+    "trainer": Room(
+        rooms=frozenset({"core"}),
+        packages=NUMERICS
+        | {"PIL", "accelerate", "cv2", "diffusers", "matplotlib", "peft", "scipy", "tomli", "tqdm", "transformers"},
+        # what only some data sets, or only the rendering of scenes, need
+        inside_functions=frozenset({"OpenEXR", "drjit", "h5py", "mitsuba", "mitsuba_oidn"}),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: how many dots it begins with, the rest, and whether it is inside a function."""
+
+    level: int
+    name: str
+    lazy: bool
+
+
+def imports(source: str) -> Iterator[Import]:
+    """All imports of a file, those by importlib included."""
+    tree = ast.parse(source)
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    lazy = {id(inner) for function in functions for inner in ast.walk(function)}
+    for node in ast.walk(tree):
+        for level, name in names(node):
+            yield Import(level, name, id(node) in lazy)
+
+
+def names(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """What one statement or call imports: (dots, dotted name)."""
+    if isinstance(node, ast.Import):
+        yield from ((0, alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        stem = [node.module] if node.module else []
+        yield from ((node.level, ".".join([*stem, alias.name])) for alias in node.names)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) in IMPORTERS:
+        name = str(node.args[0].value) if isinstance(node.args[0], ast.Constant) else ""
+        dots = len(name) - len(name.lstrip("."))
+        yield dots, name.lstrip(".")
+
+
+def fault(found: Import, room: str, file: str) -> str | None:
+    """Why a file of a room must not have this import; None if it may."""
+    rules = ROOMS[room]
+    top = found.name.split(".")[0]
+    if found.level == 1:
+        return None
+    if found.level == 2:
+        return None if top in rules.rooms | {room} else f"{room} must not import ..{top}"
+    if found.level > 2:
+        return "an import must not climb out of the pack"
+    if top == PACKAGE:
+        return "inside the pack, import relatively"
+    if top in sys.stdlib_module_names:
+        return None
+    lazily = rules.inside_functions if found.lazy else frozenset()
+    allowed = rules.packages | rules.files.get(file, frozenset()) | lazily
+    if any(found.name == package or found.name.startswith(package + ".") for package in allowed):
+        return None
+    where = "" if found.lazy or top not in rules.inside_functions else " outside a function"
+    return f"{room} must not import {found.name}{where}"
+
+
+def faults(room: str, file: str, source: str) -> list[str]:
+    """All that is wrong with the imports of a file."""
+    return [f"{room}/{file}: {reason}" for found in imports(source) if (reason := fault(found, room, file))]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room):
+    files = sorted((ROOT / room).glob("*.py"))
+    assert [reason for file in files for reason in faults(room, file.name, file.read_text("utf-8"))] == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_is_flat(room):
+    assert [path for path in (ROOT / room).rglob("*.py") if path.parent != ROOT / room] == []
+
+
+def test_the_door_imports_nothing_of_the_pack_until_called():
+    door = (ROOT / "__init__.py").read_text("utf-8")
+    body = [node for node in ast.parse(door).body if not isinstance(node, ast.AsyncFunctionDef)]
+    outside = [node for node in body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    found = {name.split(".")[0] for node in outside for _, name in names(node)}
+    assert found <= sys.stdlib_module_names
+
+
+PLANTED = [
+    ("core", "tasks.py", "import comfy.utils", "core must not import comfy.utils"),
+    ("core", "tasks.py", "from diffusers import UNet2DConditionModel", "core must not import diffusers"),
+    ("core", "tasks.py", "def load():\n    import cv2", "core must not import cv2"),
+    ("core", "tasks.py", "import scipy.ndimage", "core must not import scipy.ndimage outside a function"),
+    ("core", "tasks.py", "from scipy import ndimage", "core must not import scipy.ndimage outside a function"),
+    ("core", "tasks.py", "from ..trainer import loop", "core must not import ..trainer"),
+    ("core", "tasks.py", "from .. import nodes", "core must not import ..nodes"),
+    ("core", "tasks.py", "from ...elsewhere import x", "an import must not climb out of the pack"),
+    ("core", "tasks.py", "import importlib\nimportlib.import_module('diffusers')", "core must not import diffusers"),
+    ("core", "tasks.py", "import importlib as i\nimport_module('..nodes')", "core must not import ..nodes"),
+    ("core", "tasks.py", "from torchvision import ops", "core must not import torchvision.ops"),
+    ("nodes", "render.py", "import comfy.model_management", "nodes must not import comfy.model_management"),
+    ("nodes", "render.py", "import folder_paths", "nodes must not import folder_paths"),
+    ("nodes", "render.py", "import av", "nodes must not import av"),
+    ("nodes", "load.py", "import av", "nodes must not import av"),
+    ("nodes", "save.py", "import comfy.utils", "nodes must not import comfy.utils"),
+    ("nodes", "host.py", "from nodes import NODE_CLASS_MAPPINGS", "nodes must not import nodes.NODE_CLASS_MAPPINGS"),
+    ("nodes", "host.py", "import cv2", "nodes must not import cv2"),
+    ("nodes", "render.py", "import comfy_api.v0_0_2", "nodes must not import comfy_api.v0_0_2"),
+    ("nodes", "render.py", "from ..trainer.config import Config", "nodes must not import ..trainer"),
+    ("nodes", "render.py", "from diffusion_perception.core import tasks", "inside the pack, import relatively"),
+    ("trainer", "loop.py", "from ..nodes import host", "trainer must not import ..nodes"),
+    ("trainer", "loop.py", "import nodes", "trainer must not import nodes"),
+    ("trainer", "loop.py", "import folder_paths", "trainer must not import folder_paths"),
+    ("trainer", "loop.py", "if True:\n    import comfy_api.latest", "trainer must not import comfy_api.latest"),
+]
+
+
+@pytest.mark.parametrize(("room", "file", "source", "reason"), PLANTED)
+def test_a_planted_fault_is_found(room, file, source, reason):
+    (found,) = faults(room, file, source)
+    assert found.startswith(f"{room}/{file}: {reason}")
+
+
+ALLOWED = [
+    ("core", "tasks.py", "import torch.nn.functional as F, math\nfrom .codecs import CODECS\nimport einops"),
+    ("core", "align.py", "def fit():\n    from scipy.optimize import minimize"),
+    ("nodes", "render.py", "from comfy_api.latest import ComfyExtension, io, ui\nfrom ..core.tasks import TASKS"),
+    ("nodes", "host.py", "import comfy.model_management\nimport folder_paths\nfrom comfy.sd import VAE"),
+    ("nodes", "save.py", "import av, folder_paths"),
+    ("trainer", "models.py", "import cv2\nfrom diffusers import AutoencoderKL\nfrom ..core.backbone import Backbone"),
+]
+
+
+@pytest.mark.parametrize(("room", "file", "source"), ALLOWED)
+def test_what_a_room_may_import_is_no_fault(room, file, source):
+    assert faults(room, file, source) == []
