@@ -116,7 +116,7 @@ class Adapter:
     @property
     def alpha(self) -> float | None:
         """As its trainer was told, for people; None if the layers' differ, or there are no low-rank ones."""
-        alphas = {part.scale * part.up.shape[1] for part in self.parts.values() if isinstance(part, LowRank)}
+        alphas = {round(part.scale * part.up.shape[1], 6) for part in self.parts.values() if isinstance(part, LowRank)}
         return alphas.pop() if len(alphas) == 1 else None
 
     @property

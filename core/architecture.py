@@ -169,7 +169,7 @@ def check_is_sd_unet(shapes: Shapes) -> None:
         raise ValueError("it holds an SDXL UNet; this version runs SD 1.x and SD 2.x UNets")
     missing = [key for key in NEEDED if key not in shapes]
     if missing:
-        found = f"{missing[0]} is not among its {len(shapes)} tensors" if shapes else "none of its tensors belongs to one"
+        found = f"{missing[0]} is not among its {len(shapes)} tensors" if shapes else "it holds none"
         raise ValueError(f"expected the weights of a Stable Diffusion UNet, but {found}")
 
 

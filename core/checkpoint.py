@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import keys
 from .architecture import Shapes, UNetArchitecture, VAEArchitecture
 from .backbone import Context
-from .families import HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
+from .families import FAMILIES, HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
 from .recipe import KEY, Recipe, from_header, to_header
 from .tasks import task_named
 from .weights import (
@@ -186,32 +187,27 @@ def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]
     What its files do not say stands under "problem", in a sentence. CheckpointError only where nothing can be read.
     """
     path = absolute(path)
-    if not path.is_dir():
-        rows = describe_all(path, family, task)
-    else:
-        rows = [row for unet in needed_unet_folders(path) for row in describe_all(unet, family, task)]
-    return {"path": path.name, "checkpoints": rows}
+    places = needed_unet_folders(path) if path.is_dir() else [path]
+    return {"path": path.name, "checkpoints": [row for place in places for row in describe_all(place, family, task)]}
 
 
 def describe_all(path: Path, family: str, task: str) -> Iterator[dict[str, Any]]:
-    """A row for each recipe on one UNet; one that says what is missing where there is none."""
+    """A row for each recipe on one UNet, or one that says why there is none."""
     try:
         yield from (describe_recipe(checkpoint) for checkpoint in open_all(path, family, task))
-    except CheckpointError as error:
+    except UnsuitedError as error:
         unet = network(find_files(path) if path.is_dir() else (path,), pick_unet)
-        if not unet.shapes:
-            raise
         yield {**describe_unet(path, unet.shapes), "problem": str(error)}
 
 
 def describe_unet(path: Path, shapes: Shapes) -> dict[str, Any]:
     """What the weights alone say."""
-    text = shapes.get("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")
+    architecture = UNetArchitecture.from_weights(shapes)
     return {
         "from": shown(path),
         "parameters": sum(int(np.prod(shape)) for shape in shapes.values()),
-        "input channels": shapes["conv_in.weight"][1] if "conv_in.weight" in shapes else None,
-        "context width": text[1] if text else None,
+        "input channels": architecture.in_channels,
+        "context width": architecture.context_dim,
     }
 
 
@@ -240,17 +236,17 @@ def open_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
         try:
             found.append(open_unet_folder(unet, family, task))
         except UnsuitedError as error:
-            unsuited.append(error)
+            unsuited.append((unet, error))
         except CheckpointError:
             # a damaged network of another task is no fault; one of this task must not make room for its older version
-            if len(unets) == 1 or not is_for_another(unet, task):
+            if not is_for_another(unet, task):
                 raise
-    if not found and len(unsuited) == 1:
-        raise unsuited[0]
-    if not found:
-        held = ", ".join(unet.name for unet in unets)
-        raise CheckpointError(f"{shown(folder)} holds nothing for {task or family}: name a task of {held}.")
-    return sorted(found, key=lambda checkpoint: rank(checkpoint, family))
+    if found:
+        return sorted(found, key=lambda checkpoint: rank(checkpoint, family))
+    for unet, error in unsuited:
+        if len(unets) == 1 or not is_for_another(unet, task):
+            raise error
+    raise CheckpointError(f"{shown(folder)} holds nothing for {task}, only {', '.join(unet.name for unet in unets)}.")
 
 
 def is_for_another(unet: Path, task: str) -> bool:
@@ -273,21 +269,29 @@ def needed_unet_folders(folder: Path) -> list[Path]:
     unets = unet_folders(folder)
     if not unets:
         raise CheckpointError(
-            f"{shown(folder)} holds no UNet: expected unet/, unet_<task>_v2/ or diffusion_pytorch_model.safetensors in it."
+            f"{shown(folder)} holds no UNet: expected unet/, unet_<task>_v2/ or diffusion_pytorch_model.safetensors "
+            "in it."
         )
     return unets
 
 
 def unet_folders(folder: Path) -> list[Path]:
     """The UNet folders in a folder, or the folder itself if it is one."""
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.startswith(("unet_", "unet")))
-    candidates = [path for path in inner if find_files(path)]
-    return candidates or ([folder] if find_files(folder) else [])
+    named = (path for path in folder.iterdir() if path.name == "unet" or path.name.startswith("unet_"))
+    inner = sorted(path for path in named if path.is_dir())
+    if any(find_files(path) for path in inner):
+        return inner
+    return [folder] if find_files(folder) else []
 
 
 def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
     """One UNet folder; VAE, head, context and configs are looked for in it and beside it."""
-    unet, architecture = as_unet(network(find_files(folder), pick_unet), read_json(folder / "config.json"), folder)
+    files = find_files(folder)
+    if not files:
+        raise CheckpointError(
+            f"{shown(folder)} holds no weights: expected diffusion_pytorch_model.safetensors in it; download it again."
+        )
+    unet, architecture = as_unet(network(files, pick_unet), read_json(folder / "config.json"), folder)
     head = find_head(folder)
     clues = Clues(
         architecture,
@@ -298,9 +302,9 @@ def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
         head.name if head else "",
     )
     recipe = decide(folder, clues, family, task)
-    if "conv_out.weight" not in unet.shapes and not recipe.head:
-        raise CheckpointError(
-            f"{shown(folder)} has no output layer of its own, it was trained for a head: put {HEADS[0]}/ beside it."
+    if not recipe.head and ("conv_out.weight" not in unet.shapes or "head" in folder.name):
+        raise UnsuitedError(
+            f"{shown(folder)} was trained for a head: run it as genpercept-dpt, with {HEADS[0]}/ beside it."
         )
     vae, vae_architecture = find_vae((folder, folder.parent))
     recognised = recognise(clues)
@@ -326,53 +330,80 @@ def find_head(folder: Path) -> Path | None:
 
 
 def find_vae(folders: tuple[Path, ...]) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE in one of these folders, with the decoder that was trained beside it if there is one."""
+    trained = tuple(file for folder in folders for name in TRAINED_DECODER for file in find_files(folder / name))
     for folder in folders:
         files = find_files(folder / "vae")
         if files:
-            return as_vae(network(files, pick_vae), read_json(folder / "vae" / "config.json"), files[0])
+            weights = network((*files, *trained), pick_trained_vae if trained else pick_vae)
+            return as_vae(weights, read_json(folder / "vae" / "config.json"), files[0])
+    if trained:
+        raise CheckpointError(
+            f"{shown(trained[0])} is a decoder without its encoder: put the vae/ of Stable Diffusion 2.1 beside it."
+        )
     return None, None
 
 
-def find_context(folders: tuple[Path, ...], recipe: Recipe) -> Context | None:
-    for folder in folders:
-        for name in CONTEXT_FILES:
-            if (folder / name).is_file():
-                return cut(read_context(folder / name), recipe)
-    return None
+TRAINED_DECODER = ("vae_decoder", "vae_post_quant_conv")
+"""Folders of GenPercept's experiments, with the bare tensors of the two parts of a VAE."""
+
+
+def pick_trained_vae(names: list[str]) -> dict[str, str]:
+    """A VAE whose decoding half comes from TRAINED_DECODER, whose names say nothing of where they belong."""
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    whole = pick_vae([name for name in names if name.startswith(parts)])
+    bare = [name for name in names if name not in whole]
+    placed = {name: f"post_quant_conv.{name}" if "." not in name else f"decoder.{keys.modern(name)}" for name in bare}
+    return {**{old: new for old, new in whole.items() if new not in placed.values()}, **placed}
+
+
+def find_context(folders: tuple[Path, ...], architecture: UNetArchitecture) -> Context | None:
+    """The empty prompt's embedding in one of these folders."""
+    files = (folder / name for folder in folders for name in CONTEXT_FILES)
+    return next((as_context(read_context(file), architecture, file) for file in files if file.is_file()), None)
 
 
 def find_text_encoder(folder: Path) -> Path | None:
+    """The text encoder's folder in a repository."""
     encoder = folder / "text_encoder"
     return encoder if find_files(encoder) and (encoder / "config.json").is_file() else None
 
 
 def empty_prompt(text_encoder: Path) -> list[int]:
     """The token ids of the empty prompt, unpadded: start and end, by the tokenizer beside the encoder."""
-    vocabulary = read_json(text_encoder.parent / "tokenizer" / "vocab.json")
+    folder = text_encoder.parent / "tokenizer"
+    whole = read_json(folder / "tokenizer.json")
+    vocabulary = read_json(folder / "vocab.json") or whole.get("model", {}).get("vocab", {})
     return [vocabulary.get("<|startoftext|>", 49406), vocabulary.get("<|endoftext|>", 49407)]
 
 
 def read_context(path: Path, key: str = "") -> Tensor:
     """A text embedding (1, L, D) float32 from .safetensors (its only tensor, or `key`) or .npy."""
     if not path.is_file():
-        raise CheckpointError(f"There is no text embedding {path}.")
+        raise CheckpointError(f"There is no text embedding {path}: check the path.")
     if path.suffix == ".npy":
         try:
             tokens = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
         except (ValueError, OSError, EOFError) as error:
-            raise CheckpointError(f"{path.name} is not a plain .npy array ({error}): get it again.") from None
+            raise CheckpointError(f"{shown(path)} is not a plain .npy array ({error}): get it again.") from None
     else:
-        held = network((path,), lambda names: {name: name for name in names}).load()
+        held = network((path,), keep).load()
         if (key and key not in held) or (not key and len(held) != 1):
-            raise CheckpointError(f"{path.name} holds {', '.join(held)}: name one as {path.name}:KEY.")
+            raise CheckpointError(f"{shown(path)} holds {', '.join(held)}: name one as {path.name}:KEY.")
         tokens = held[key] if key else next(iter(held.values()))
     tokens = tokens.float()
-    return tokens if tokens.ndim == 3 else tokens[None]
+    return tokens[None] if tokens.ndim == 2 else tokens
 
 
-def cut(tokens: Tensor, recipe: Recipe) -> Context:
-    """The first tokens: CLIP is causal, so those of a padded prompt equal an unpadded one's."""
-    return Context(tokens[:, : recipe.tokens] if recipe.tokens else tokens)
+def as_context(tokens: Tensor, architecture: UNetArchitecture, path: Path) -> Context:
+    """Tokens (1, L, D) that this network can read. CheckpointError, naming `path`, if it cannot."""
+    wanted = architecture.context_dim
+    if tokens.ndim != 3 or tokens.shape[0] != 1 or tokens.shape[2] != wanted:
+        raise CheckpointError(
+            f"{shown(path)} holds a text context of shape {tuple(tokens.shape)}; this network reads "
+            f"(1, tokens, {wanted}): give the embedding of its own text encoder."
+        )
+    return Context(tokens.float())
 
 
 # Single files without a recipe
@@ -381,44 +412,62 @@ def cut(tokens: Tensor, recipe: Recipe) -> Context:
 def open_single(path: Path, family: str, task: str) -> Checkpoint:
     """A UNet, or a whole Stable Diffusion checkpoint, in one file; its name may say family and task."""
     unet, architecture = as_unet(network((path,), pick_unet), {}, path)
-    recipe = decide(path, Clues(architecture, path.stem, path.parent.name), family, task)
-    vae, vae_architecture = as_vae(network((path,), pick_vae), {})
+    clues = Clues(architecture, path.stem, path.parent.name)
+    recipe = decide(path, clues, family, task)
+    inside = network((path,), pick_vae)
+    vae, vae_architecture = as_vae(inside, {}, path) if inside.shapes else find_vae((path.parent,))
+    recognised = recognise(clues)
     return Checkpoint(
-        path, recipe, unet, architecture, vae, vae_architecture, context=find_context((path.parent,), recipe)
-    )
+        path, recipe, unet, architecture, vae, vae_architecture,
+        context=find_context((path.parent,), architecture),
+        text_encoder=find_text_encoder(path.parent),
+        recognised=recognised.name if recognised else "",
+    )  # fmt: skip
 
 
 # What all of them share
 
 
 def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
-    """The recipe of what lies at `path`."""
+    """The recipe of what lies at `path`. UnsuitedError if that cannot be told, or is not what was asked for."""
     row: Family | None = recognise(clues) if family == "auto" else family_named(family)
+    wanted = task_named(task).name if task else ""
+    channels = clues.architecture.in_channels
+    if row is None and channels not in {known.channels for known in FAMILIES.values()}:
+        raise UnsuitedError(
+            f"{shown(path)} is a UNet with {channels} input channels{INPAINTING if channels == 9 else ''}; "
+            "expected 4 (image) or 8 (image and target): choose a perception checkpoint."
+        )
     if row is None:
-        raise CheckpointError(
-            f"{path.name} is a UNet with {clues.architecture.in_channels} input channels and nothing beside it says how it was trained: "
+        raise UnsuitedError(
+            f"{shown(path)} is a UNet with {channels} input channels and nothing beside it says how it was trained: "
             "name its family and task."
         )
     try:
-        return recipe_for(row, clues, task_named(task).name if task else "")
+        return recipe_for(row, clues, wanted)
     except ValueError as error:
-        raise CheckpointError(f"{path.name} cannot be used as {row.title}: {error}.") from None
+        raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
+
+
+INPAINTING = ", as those that inpaint have"
 
 
 def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
+    """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's."""
     try:
-        return weights, UNetArchitecture.from_weights(weights.shapes).with_config(config)
+        architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
     except ValueError as error:
-        raise CheckpointError(f"{path.name} cannot be used: {error}.") from None
+        raise CheckpointError(f"{shown(path)} cannot be used: {error}.") from None
+    if architecture.out_channels != 4:
+        raise CheckpointError(
+            f"{shown(path)} cannot be used: its UNet has {architecture.out_channels} output channels, expected are 4."
+        )
+    return weights, architecture
 
 
-def as_vae(
-    weights: Weights, config: Mapping[str, Any], path: Path | None = None
-) -> tuple[Weights | None, VAEArchitecture | None]:
-    """The VAE; without a path, a file that holds none is no fault."""
-    if not weights.shapes and path is None:
-        return None, None
+def as_vae(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, VAEArchitecture]:
+    """The VAE and its shape. CheckpointError if it is none of Stable Diffusion's."""
     try:
         return weights, VAEArchitecture.from_weights(weights.shapes).with_config(config)
     except ValueError as error:
-        raise CheckpointError(f"{(path or weights.path).name} cannot be used as a VAE: {error}.") from None
+        raise CheckpointError(f"{shown(path)} cannot be used as a VAE: {error}.") from None

@@ -23,7 +23,8 @@ Tick = Callable[[], None]
 def alpha_bars(beta_start: float, beta_end: float, zero_snr: bool = False) -> Tensor:
     """Cumulative signal power (1000,) float64 of the scaled-linear schedule.
 
-    zero_snr rescales it so that the last is exactly 0 (Lin et al. 2024, "Common Diffusion Noise Schedules ...", alg. 1).
+    zero_snr rescales it so that the last is exactly 0 (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample
+    Steps are Flawed", alg. 1).
     """
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
     bars = torch.cumprod(1 - betas, 0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .architecture import UNetArchitecture
 from .recipe import Recipe
-from .tasks import TASKS, task_named
+from .tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Clues:
     """scheduler_config.json."""
     head: str = ""
     """Name of the head that lies beside it."""
+    adapter: str = ""
+    """How its weights are spelled if it is an adapter: a row of core.spellings.SPELLINGS."""
 
     @property
     def pipeline(self) -> str:
@@ -66,7 +68,7 @@ class Family:
 
 
 def genpercept(clues: Clues, task: str) -> Recipe:
-    """GenPercept v2: one step at timestep 1, no image signal left in the schedule (configs of the authors' repository)."""
+    """GenPercept v2: one step at timestep 1, no signal left in the schedule (configs of the authors' repository)."""
     return Recipe(task, family="genpercept", base=clues.architecture.base, tokens=2, **SHARED.get(task, {}))
 
 
@@ -87,24 +89,25 @@ def genpercept_v1(clues: Clues, task: str) -> Recipe:
 V1: dict[str, dict[str, Any]] = {
     "depth": {"codec": "late-min-max"},
     "disparity": {"codec": "late-min-max"},
-    # it ran its masks as segmentations, whose colours it did not interpolate
-    **dict.fromkeys(("mask", "matte", "segmentation"), {"resize": "genpercept-v1-nearest"}),
+    # v1 ran its masks as segmentations, whose colours it did not interpolate
+    "mask": {"resize": "genpercept-v1-nearest"},
+    "matte": {"resize": "genpercept-v1-nearest"},
+    "segmentation": {"resize": "genpercept-v1-nearest"},
 }
 HEADS = ("dpt_head_identity", "dpt_head")
 SHARED: dict[str, dict[str, Any]] = {
     # no sign change stands between its output and DSINE's evaluation, whose normals point left, up and back
     "normal": {"axes": ("left", "up", "back")},
-    "segmentation": {"palette": "ade20k"},
 }
 
 
 def marigold(clues: Clues, task: str) -> Recipe:
     """Marigold in diffusers layout: everything that differs between its releases stands in its configs."""
     scheduler, index = clues.scheduler, clues.index
-    for config, field, needed in MARIGOLD_CONFIG:
-        found = getattr(clues, config).get(field, needed)
+    for config, key, needed in MARIGOLD_CONFIG:
+        found = getattr(clues, config).get(key, needed)
         if found != needed:
-            raise ValueError(f"its {config} says {field}={found}; this version runs Marigold with {needed}")
+            raise ValueError(f"its {config} says {key}={found}; this version runs Marigold with {needed}")
     codec = "unit-vector" if index.get("use_full_z_range", True) else "half-sphere"
     normals = {"axes": ("right", "up", "back"), "codec": codec}
     resolution = index.get("default_processing_resolution")
@@ -142,6 +145,30 @@ MARIGOLD_CONFIG: tuple[tuple[str, str, Any], ...] = (
 """What the recipe has no field for: (which config, its field, its value in every published checkpoint that can be run)."""
 
 
+def dmp(clues: Clues, task: str) -> Recipe:
+    """DMP: LoRA on Stable Diffusion 1.4, five deterministic steps from the image; prompted unless its name says not."""
+    return Recipe(
+        task,
+        family="dmp",
+        base=clues.architecture.base,
+        paradigm="deterministic",
+        steps=5,
+        beta_start=0.00085,
+        beta_end=0.012,
+        final="previous",
+        guidance_scale=1.0 if "notext" in f"{clues.folder} {clues.repository}".lower() else 2.0,
+        resolution=512,
+        resize="dmp",
+        **DMP_TARGETS.get(task, {}),
+    )
+
+
+DMP_TARGETS: dict[str, dict[str, Any]] = {
+    # trained on metres / 8, with no upper bound
+    "depth": {"codec": "unbounded", "target_scale": 8.0, "metric": True},
+}
+
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -160,6 +187,7 @@ FAMILIES: dict[str, Family] = {
             genpercept_v1,
         ),
         Family("genpercept-dpt", "GenPercept with a DPT head", 4, lambda clues: bool(clues.head), genpercept_dpt),
+        Family("dmp", "DMP", 4, lambda clues: clues.adapter == "diffusers processors", dmp),
         Family("genpercept", "GenPercept v2", 4, lambda clues: is_genpercept(clues), genpercept),
     )
 }

@@ -16,7 +16,7 @@ Layers = ModuleType | Any
 
 
 class Residual(nn.Module):
-    """Pre-activation residual unit of two 3x3 convolutions (RefineNet; Ranftl et al. 2021, "Vision Transformers for Dense Prediction")."""
+    """Pre-activation residual unit of two 3x3 convolutions (RefineNet's, as in Ranftl et al. 2021, sec. 3)."""
 
     def __init__(self, width: int, layers: Layers) -> None:
         super().__init__()
@@ -42,14 +42,15 @@ class Fusion(nn.Module):
             if finer.shape[-2:] != x.shape[-2:]:
                 finer = F.interpolate(finer, x.shape[-2:], mode="bilinear", align_corners=False)
             x = x + self.residual_layer1(finer)
-        return self.projection(F.interpolate(self.residual_layer2(x), scale_factor=2, mode="bilinear", align_corners=True))
+        x = F.interpolate(self.residual_layer2(x), scale_factor=2, mode="bilinear", align_corners=True)
+        return self.projection(x)
 
 
 class DPT(nn.Module):
     """GenPercept's DPT head on up-block features; its module names are those of the published weights.
 
-    Features, deepest first: (1280 at 1/4 of the latent, 1280 at 1/2, 640 at 1, 320 at 1), each after its upsampler. Out:
-    (B, 1, 32 H, 32 W) for deepest features of H x W, of no fixed range.
+    Features, deepest first: (1280 at 1/4 of the latent, 1280 at 1/2, 640 at 1, 320 at 1), each after its upsampler.
+    Out: (B, 1, 32 H, 32 W) for deepest features of H x W, of no fixed range.
     """
 
     def __init__(self, shapes: Shapes, layers: Layers = nn, positive: bool = False) -> None:
@@ -68,7 +69,8 @@ class DPT(nn.Module):
             "2": layers.Conv2d(width // 2, middle, 3, padding=1),
             "4": layers.Conv2d(middle, shapes["head.head.4.weight"][0], 1),
         }
-        self.head = nn.ModuleDict({"projection": layers.Conv2d(width, width, 3, padding=1), "head": nn.ModuleDict(head)})
+        projection = layers.Conv2d(width, width, 3, padding=1)
+        self.head = nn.ModuleDict({"projection": projection, "head": nn.ModuleDict(head)})
         self.positive = positive
 
     def forward(self, features: Features) -> Tensor:

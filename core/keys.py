@@ -16,6 +16,7 @@ RESNET = (
     ("out_layers.3", "conv2"),
     ("skip_connection", "conv_shortcut"),
 )
+VAE_ATTENTION = (("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0"))
 OUTER = (
     ("time_embed.0", "time_embedding.linear_1"),
     ("time_embed.2", "time_embedding.linear_2"),
@@ -75,7 +76,7 @@ def vae_prefixes(levels: int, layers: int) -> Iterator[tuple[str, str]]:
             yield f"{side}.{name}.{ldm}.{sampler}.conv", f"{side}.{name}_blocks.{level}.{sampler}rs.0.conv"
         yield f"{side}.mid.block_1", f"{side}.mid_block.resnets.0"
         yield f"{side}.mid.block_2", f"{side}.mid_block.resnets.1"
-        for theirs, ours in (("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
+        for theirs, ours in VAE_ATTENTION:
             yield f"{side}.mid.attn_1.{theirs}", f"{side}.mid_block.attentions.0.{ours}"
         yield f"{side}.conv_in", f"{side}.conv_in"
         yield f"{side}.norm_out", f"{side}.conv_norm_out"

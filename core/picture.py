@@ -92,7 +92,9 @@ def check_image(image: Tensor) -> Tensor:
     """IMAGE or MASK -> (B, H, W, C) float32. ValueError if it has no pixels or one that is no number."""
     if image.ndim in (2, 3):  # a mask, which may come without its batch
         image = image.reshape(-1, *image.shape[-2:], 1)
-    if image.ndim != 4 or image.numel() == 0 or image.shape[-1] not in (1, 3, 4):
+    if image.numel() == 0:
+        raise ValueError(f"The image is empty, of shape {tuple(image.shape)}: give at least one picture with pixels.")
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(f"The image has shape {tuple(image.shape)}: expected pictures of 1, 3 or 4 channels.")
     image = image.float()
     if not image.isfinite().all():

@@ -82,7 +82,7 @@ def predict_latent(
 def wanted_resolution(recipe: Recipe, resolution: int) -> int:
     """What predict() means by its resolution."""
     if not -1 <= resolution <= 16384:
-        raise ValueError(f"resolution={resolution} is neither -1 (as trained), 0 (the image's own) nor 1..16384 pixels.")
+        raise ValueError(f"resolution={resolution} is not -1 (as trained), 0 (the image's own) or 1..16384 pixels.")
     return recipe.resolution if resolution == -1 else resolution
 
 

@@ -83,7 +83,7 @@ class Recipe:
         for field, choices in CHOICES.items():
             check_choice(field, getattr(self, field), choices)
         if self.paradigm == "one-step" and self.steps != 1:
-            raise ValueError(f"A one-step recipe runs 1 step, not {self.steps}: set paradigm=deterministic to run more.")
+            raise ValueError(f"A one-step recipe runs 1 step, not {self.steps}: set paradigm=deterministic for more.")
         if self.head and self.paradigm != "one-step":
             raise ValueError(f"A head reads one pass of the network: paradigm={self.paradigm} cannot be run with one.")
         for field, low, high in RANGES:

@@ -103,7 +103,7 @@ def assemble(file: Path, keys: Mapping[str, Key], scale_of: ScaleOf) -> dict[str
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, (layer, role) in keys.items():
         if role in layers[layer]:
-            raise CheckpointError(f"{shown(file)} holds several adapters: {name} is the second for its layer; split it.")
+            raise CheckpointError(f"{shown(file)} holds several adapters: {name} is one too many for its layer.")
         layers[layer][role] = tensors[name]
     return {layer: part_of(file, layer, layers[layer], scale_of) for layer in sorted(layers)}
 

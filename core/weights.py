@@ -180,7 +180,9 @@ def unpickle(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-UNREADABLE = (pickle.UnpicklingError, BadZipFile, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+UNREADABLE = (
+    pickle.UnpicklingError, BadZipFile, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError
+)  # fmt: skip
 """What torch.load raises on files that are damaged, or that ask for more than tensors."""
 
 

@@ -13,7 +13,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..core.backbone import Context
-from ..core.checkpoint import Checkpoint, cut, empty_prompt, open_checkpoint, unet_folders
+from ..core.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
 from ..core.families import FAMILIES
 from ..core.pipeline import Perceiver, with_overrides
 from ..core.tasks import TASKS
@@ -77,7 +77,8 @@ def context_of(checkpoint: Checkpoint) -> Context:
     if checkpoint.text_encoder is not None:
         folder = checkpoint.text_encoder
         weights = network(find_files(folder), lambda names: {name: name for name in names})
-        return cut(host.encode_empty_prompt(weights, read_json(folder / "config.json"), empty_prompt(folder)), recipe)
+        tokens = host.encode_empty_prompt(weights, read_json(folder / "config.json"), empty_prompt(folder))
+        return as_context(tokens, architecture, folder)
     own = host.sd2_empty_prompt() if architecture.context_dim == 1024 and recipe.tokens == 2 else None
     if own is None:
         raise CheckpointError(

@@ -20,7 +20,7 @@ def perception_outputs() -> list[io.Output]:
     return [
         PerceptionMapSocket.Output(display_name="map", tooltip="Raw values with their meaning, for the render, mask and save nodes."),
         io.Image.Output(display_name="image", tooltip="A picture that is ready for the ControlNet of the task: near is white, red is left."),
-        io.Mask.Output(display_name="mask", tooltip="1 = selected: the mask or matte itself; of other tasks, where the values can be trusted."),
+        io.Mask.Output(display_name="mask", tooltip="1 = selected: the mask or matte itself, the near part of a depth, else all that is known."),
     ]
 
 

@@ -264,7 +264,7 @@ def test_an_unknown_mode_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (1, 0, 4, 3), (1, 4, 4, 2), (4,)])
 def test_an_image_without_pixels_or_with_odd_channels_is_refused(shape):
-    with pytest.raises(ValueError, match="has shape"):
+    with pytest.raises(ValueError, match="shape"):
         from_image(torch.zeros(shape), DEPTH_MEANINGS["near is white"])
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from .meshes import material_library
 
 
-class MissingAssetError(RuntimeError):
+class MissingAssetError(FileNotFoundError):
     """A tool or a package is not there; the message says which, and what to install."""
 
 
@@ -205,10 +205,10 @@ def is_whole(model: Path) -> bool:
     return all((library.parent / name).is_file() for name in names)
 
 
-def environment_maps(cache: Path) -> list[str]:
-    """The sky pictures, relative to the cache, in a fixed order."""
+def environment_maps(cache: Path) -> dict[str, str]:
+    """The files of the sky pictures by name, relative to the cache."""
     root = cache / f"{PACKAGES[1].name}-{PACKAGES[1].version}"
-    return sorted(path.relative_to(cache).as_posix() for path in root.rglob("studiolights/world/*.exr"))
+    return {path.stem: path.relative_to(cache).as_posix() for path in sorted(root.rglob("studiolights/world/*.exr"))}
 
 
 def credits(items: list[Item]) -> str:

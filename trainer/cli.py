@@ -1,4 +1,4 @@
-"""The command line: one subcommand a verb; what is heavy is imported inside the verb, so that --help answers at once."""
+"""The command line: one subcommand a verb; what is heavy is imported inside it, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from ..core.tasks import TASKS
 
@@ -15,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    except (ValueError, OSError) as error:
         print(f"diffusion-perception: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -24,8 +25,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="diffusion-perception", description=__doc__, formatter_class=Formatter)
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def parser() -> Parser:
+    """All commands."""
+    root = Parser(prog="diffusion-perception", description=__doc__, formatter_class=Formatter)
     verbs = root.add_subparsers(metavar="COMMAND", required=True)
     add_predict(verbs.add_parser("predict", help="predict dense maps of images", formatter_class=Formatter))
     add_info(verbs.add_parser("info", help="say what a checkpoint holds and how it is run", formatter_class=Formatter))
@@ -40,38 +49,45 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def add_checkpoint_arguments(verb: argparse.ArgumentParser) -> None:
+    """What names one of the checkpoints in a file or folder."""
     verb.add_argument("--family", default="auto", help="published family, where its files cannot tell")
     verb.add_argument("--task", default="", metavar="TASK", help=f"one of {', '.join(TASKS)}; as trained if left out")
-    verb.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help="override a recipe field for this run"
-    )
 
 
 def add_predict(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `predict`."""
+    model = "folder in diffusers layout, published repository or .safetensors file"
+    out = "folder for <stem>.npy (raw values) and <stem>.png (for the eye)"
+    key = "FILE[:KEY]"
     verb.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    verb.add_argument("--model", type=Path, required=True, help="folder in diffusers layout, published repository or .safetensors file")
-    verb.add_argument("--out", type=Path, required=True, help="folder for <stem>.npy (raw values) and <stem>.png (for the eye)")
+    verb.add_argument("--model", type=Path, required=True, help=model)
+    verb.add_argument("--out", type=Path, required=True, help=out)
     add_checkpoint_arguments(verb)
     verb.add_argument("--resolution", type=int, default=-1, help="-1 as trained, 0 the image's own, or pixels")
-    verb.add_argument("--context", default="", metavar="FILE[:KEY]", help="text embedding to use (.safetensors or .npy)")
-    verb.add_argument("--negative-context", default="", metavar="FILE[:KEY]", help="text embedding that guidance moves away from")
+    setting = "override a recipe field for this run"
+    verb.add_argument("--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help=setting)
+    verb.add_argument("--context", default="", metavar=key, help="text embedding to use (.safetensors or .npy)")
+    verb.add_argument("--negative-context", default="", metavar=key, help="text embedding that guidance moves away from")
     verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
     verb.set_defaults(run=run_predict)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
+    """`predict`."""
     from .predict import run
 
     run(arguments)
 
 
 def add_info(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `info`."""
     verb.add_argument("file", type=Path, metavar="FILE", help="checkpoint file or folder")
     add_checkpoint_arguments(verb)
     verb.set_defaults(run=run_info)
 
 
 def run_info(arguments: argparse.Namespace) -> None:
+    """`info`."""
     from ..core.checkpoint import describe
 
     print(json.dumps(describe(arguments.file, arguments.family, arguments.task), indent=2, ensure_ascii=False))

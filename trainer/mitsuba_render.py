@@ -6,23 +6,22 @@ import ctypes.util
 import functools
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from . import textures
 from .assets import Item, MissingAssetError
 from .bodies import Body
-from .cameras import Camera, focal_px, pixel_rays, project
+from .cameras import Camera, pixel_rays, project
 from .furniture import CLASSES
 from .meshes import Material, Part, load_model
 from .rooms import Panel, Placement, Room
 from .views import View, to_srgb
 
-BACKGROUND = 0
 MAX_DEPTH = 6
 DARKEST = 0.006
 """Linear albedo under which light divided by it would be noise."""
@@ -55,14 +54,17 @@ def load_mitsuba() -> Any:
     return mi
 
 
-@dataclass(frozen=True)
-class Shelf:
+class Shelf(Protocol):
     """Where models come from."""
 
-    cache: Path
-    items: dict[str, Item]
-    environments: list[str]
-    bodies: list[Body]
+    @property
+    def cache(self) -> Path: ...
+    @property
+    def items(self) -> Mapping[str, Item]: ...
+    @property
+    def environments(self) -> Mapping[str, str]: ...
+    @property
+    def bodies(self) -> Sequence[Body]: ...
 
 
 @dataclass
@@ -82,8 +84,11 @@ def load_room(room: Room, shelf: Shelf) -> Scene:
     mi = load_mitsuba()
     content: dict[str, Any] = {"type": "scene", "environment": _environment(mi, room, shelf)}
     instances, labels, joints = [], [], {}
+    bsdfs: dict[Any, Any] = {}  # each is compiled into every kernel: share them
     for panel in room.panels:
-        content[f"shape{len(labels):05d}"] = _panel(mi, panel)
+        key = (panel.texture, panel.gloss)
+        bsdfs[key] = bsdfs.get(key) or _panel_bsdf(mi, panel)
+        content[f"shape{len(labels):05d}"] = _panel(mi, panel, bsdfs[key])
         instances.append(panel.instance)
         labels.append(CLASSES.index(panel.label))
     for placement in room.placements:
@@ -91,12 +96,13 @@ def load_room(room: Room, shelf: Shelf) -> Scene:
         for part in parts:
             if placement.label == "window" and _is_glass(part.material):
                 continue  # panes would hide the sky from the light sampler, and their depth is nobody's wish
-            content[f"shape{len(labels):05d}"] = _mesh(mi, part, placement, folder)
+            key = _look(part.material, folder)
+            bsdfs[key] = bsdfs.get(key) or _bsdf(mi, part.material, folder)
+            content[f"shape{len(labels):05d}"] = _mesh(mi, part, placement, bsdfs[key])
             instances.append(placement.instance)
             labels.append(CLASSES.index(placement.label))
         if placement.model.startswith("body/"):
-            body = shelf.bodies[int(placement.model.split("/")[1]) % len(shelf.bodies)]
-            joints[placement.instance] = place(body.joints, placement)
+            joints[placement.instance] = place(_body(placement, shelf).joints, placement)
     scene = mi.load_dict(content, parallel=False)
     return Scene(scene, *_tables(mi, scene, instances, labels), room, joints)
 
@@ -114,10 +120,21 @@ def turn(yaw: float) -> np.ndarray:
 
 def _parts(placement: Placement, shelf: Shelf) -> tuple[list[Part], Path]:
     if placement.model.startswith("body/"):
-        body = shelf.bodies[int(placement.model.split("/")[1]) % len(shelf.bodies)]
-        return body.parts, Path()
+        return _body(placement, shelf).parts, shelf.cache
     item = shelf.items[placement.model]
     return _model(shelf.cache / item.path, item), (shelf.cache / item.path).parent
+
+
+def _body(placement: Placement, shelf: Shelf) -> Body:
+    return shelf.bodies[int(placement.model.split("/")[1]) % len(shelf.bodies)]
+
+
+def _look(material: Material, folder: Path) -> tuple[Any, ...]:
+    """What two materials share if they look the same."""
+    if _is_glass(material):
+        return ("glass",)
+    colour = tuple(round(value * 32) for value in material.colour)
+    return (folder if material.texture else None, material.texture, material.cutout, colour, round(material.gloss * 8))
 
 
 @functools.lru_cache(maxsize=256)
@@ -152,13 +169,12 @@ def _bsdf(mi: Any, material: Material, folder: Path) -> Any:
     """One family of plugins for nearly everything, so that the compiled kernel is shared between rooms."""
     if _is_glass(material):
         return mi.load_dict({"type": "thindielectric"})
-    base = {
-        "type": "principled",
-        "base_color": _colour(mi, material, folder),
-        "roughness": float(0.75 - 0.55 * material.gloss),
-        "specular": 0.25 + 0.4 * material.gloss,
-    }
-    bsdf = {"type": "twosided", "nested": base}
+    if material.texture is None:
+        colour = np.clip(material.colour, 0.09, 0.92)
+        picture = np.round(np.reshape(colour, (1, 1, 3)) * 255).astype(np.uint8)
+    else:
+        picture = _picture(str(folder / material.texture))
+    bsdf = _principled(mi, picture, material.gloss)
     alpha = _opacity(str(folder / material.cutout)) if material.cutout else None
     if alpha is not None:
         opacity = {"type": "bitmap", "bitmap": mi.Bitmap(alpha), "raw": True, "filter_type": "bilinear"}
@@ -166,13 +182,16 @@ def _bsdf(mi: Any, material: Material, folder: Path) -> Any:
     return mi.load_dict(bsdf)
 
 
-def _colour(mi: Any, material: Material, folder: Path) -> dict[str, Any]:
-    if material.texture is None:
-        picture = np.full((1, 1, 3), np.clip(material.colour, 0.09, 0.92), np.float32)
-        picture = np.round(picture * 255).astype(np.uint8)
-    else:
-        picture = _picture(str(folder / material.texture))
-    return {"type": "bitmap", "bitmap": mi.Bitmap(picture), "raw": False}
+def _principled(mi: Any, picture: np.ndarray, gloss: float) -> dict[str, Any]:
+    return {
+        "type": "twosided",
+        "nested": {
+            "type": "principled",
+            "base_color": {"type": "bitmap", "bitmap": mi.Bitmap(picture), "raw": False},
+            "roughness": 0.75 - 0.55 * gloss,
+            "specular": 0.25 + 0.4 * gloss,
+        },
+    }
 
 
 @functools.lru_cache(maxsize=512)
@@ -203,13 +222,13 @@ def _opacity(path: str) -> np.ndarray | None:
     return (picture[..., 3:].astype(np.float32) / 255).copy()
 
 
-def _mesh(mi: Any, part: Part, placement: Placement, folder: Path) -> Any:
+def _mesh(mi: Any, part: Part, placement: Placement, bsdf: Any) -> Any:
     positions = place(part.positions, placement)
     normals = part.normals @ turn(placement.yaw).T
-    return _shape(mi, positions, normals, part.uv, part.faces, _bsdf(mi, part.material, folder))
+    return _shape(mi, positions, normals, part.uv, part.faces, bsdf)
 
 
-def _panel(mi: Any, panel: Panel) -> Any:
+def _panel(mi: Any, panel: Panel, bsdf: Any) -> Any:
     corner, u, v = (np.asarray(value) for value in (panel.corner, panel.edge_u, panel.edge_v))
     lengths = np.linalg.norm(u), np.linalg.norm(v)
     normal = np.cross(u, v) / (lengths[0] * lengths[1])
@@ -218,18 +237,12 @@ def _panel(mi: Any, panel: Panel) -> Any:
     if panel.tile:
         # from the world, so that the strips of one wall continue each other
         uv = np.stack([positions @ (u / lengths[0]), positions @ (v / lengths[1])], axis=1) / panel.tile
-    picture = textures.paint(*panel.texture)
-    bsdf = mi.load_dict({
-        "type": "twosided",
-        "nested": {
-            "type": "principled",
-            "base_color": {"type": "bitmap", "bitmap": mi.Bitmap(picture), "raw": False},
-            "roughness": float(0.75 - 0.55 * panel.gloss),
-            "specular": 0.25 + 0.4 * panel.gloss,
-        },
-    })  # fmt: skip
     faces = np.array([[0, 1, 2], [0, 2, 3]])
     return _shape(mi, positions, np.tile(normal, (4, 1)), uv, faces, bsdf, panel.emission)
+
+
+def _panel_bsdf(mi: Any, panel: Panel) -> Any:
+    return mi.load_dict(_principled(mi, textures.paint(*panel.texture), panel.gloss))
 
 
 def _shape(mi: Any, positions: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray, bsdf: Any,
@@ -251,10 +264,9 @@ def _shape(mi: Any, positions: np.ndarray, normals: np.ndarray, uv: np.ndarray, 
 
 
 def _environment(mi: Any, room: Room, shelf: Shelf) -> dict[str, Any]:
-    path = shelf.environments[room.environment % len(shelf.environments)]
     return {
         "type": "envmap",
-        "filename": str(shelf.cache / path),
+        "filename": str(shelf.cache / shelf.environments[room.environment]),
         "scale": room.environment_gain,
         "to_world": mi.ScalarTransform4f().rotate([0, 1, 0], float(np.degrees(room.environment_yaw))),
     }
@@ -263,19 +275,20 @@ def _environment(mi: Any, room: Room, shelf: Shelf) -> dict[str, Any]:
 # pictures
 
 
-def render_views(loaded: Scene, size: tuple[int, int], samples: int, cameras: Iterator[tuple[int, Camera]]) -> Iterator[tuple[int, View]]:
-    """The views of the given cameras, one after the other; `size` is (width, height)."""
-    for number, camera in cameras:
-        yield number, render_view(loaded, camera, size, samples, number)
+def render_views(loaded: Scene, cameras: list[Camera], size: tuple[int, int], samples: int, seed: int) -> list[View]:
+    """Denoised pictures, `size` = (width, height), and the truth at their pixel centres.
+
+    All in one go: what Mitsuba spends before the first ray is as long as a picture takes.
+    """
+    light = _radiance(loaded, cameras, size, samples, seed)
+    truths = _truth(loaded, cameras, size)
+    return [_view(loaded, camera, size, *arrays, truth, samples) for camera, arrays, truth in zip(cameras, light, truths)]
 
 
-def render_view(loaded: Scene, camera: Camera, size: tuple[int, int], samples: int, seed: int) -> View:
-    """A denoised picture and the truth at its pixel centres."""
-    radiance, soft_albedo, soft_normal = _radiance(loaded, camera, size, samples, seed)
-    truth = _truth(loaded, camera, size)
+def _view(loaded: Scene, camera: Camera, size: tuple[int, int], radiance: np.ndarray, soft_albedo: np.ndarray,
+          soft_normal: np.ndarray, truth: dict[str, np.ndarray], samples: int) -> View:  # fmt: skip
     clean = _denoise(radiance, soft_albedo, soft_normal)
-    lit = np.maximum(soft_albedo, DARKEST)
-    shading = _denoise(radiance / lit, np.ones_like(soft_albedo), soft_normal)
+    shading = _denoise(radiance / np.maximum(soft_albedo, DARKEST), np.ones_like(soft_albedo), soft_normal)
     known = (truth["albedo"].max(-1) > 0) & (soft_albedo.min(-1) > DARKEST) & (truth["emission"] == 0)
     gain = exposure(clean, loaded.room.exposure)
     return View(
@@ -298,25 +311,31 @@ def exposure(radiance: np.ndarray, brightness: float) -> float:
     return float(brightness**2.2 / max(float(np.percentile(luminance, 75)), 1e-4))
 
 
-def _radiance(loaded: Scene, camera: Camera, size: tuple[int, int], samples: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Noisy light, and the albedo and normal of the very same samples."""
+def _radiance(
+    loaded: Scene, cameras: list[Camera], size: tuple[int, int], samples: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each camera noisy light, and the albedo and normal of the very same samples."""
     mi = load_mitsuba()
-    pose = camera.matrix()
-    pose[:3, 0] *= -1  # Mitsuba's camera looks along +z with +x to the left and +y up
-    pose[:3, 1] *= -1
-    sensor = mi.load_dict({
-        "type": "perspective",
-        "fov": camera.fov_deg,
-        "fov_axis": "x",
-        "near_clip": 0.01,
-        "far_clip": 1000.0,
-        "to_world": mi.ScalarTransform4f(pose),
-        "film": {"type": "hdrfilm", "width": size[0], "height": size[1], "rfilter": {"type": "box"}, "pixel_format": "rgb"},
-        "sampler": {"type": "independent"},
-    })  # fmt: skip
+    film = {"type": "hdrfilm", "width": size[0] * len(cameras), "height": size[1], "rfilter": {"type": "box"},
+            "pixel_format": "rgb"}  # fmt: skip
+    batch: dict[str, Any] = {"type": "batch", "film": film, "sampler": {"type": "independent"}}
+    for number, camera in enumerate(cameras):
+        # Mitsuba's camera looks along +z with +x to the left and +y up
+        pose = camera.matrix() * [-1, -1, 1, 1]
+        batch[f"camera{number:03d}"] = {
+            "type": "perspective",
+            "fov": camera.fov_deg,
+            "fov_axis": "x",
+            "near_clip": 0.01,
+            "far_clip": 1000.0,
+            "to_world": mi.ScalarTransform4f(pose),
+            "film": {"type": "hdrfilm", "width": size[0], "height": size[1]},
+        }
+    sensor = mi.load_dict(batch, parallel=False)
     values = np.array(mi.render(loaded.scene, sensor=sensor, integrator=_integrator(), spp=samples, seed=seed))
-    values = np.maximum(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=-1.0), -1.0).astype(np.float32)
-    return np.maximum(values[..., :3], 0), np.clip(values[..., 3:6], 0, 1), values[..., 6:9]
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+    return [(np.maximum(part[..., :3], 0), np.clip(part[..., 3:6], 0, 1), part[..., 6:9])
+            for part in np.split(values, len(cameras), axis=1)]  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
@@ -339,43 +358,55 @@ def _denoise(colour: np.ndarray, albedo: np.ndarray, normal: np.ndarray) -> np.n
     return np.maximum(np.nan_to_num(np.array(done)), 0)
 
 
-def _truth(loaded: Scene, camera: Camera, size: tuple[int, int]) -> dict[str, np.ndarray]:
+def _truth(loaded: Scene, cameras: list[Camera], size: tuple[int, int]) -> list[dict[str, np.ndarray]]:
     """What the ray through each pixel's centre meets first, see-through texels passed."""
     import drjit as dr
 
     mi = load_mitsuba()
-    width, height = size
-    origin, directions = pixel_rays(camera, width, height)
-    unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
-    aim = mi.Vector3f(*(np.ascontiguousarray(unit[..., i].ravel(), np.float32) for i in range(3)))
-    ray = mi.Ray3f(mi.Point3f(*(float(value) for value in origin)), aim)
+    shape = (len(cameras), size[1], size[0])
+    rays = [pixel_rays(camera, *size) for camera in cameras]
+    directions = np.stack([direction / np.linalg.norm(direction, axis=-1, keepdims=True) for _, direction in rays])
+    origins = np.broadcast_to(np.stack([origin for origin, _ in rays])[:, None, None], directions.shape)
+    hit = _first_hit(loaded, mi.Ray3f(mi.Point3f(_columns(origins)), mi.Vector3f(_columns(directions))))
+    valid = hit.is_valid()
+    number = dr.select(valid, dr.reinterpret_array(mi.UInt32, hit.shape), 0)
+    glow = dr.select(valid, dr.select(dr.reinterpret_array(mi.UInt32, hit.emitter(loaded.scene)) != 0, 1, 0), 0)
+    albedo = hit.bsdf().eval_diffuse_reflectance(hit, valid)
+    dr.eval(hit.p, hit.n, hit.sh_frame.n, albedo, number, glow, valid)
+    points, flat, smooth, albedo = (
+        np.array(value).T.reshape(*shape, 3).astype(np.float64) for value in (hit.p, hit.n, hit.sh_frame.n, albedo)
+    )
+    number, glow, seen = (np.array(value).reshape(shape) for value in (number, glow, valid))
+    found = []
+    for i, camera in enumerate(cameras):
+        pose, hits = camera.matrix(), seen[i]
+        found.append({
+            "depth": np.where(hits, (points[i] - pose[:3, 3]) @ pose[:3, 2], 0).astype(np.float32),
+            "normal": camera_normals(smooth[i], flat[i], directions[i], pose) * hits[..., None],
+            "albedo": np.where(hits[..., None], albedo[i], 0).astype(np.float32),
+            "emission": glow[i],
+            "segmentation": np.where(hits, loaded.labels[number[i]], CLASSES.index("sky")).astype(np.uint8),
+            "instance": np.where(hits, loaded.instances[number[i]], 0).astype(np.uint16),
+        })  # fmt: skip
+    return found
+
+
+def _columns(vectors: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(vectors.reshape(-1, 3).T, np.float32)
+
+
+def _first_hit(loaded: Scene, ray: Any) -> Any:
+    import drjit as dr
+
+    mi = load_mitsuba()
     hit = loaded.scene.ray_intersect(ray)
     for _ in range(LEAVES):
         through = _passes(mi, hit)
         if not dr.any(through):
             break
-        beyond = loaded.scene.ray_intersect(hit.spawn_ray(aim), through)
+        beyond = loaded.scene.ray_intersect(hit.spawn_ray(ray.d), through)
         hit = dr.select(through, beyond, hit)
-    valid = hit.is_valid()
-    shape = dr.select(valid, dr.reinterpret_array(mi.UInt32, hit.shape), 0)
-    albedo = hit.bsdf().eval_diffuse_reflectance(hit, valid)
-    glow = dr.select(valid & (hit.emitter(loaded.scene) != None), 1.0, 0.0)  # noqa: E711
-    columns = {
-        "points": hit.p, "flat": hit.n, "smooth": hit.sh_frame.n, "albedo": albedo
-    }  # fmt: skip
-    arrays = {name: np.array(value).T.reshape(height, width, 3).astype(np.float64) for name, value in columns.items()}
-    seen = np.array(valid).reshape(height, width)
-    number = np.where(seen, np.array(shape).reshape(height, width), BACKGROUND)
-    pose = camera.matrix()
-    z = ((arrays["points"] - pose[:3, 3]) @ pose[:3, 2]) * seen
-    return {
-        "depth": np.where(seen, z, 0).astype(np.float32),
-        "normal": camera_normals(arrays["smooth"], arrays["flat"], unit, pose) * seen[..., None],
-        "albedo": np.where(seen[..., None], arrays["albedo"], 0).astype(np.float32),
-        "emission": np.array(glow).reshape(height, width),
-        "segmentation": np.where(seen, loaded.labels[number], CLASSES.index("sky")).astype(np.uint8),
-        "instance": np.where(seen, loaded.instances[number], 0).astype(np.uint16),
-    }
+    return hit
 
 
 def _passes(mi: Any, hit: Any) -> Any:
@@ -410,6 +441,3 @@ def _joints(loaded: Scene, camera: Camera, size: tuple[int, int], truth: dict[st
         found[instance] = np.concatenate([pixels * inside[:, None], visibility[:, None]], axis=1)
     return found
 
-
-def focal(camera: Camera, width: int) -> float:
-    return focal_px(camera.fov_deg, width)

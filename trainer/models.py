@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from ..core.architecture import UNetArchitecture, VAEArchitecture
 from ..core.backbone import Context
-from ..core.checkpoint import Checkpoint, cut, empty_prompt, read_context
+from ..core.checkpoint import Checkpoint, as_context, empty_prompt, read_context
 from ..core.heads import build_head
 from ..core.pipeline import Perceiver
-from ..core.recipe import Recipe
-from ..core.weights import CheckpointError, Weights
+from ..core.weights import CheckpointError, Weights, find_files, read_shapes, shown
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -45,7 +44,8 @@ class DiffusersBackbone:
         return deepest, deep, middle, fine
 
     def modules(self) -> dict[str, nn.Module]:
-        return {name: module for name, module in self.unet.named_modules() if getattr(module, "weight", None) is not None}
+        held = self.unet.named_modules()
+        return {name: module for name, module in held if getattr(module, "weight", None) is not None}
 
     def conditions(self, context: Context) -> dict[str, Tensor | None]:
         labels = None if context.vector is None else context.vector.to(self.unet.device, self.unet.dtype)
@@ -91,28 +91,33 @@ def load(checkpoint: Checkpoint, context: str = "", device: str = "cpu") -> Perc
 
 
 def load_unet(weights: Weights, architecture: UNetArchitecture) -> UNet2DConditionModel:
+    """The network, in single precision. CheckpointError if the weights do not fit it."""
     tensors = weights.load()
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(architecture.config())
     if "conv_out.weight" not in tensors:
         # a UNet that was trained for a head has no way out of its own; these are never read
-        tensors |= {name: torch.zeros(p.shape) for name, p in unet.named_parameters() if name.startswith(("conv_out", "conv_norm_out"))}
+        unread = {name: p.shape for name, p in unet.named_parameters() if name.startswith(("conv_out", "conv_norm_out"))}
+        tensors |= {name: torch.zeros(shape) for name, shape in unread.items()}
     return filled(unet, tensors, weights)
 
 
 def load_autoencoder(checkpoint: Checkpoint, device: str = "cpu") -> DiffusersAutoencoder:
+    """The checkpoint's VAE. CheckpointError if it came without one."""
     if checkpoint.vae is None or checkpoint.vae_architecture is None:
-        raise CheckpointError(f"{checkpoint.path.name} comes without a VAE: put a vae/ folder beside it.")
+        raise CheckpointError(f"{shown(checkpoint.path)} comes without a VAE: put a vae/ folder beside it.")
     return DiffusersAutoencoder(load_vae(checkpoint.vae, checkpoint.vae_architecture).to(device))
 
 
 def load_vae(weights: Weights, architecture: VAEArchitecture) -> AutoencoderKL:
+    """The VAE, in single precision. CheckpointError if the weights do not fit it."""
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(architecture.config())
     return filled(vae, weights.load(), weights)
 
 
 def load_head(checkpoint: Checkpoint, device: str = "cpu") -> DiffusersHead | None:
+    """The head that the recipe names, if it names one."""
     if checkpoint.head is None:
         return None
     head = build_head(checkpoint.recipe.head, checkpoint.head.shapes)
@@ -124,15 +129,15 @@ def filled(module: Module, tensors: dict[str, Tensor], weights: Weights) -> Modu
     missing, unexpected = compare(module, tensors)
     if missing or unexpected:
         raise CheckpointError(
-            f"{weights.path.name} does not fit its {type(module).__name__}: {len(missing)} weights are missing, "
-            f"{len(unexpected)} are unknown ({(missing + unexpected)[0]} ...)."
+            f"{shown(weights.path)} does not fit its {type(module).__name__}: {len(missing)} weights are missing or "
+            f"misshapen, {len(unexpected)} are unknown ({(missing + unexpected)[0]} ...); download or export it again."
         )
     module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return module.eval().requires_grad_(False)
 
 
 def compare(module: nn.Module, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Names that the module lacks and names that it does not know; a wrong shape counts as both."""
+    """Names that the module lacks, or has in another shape, and names that it does not know."""
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return sorted(name for name in expected if given.get(name) != expected[name]), sorted(set(given) - set(expected))
@@ -140,29 +145,32 @@ def compare(module: nn.Module, tensors: dict[str, Tensor]) -> tuple[list[str], l
 
 def context_of(checkpoint: Checkpoint, given: str = "") -> Context:
     """The text context: as given, else from the file, else by the text encoder beside it."""
-    recipe = checkpoint.recipe
     if given:
-        return named_context(given, recipe)
+        return named_context(given, checkpoint.architecture)
     if checkpoint.context is not None:
         return checkpoint.context
     if checkpoint.text_encoder is not None:
-        return cut(encode_empty_prompt(checkpoint.text_encoder), recipe)
+        tokens = encode_empty_prompt(checkpoint.text_encoder)
+        return as_context(tokens, checkpoint.architecture, checkpoint.text_encoder)
     raise CheckpointError(
-        f"{checkpoint.path.name} comes without a text context: put empty_text_embed.safetensors or a text_encoder/ folder "
-        "beside it, or give --context FILE."
+        f"{shown(checkpoint.path)} comes without a text context: put empty_text_embed.safetensors or a text_encoder/ "
+        "folder beside it, or give --context FILE."
     )
 
 
-def named_context(text: str, recipe: Recipe) -> Context:
+def named_context(text: str, architecture: UNetArchitecture) -> Context:
     """FILE or FILE:KEY."""
-    path, _, key = text.partition(":") if not Path(text).exists() else (text, "", "")
-    return cut(read_context(Path(path), key), recipe)
+    path, _, key = text.rpartition(":") if ":" in text and not Path(text).exists() else (text, "", "")
+    return as_context(read_context(Path(path), key), architecture, Path(path))
 
 
 def encode_empty_prompt(folder: Path) -> Tensor:
-    """(1, 2, D) of the unpadded empty prompt, by transformers' CLIP."""
+    """(1, 2, D) float32 of the unpadded empty prompt, by transformers' CLIP. CheckpointError for damaged weights."""
     from transformers import CLIPTextModel
 
-    encoder = CLIPTextModel.from_pretrained(folder, local_files_only=True)
+    for file in find_files(folder):
+        read_shapes(file)  # says in one sentence what is wrong with it
+    # .float(): transformers keeps the dtype of the file since version 5
+    encoder = CLIPTextModel.from_pretrained(folder, local_files_only=True).float()
     with torch.no_grad():
-        return encoder(torch.tensor([empty_prompt(folder)]))[0].float()
+        return encoder(torch.tensor([empty_prompt(folder)]))[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +16,49 @@ from tqdm import tqdm
 from ..core.checkpoint import open_checkpoint
 from ..core.perception_map import PerceptionMap
 from ..core.picture import ready
-from ..core.pipeline import Perceiver, passes, predict, with_overrides
+from ..core.pipeline import Perceiver, passes, predict
 from .models import load, named_context
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """The command of design part 6. ValueError for what a person can mend."""
-    check_stems(arguments.images)
+    """Predict every image and write what was seen of it. ValueError for what a person can mend."""
+    arguments.device = device_named(arguments.device)
+    check_images(arguments.images)
     perceiver = open_perceiver(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in arguments.images:
-        image = read_image(path).to(perceiver.context.tokens.device)
+        image = read_image(path)
         with tqdm(total=passes(perceiver.recipe, 1, 1), desc=path.name, leave=False) as bar, torch.inference_mode():
-            result = predict(perceiver, image, resolution=arguments.resolution, tick=lambda: bar.update() and None)
+
+            def tick() -> None:
+                bar.update()
+
+            result = predict(perceiver, image.to(arguments.device), resolution=arguments.resolution, tick=tick)
         write(result, arguments.out / path.stem)
 
 
 def open_perceiver(arguments: argparse.Namespace) -> Perceiver:
     """The networks and the recipe that the arguments name."""
-    device = arguments.device or best_device()
     checkpoint = open_checkpoint(arguments.model, arguments.family, arguments.task)
-    perceiver = with_overrides(load(checkpoint, arguments.context, device), arguments.overrides)
+    # before the weights are read, which takes a while: a misspelt field is told at once
+    checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(arguments.overrides))
+    perceiver = load(checkpoint, arguments.context, arguments.device)
     if not arguments.negative_context:
         return perceiver
-    negative = named_context(arguments.negative_context, perceiver.recipe)
-    return Perceiver(**{**perceiver.__dict__, "negative": negative})
+    return replace(perceiver, negative=named_context(arguments.negative_context, checkpoint.architecture))
+
+
+def device_named(name: str) -> str:
+    """The device, or the best there is if none is named. ValueError if this machine has no such."""
+    try:
+        return str(torch.empty(0, device=name or best_device()).device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"device {name!r} cannot be used ({reason}): leave --device out to take the best one.") from None
 
 
 def best_device() -> str:
+    """A GPU if there is one."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -50,14 +66,23 @@ def best_device() -> str:
 
 def read_image(path: Path) -> Tensor:
     """(1, 3, H, W) in [0, 1], upright as its camera says."""
-    if not path.is_file():
-        raise ValueError(f"There is no image {path}.")
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path.name} is not a readable image ({error}).") from None
-    return torch.from_numpy(pixels.copy()).movedim(-1, 0)[None].float() / 255
+            pixels = as_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path.name} is not an image that can be read: give a PNG, JPEG, WebP or TIFF.") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} is not a readable image ({error}): give a whole one.") from None
+    return torch.from_numpy(pixels).movedim(-1, 0)[None]
+
+
+def as_rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) float32 in [0, 1]."""
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16-bit grey at 255
+        grey = np.asarray(image).astype(np.float32) / 65535
+        return np.repeat(grey[..., None], 3, axis=-1)
+    return np.asarray(image.convert("RGB")).astype(np.float32) / 255
 
 
 def write(result: PerceptionMap, stem: Path) -> None:
@@ -68,8 +93,11 @@ def write(result: PerceptionMap, stem: Path) -> None:
     Image.fromarray((picture * 255).round().byte().numpy()).save(stem.with_name(stem.name + ".png"))
 
 
-def check_stems(images: list[Path]) -> None:
-    """Two images of one name would overwrite each other's results."""
+def check_images(images: list[Path]) -> None:
+    """ValueError, before anything is loaded, if one is missing or two would overwrite each other's results."""
+    missing = [path for path in images if not path.is_file()]
+    if missing:
+        raise ValueError(f"There is no image {missing[0]}: check the path.")
     twice = [stem for stem, number in Counter(path.stem for path in images).items() if number > 1]
     if twice:
-        raise ValueError(f"Several images are called {twice[0]!r}: their results would overwrite each other; run them apart.")
+        raise ValueError(f"Several images are called {twice[0]!r} and would overwrite each other's results: run them apart.")

@@ -10,6 +10,8 @@ import numpy as np
 from .cameras import Camera, hit_boxes, look_at, pixel_rays
 from .furniture import Piece
 
+SKIES = ("night", "city", "courtyard", "forest", "sunrise", "sunset")
+"""Environment maps that stand for the outside, the dark one first."""
 GAP = 0.02
 """Metres between neighbours, so that no two surfaces lie in one plane."""
 
@@ -55,8 +57,8 @@ class Room:
     """Metres along x, y (up), z."""
     panels: tuple[Panel, ...]
     placements: tuple[Placement, ...]
-    environment: int
-    """Which environment map, counted over those there are."""
+    environment: str
+    """Name of an environment map."""
     environment_yaw: float
     environment_gain: float
     exposure: float
@@ -180,7 +182,7 @@ KINDS = {
         0.14,
         ((16.0, 26.0), (8.0, 8.0), (16.0, 26.0)),
         (),
-        ("grass", "gravel", "stone", "tiles", "bricks", "planks"),
+        ("grass", "gravel", "stone", "bricks", "grass", "gravel"),
         (
             Wish("outdoor", "vehicle", 0, 3),
             Wish("outdoor", "plant", 1, 5),
@@ -219,13 +221,15 @@ class Builder:
     """The boxes of `taken` that hold something visible."""
     subjects: list[tuple[np.ndarray, str]] = field(default_factory=list)
     tops: list[tuple[np.ndarray, float]] = field(default_factory=list)
-    """Footprint boxes on which small things may stand, and at which height."""
+    """Boxes of what small things may stand on, and at which height."""
     seats: list[tuple[Placement, Piece]] = field(default_factory=list)
     beds: list[tuple[Placement, Piece]] = field(default_factory=list)
     instances: int = 0
 
     def build(self, name: str, views: int) -> Room:
         self.size = np.array([self.rng.uniform(*span) for span in self.kind.size])
+        # bodies in one half of the rooms, figures in the other: where there are joints, all people have them
+        self.parametric = self.rng.random() < 0.5 and self.bodies > 0
         if self.kind.walls:
             self._raise_walls()
         else:
@@ -240,7 +244,7 @@ class Builder:
             _triple(self.size),
             tuple(self.panels),
             tuple(self.placements),
-            int(self.rng.integers(1 << 30)),
+            str(self.rng.choice(SKIES if self.kind.walls else SKIES[1:])),
             float(self.rng.uniform(0, 2 * np.pi)),
             float(np.exp(self.rng.uniform(-0.4, 0.9))),
             float(self.rng.uniform(0.45, 0.85)),
@@ -363,7 +367,7 @@ class Builder:
     def _grant(self, wish: Wish) -> None:
         if wish.role == "picture":
             return self._hang_picture()
-        if wish.role == "stand" and self.bodies and self.rng.random() < 0.5:
+        if self.parametric and wish.label == "person":
             return self._stand_body()
         choice = self._of(wish.role, wish.label, wish.category)
         if not choice:
@@ -461,16 +465,18 @@ class Builder:
         item = piece.item
         for _ in range(12):
             yaw = float(self.rng.normal(0, 0.6))
-            if self.tops and self.rng.random() < 0.93:
-                area, height = self.tops[int(self.rng.integers(len(self.tops)))]
-                half = np.hypot(item.width, item.depth) / 2
-                low, high = area[0] + half, area[1] - half
-                if low[0] >= high[0] or low[2] >= high[2] or height + item.height > self.size[1]:
-                    continue
-                foot = np.array([self.rng.uniform(low[0], high[0]), height, self.rng.uniform(low[2], high[2])])
-            else:
-                foot = self._somewhere(piece, yaw)
-            if self._try(piece, foot, yaw):
+            if not self.tops or self.rng.random() < 0.07:
+                if self._try(piece, self._somewhere(piece, yaw), yaw):
+                    return
+                continue
+            under, height = self.tops[int(self.rng.integers(len(self.tops)))]
+            half = np.hypot(item.width, item.depth) / 2
+            low, high = under[0] + half, under[1] - half
+            if low[0] >= high[0] or low[2] >= high[2]:
+                continue
+            foot = np.array([self.rng.uniform(low[0], high[0]), height, self.rng.uniform(low[2], high[2])])
+            if self._free(self._box(piece, foot, yaw), 0.0, under):
+                self._put(piece, foot, yaw)
                 return
 
     def _on_seat(self, piece: Piece) -> None:
@@ -611,10 +617,12 @@ class Builder:
     def _inside(self, box: np.ndarray) -> bool:
         return bool((box[0] > -0.01).all() and (box[1] < self.size + 0.01).all())
 
-    def _free(self, box: np.ndarray, gap: float = GAP) -> bool:
-        if not self._inside(box):
-            return False
-        return not any((box[0] < other[1] + gap).all() and (box[1] > other[0] - gap).all() for other in self.taken)
+    def _free(self, box: np.ndarray, gap: float = GAP, but: np.ndarray | None = None) -> bool:
+        """Inside the room and clear of all that is taken, `but` one."""
+        others = (other for other in self.taken if other is not but)
+        return self._inside(box) and not any(
+            (box[0] < other[1] + gap).all() and (box[1] > other[0] - gap).all() for other in others
+        )
 
     # the cameras
 
@@ -658,25 +666,21 @@ class Builder:
         """Many things, none too near, no blank wall; judged on boxes, which are never smaller than what they hold."""
         origin, directions = pixel_rays(camera, 16, 16)
         directions = directions.reshape(-1, 3)
-        shell = np.array([[[-9, -9, -9], [self.size[0] + 9, 0, self.size[2] + 9]]])
-        if self.kind.walls:
-            shell = np.array([[[0, 0, 0], [0, 9, 9]]])
-        boxes = np.concatenate([np.array(self.seen).reshape(-1, 2, 3), shell])
+        boxes = np.array(self.seen).reshape(-1, 2, 3) if self.seen else np.full((1, 2, 3), np.inf)
         distance, which = hit_boxes(origin, directions, boxes)
-        distance = np.minimum(distance, self._shell_distance(origin, directions))
-        things = which[np.isfinite(distance) & (which < len(self.seen))]
-        things = which[(which < len(self.seen)) & (hit_boxes(origin, directions, boxes)[0] <= distance + 1e-6)]
-        found, counts = np.unique(things, return_counts=True)
-        largest = counts.max() / 256 if len(counts) else 1.0
-        people = [i for i, box in enumerate(self.seen) if any(box is b for b, label in self.subjects if label == "person")]
-        watched = 0.6 if set(people) & set(found[counts >= 6].tolist()) else 0.0
+        shell = self._shell_distance(origin, directions)
+        found, counts = np.unique(which[distance < shell], return_counts=True)
+        distance = np.minimum(distance, shell)
+        largest = counts.max() / len(directions) if len(counts) else 1.0
+        people = {i for i, box in enumerate(self.seen) for other, label in self.subjects if label == "person" and box is other}
+        watched = 0.6 if people & set(found[counts >= 6].tolist()) else 0.0
         return (
             min((counts >= 3).sum(), 8) / 4
             + watched
             - 6 * max(0.0, 0.5 - np.percentile(distance, 3))
             - 2 * max(0.0, 1.4 - float(np.median(distance)))
             - 4 * max(0.0, largest - 0.5)
-            - (2.0 if len(things) < 50 else 0.0)
+            - (2.0 if counts.sum() < 50 else 0.0)
         )
 
     def _shell_distance(self, origin: np.ndarray, directions: np.ndarray) -> np.ndarray:

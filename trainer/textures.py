@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ SIZE = 512
 Painter = Callable[[np.random.Generator, tuple[float, float, float]], np.ndarray]
 
 
+@functools.lru_cache(maxsize=64)
 def paint(kind: str, seed: int) -> np.ndarray:
     """A tileable sRGB picture (512, 512, 3) uint8 of the kind of material."""
     rng = np.random.default_rng([seed, sorted(PAINTERS).index(kind)])

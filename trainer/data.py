@@ -1,0 +1,358 @@
+"""Data: one interface for every dataset, and the plain folder in which you keep your own.
+
+A folder holds pictures and one further folder for each kind of truth that you have. Files of one picture share their
+name but for the ending; subfolders are fine (images/a/1.jpg goes with depth/a/1.png).
+
+    images/        the pictures: PNG, JPEG, WebP, BMP, TIFF (8 or 16 bits), EXR, NPY
+    depth/         distance along the optical axis, large is far; 16-bit PNG, EXR, NPY
+    disparity/     its inverse, large is near
+    normal/        surface normals; 8- or 16-bit RGB PNG, n = value / white * 2 - 1, or EXR and NPY in [-1, 1]
+    mask/          white (or opaque) is the object; any greyscale picture
+    matte/         the same with soft edges; a cut-out with alpha will do
+    segmentation/  class numbers (greyscale or paletted PNG, NPY), or a picture in the classes' colours
+    albedo/        the colour of surfaces without light; a colour picture
+    shading/       the light that falls on them: image = albedo * shading, all linear; a colour or grey picture
+    keypoints/     COCO JSON, one file a picture, see below
+    valid/         where the truth can be trusted: 0 is not. Applies to every kind of truth
+    camera/        JSON, one file a picture, with "K": the camera matrix (3x3) in pixels
+    dataset.toml   what the numbers mean
+
+Arrays are (H, W) or (H, W, C); EXR needs the package OpenEXR. Masks, mattes, and depth in metres in EXR or NPY need no
+dataset.toml. This is everything that it can say, with what holds where nothing is said:
+
+    name = "my rooms"              # the folder's name
+    licence = ""                   # for people; so is `credits`
+
+    [images]
+    colour = "srgb"                # or "linear"
+
+    [depth]
+    unit = "mm"                    # or "cm", "m", "relative", or how many metres one level is; float files: "m"
+    kind = "planar"                # or "ray": along the line of sight; needs camera/ or camera.fov_deg
+    invalid = 0                    # number or list, as stored: nothing was measured. NaN, inf and values <= 0 always
+    near = 0.0                     # trusted from here
+    far = inf                      # to here, in metres
+
+    [disparity]
+    unit = "relative"              # known up to an affine transform; or "1/m", or how many 1/metres one level is
+    invalid = []
+
+    [normal]
+    axes = ["right", "up", "back"] # where red, green and blue point; or "opengl", "directx", "opencv", "controlnet_bae"
+    encoding = ""                  # "unsigned" (0..white) or "signed" (-1..1); integers are unsigned, floats signed
+
+    [mask]                         # and [matte]
+    white = 255                    # the level that counts as 1; the largest of its type
+    invert = false                 # true: black is the object
+    invalid = []                   # levels at which it is unknown
+    channel = "auto"               # "alpha" or "grey"; auto takes alpha where it is not the same everywhere
+
+    [segmentation]
+    classes = ["wall", "floor"]    # names, from number 0; or those of the palette
+    palette = ""                   # "ade20k", "coco", "nyu40", or a list of colours "RRGGBB", one a class
+    ignore = [255]                 # class numbers that are not truth
+    offset = 0                     # the number of the first class in the files
+
+    [albedo]                       # and [shading]
+    colour = ""                    # "srgb" or "linear"; integers are srgb, floats linear
+    scale = 1.0                    # the value of white
+    invalid = 0                    # all channels at this level: unknown
+
+    [camera]
+    fov_deg = 0.0                  # horizontal field of view, where camera/ is missing
+
+keypoints/1.json has `annotations`, each a person: `bbox` [x, y, width, height], `keypoints` [x, y, v, ...] in pixels
+(v: 0 not labelled, 1 hidden, 2 seen), and `categories`, whose row names the keypoints; left_* and right_* are each
+other's mirror image. Every person is a record of its own.
+
+A record that lacks a file, is empty or damaged, of another size than its picture, or without a single valid pixel is
+named, skipped and counted; if more than half of them are, that is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..core.colour import Palette
+from ..core.geometry import intrinsics_from_fov
+from ..core.perception_map import Convention
+from .arrays import READERS, BrokenRecord, check_file, check_packages, read_array, read_colours
+from .truth import (
+    KINDS,
+    Camera,
+    DatasetError,
+    Depth,
+    Images,
+    Kind,
+    Segmentation,
+    Truth,
+    one_channel,
+    read_description,
+    read_truth,
+    size_text,
+)
+from .views import to_srgb
+
+log = logging.getLogger(__name__)
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and its truth."""
+
+    image: Tensor
+    """(3, H, W) float32 in [0, 1], sRGB."""
+    target: Tensor
+    """(C, H, W) float32: raw values, as the dataset's convention says, finite everywhere."""
+    valid: Tensor
+    """(1, H, W) bool: where the target can be trusted."""
+    meta: dict[str, Any]
+    """`dataset` and `record`, names; `intrinsics` (3, 3) float64 in pixels where known; for people `keypoints` (K, 3)
+    float64: x, y in pixels, visibility, and `mirror` (K,): which keypoint each becomes in a mirror."""
+
+
+class Records(Dataset[Sample], ABC, Generic[Record]):
+    """A dataset: a list of records, each of which can be read as a Sample.
+
+    Subclasses are classes of a module and hold paths and settings only, so that they travel to worker processes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: str,
+        convention: Convention,
+        records: Sequence[Record],
+        faults: Iterable[str] = (),
+        palette: Palette | None = None,
+    ) -> None:
+        self.name, self.task, self.convention, self.palette = name, task, convention, palette
+        self.records = list(records)
+        self.faults = tuple(faults)
+        """What was found broken while listing, one sentence a record."""
+        self.check_faults()
+
+    def check_faults(self) -> None:
+        """Name what is broken; DatasetError if that is more than half, or nothing is left."""
+        for fault in self.faults:
+            log.warning("%s", fault)
+        total = len(self.records) + len(self.faults)
+        if self.faults and len(self.faults) * 2 > total:
+            raise DatasetError(mostly_broken(self.name, len(self.faults), total, self.faults[0]))
+        if not self.records:
+            raise DatasetError(f"{self.name} holds nothing to learn {self.task} from: look at the folder's layout.")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """BrokenRecord, naming it, if there is no truth to be had from it."""
+        return self.read(self.records[index])
+
+    @abstractmethod
+    def read(self, record: Record) -> Sample:
+        """From disk."""
+
+    def sample(self, record: str, image: Tensor, truth: Truth, **meta: Any) -> Sample:
+        """A sample with its names, once it has been looked at. BrokenRecord if sizes differ or nothing is valid."""
+        where = f"{self.name}: {record}"
+        check_truth(where, image, truth)
+        target = truth.values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return Sample(image, target, truth.valid, {"dataset": self.name, "record": record, **meta})
+
+
+def mostly_broken(name: str, broken: int, total: int, first: str) -> str:
+    return f"{name}: {broken} of {total} records are broken; mend it or its description. The first: {first}"
+
+
+def check_truth(where: str, image: Tensor, truth: Truth) -> None:
+    """BrokenRecord unless sizes agree and something is valid."""
+    if image.shape[1:] != truth.values.shape[1:]:
+        raise BrokenRecord(f"{where}: the picture is {size_text(image)}, but its truth {size_text(truth.values)}.")
+    if not truth.valid.any():
+        raise BrokenRecord(f"{where}: no pixel of its truth is valid (all zero, NaN, or out of range).")
+
+
+def read_image(path: Path, colour: str = "srgb") -> tuple[Tensor, Tensor]:
+    """A picture (3, H, W) float32 in [0, 1], sRGB, and where it is not transparent (1, H, W) bool."""
+    colours, alpha = read_colours(path)
+    colours = np.nan_to_num(colours, nan=0.0, posinf=1.0, neginf=0.0)
+    colours = to_srgb(colours) if colour == "linear" else colours.clip(0, 1)
+    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(colours, -1, 0), np.float32))
+    return image, torch.from_numpy(np.ascontiguousarray(alpha > 0))[None]
+
+
+def read_json(path: Path) -> Any:
+    """BrokenRecord if it is missing or no JSON."""
+    check_file(path)
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BrokenRecord(f"{path} is not JSON ({error}).") from error
+
+
+def read_intrinsics(path: Path) -> np.ndarray:
+    """The camera matrix (3, 3) of a camera file."""
+    try:
+        matrix = np.asarray(read_json(path)["K"], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BrokenRecord(f"{path} holds no camera matrix K ({error}).") from error
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise BrokenRecord(f"{path}: K is no camera matrix of 3 rows and 3 columns.")
+    return matrix
+
+
+def planar(distance: Tensor, intrinsics: np.ndarray) -> Tensor:
+    """Distances (1, H, W) along the line of sight -> along the optical axis; pixel centres lie at .5."""
+    height, width = distance.shape[-2:]
+    x = (torch.arange(width, dtype=torch.float64) + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]
+    y = (torch.arange(height, dtype=torch.float64)[:, None] + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
+    return distance / (x**2 + y**2 + 1).sqrt().float()
+
+
+class Fault(NamedTuple):
+    """A file that cannot be used."""
+
+    stem: str
+    reason: str
+
+
+def list_files(folder: Path, suffixes: Iterable[str]) -> tuple[dict[str, str], list[Fault]]:
+    """{name without its ending: path beside the folder}, in order, and what is wrong: empty files, names used twice."""
+    wanted = set(suffixes)
+    found: dict[str, str] = {}
+    faults: dict[str, Fault] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if hidden or path.suffix.lower() not in wanted or not path.is_file():
+            continue
+        stem = inside.with_suffix("").as_posix()
+        if stem in found:
+            faults[stem] = Fault(stem, f"{path} and {found[stem]} have one name.")
+        elif path.stat().st_size == 0:
+            faults[stem] = Fault(stem, f"{path} is empty (0 bytes).")
+        found.setdefault(stem, path.relative_to(folder.parent).as_posix())
+    return {stem: path for stem, path in found.items() if stem not in faults}, list(faults.values())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of one picture in a plain folder, as paths inside its root; empty where there is none."""
+
+    stem: str
+    image: str
+    truth: str
+    valid: str = ""
+    camera: str = ""
+
+
+class PlainFolder(Records[Entry]):
+    """The plain folder that this file opens with, for every task whose truth is a picture."""
+
+    def __init__(self, root: str | Path, task: str, names: str | Path = "") -> None:
+        """names: a text file with one name a line (as in images/, without the ending), to use these only."""
+        self.root = Path(root)
+        self.description = read_description(self.root)
+        self.kind = self.kind_of(task)
+        self.settings = self.description.settings(self.kind.folder)
+        self.images: Images = self.description.settings("images")
+        self.camera: Camera = self.description.settings("camera")
+        entries, faults = pair_up(self.root, self.kind.folder, read_names(names))
+        palette = self.settings.table() if isinstance(self.settings, Segmentation) else None
+        super().__init__(self.description.name, task, self.settings.convention(), entries, faults, palette)
+        check_packages(Path(path).suffix.lower() for entry in entries for path in (entry.image, entry.truth))
+        self.probe()
+
+    def kind_of(self, task: str) -> Kind:
+        """The folder this task is learnt from. DatasetError says what is there instead."""
+        if task not in KINDS:
+            raise DatasetError(f"A plain folder has no truth for the task {task!r}: it knows {', '.join(KINDS)}.")
+        if not self.root.is_dir():
+            raise DatasetError(f"There is no folder {self.root}.")
+        for kind in KINDS[task]:
+            if (self.root / kind.folder).is_dir():
+                return kind
+        wanted = " or ".join(kind.folder + "/" for kind in KINDS[task])
+        there = ", ".join(sorted(path.name + "/" for path in self.root.iterdir() if path.is_dir())) or "no folder"
+        raise DatasetError(f"{self.root} has no {wanted} to learn {task} from; it holds {there}.")
+
+    def probe(self) -> None:
+        """What is wrong with the whole dataset shows at its first record already."""
+        try:
+            self[0]
+        except BrokenRecord:
+            log.debug("%s: the first record is broken", self.name)
+
+    def read(self, record: Entry) -> Sample:
+        image, seen = read_image(self.root / record.image, self.images.colour)
+        truth = read_truth(self.root / record.truth, self.settings)
+        intrinsics = self.intrinsics(record, image)
+        if isinstance(self.settings, Depth) and self.settings.kind == "ray":
+            truth = Truth(planar(truth.values, self.required(intrinsics)), truth.valid)
+        if not self.kind.see_through and seen.shape == truth.valid.shape:
+            truth = truth.within(seen)
+        if record.valid:
+            truth = truth.within(read_mask(self.root / record.valid))
+        known = {} if intrinsics is None else {"intrinsics": intrinsics}
+        return self.sample(record.stem, image, truth, **known)
+
+    def intrinsics(self, record: Entry, image: Tensor) -> np.ndarray | None:
+        """The camera matrix, from its file or the field of view; None if neither is there."""
+        if record.camera:
+            return read_intrinsics(self.root / record.camera)
+        if self.camera.fov_deg:
+            return intrinsics_from_fov(self.camera.fov_deg, image.shape[1], image.shape[2])[0].double().numpy()
+        return None
+
+    def required(self, intrinsics: np.ndarray | None) -> np.ndarray:
+        if intrinsics is None:
+            raise DatasetError(f"{self.name}: depth of kind 'ray' needs the camera: add camera/ or camera.fov_deg.")
+        return intrinsics
+
+
+def read_mask(path: Path) -> Tensor:
+    """A file of valid/ -> (1, H, W) bool."""
+    stored = read_array(path)
+    return torch.from_numpy(np.ascontiguousarray(one_channel(stored) != 0))[None]
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The lines of a text file that are not empty; none if there is no path."""
+    if not path:
+        return []
+    if not Path(path).is_file():
+        raise DatasetError(f"There is no list of names {path}.")
+    return [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+
+
+def pair_up(root: Path, folder: str, names: list[str]) -> tuple[list[Entry], list[str]]:
+    """Pictures with their truth in `folder`, and one sentence for each that is broken."""
+    images, faults = list_files(root / "images", READERS)
+    truths, truth_faults = list_files(root / folder, READERS)
+    valids, _ = list_files(root / "valid", READERS)
+    cameras, _ = list_files(root / "camera", (".json",))
+    broken = {fault.stem: fault for fault in (*truth_faults, *faults)}
+    entries, sentences = [], []
+    for stem in dict.fromkeys(names) if names else sorted({*images, *truths, *broken}):
+        if stem in broken:
+            sentences.append(broken[stem].reason)
+        elif stem in images and stem in truths:
+            entries.append(Entry(stem, images[stem], truths[stem], valids.get(stem, ""), cameras.get(stem, "")))
+        else:
+            missing = root / (folder if stem in images else "images") / stem
+            sentences.append(f"{missing} (of any kind of file) is missing.")
+    return entries, sentences

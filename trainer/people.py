@@ -1,0 +1,210 @@
+"""People: COCO's keypoint annotations, each person a record of its own, cropped as pose networks see them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..core.perception_map import Convention
+from .arrays import READERS, BrokenRecord
+from .data import Records, Sample, list_files, read_image, read_json
+from .truth import DatasetError, Truth
+
+SIZE = (256, 192)
+"""(H, W) of a crop."""
+PADDING = 1.25
+"""The crop is this much larger than the person's box."""
+SIGMA = 1 / 32
+"""Spread of a keypoint in a heatmap, as a share of the heatmap's height: 2 of 64 rows."""
+MOST_SIZE = 16
+"""A crop is read at most this many times larger than the picture's own pixels."""
+
+Box = tuple[float, float, float, float]
+"""x, y of the upper left corner, width, height, in pixels."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What the keypoints are called, in order."""
+
+    names: tuple[str, ...]
+
+    def mirror(self) -> np.ndarray:
+        """(K,) for each keypoint the one that it becomes in a mirror: left_x and right_x change places."""
+        places = {name: place for place, name in enumerate(self.names)}
+        return np.array([places.get(other_side(name), places[name]) for name in self.names])
+
+
+def other_side(name: str) -> str:
+    """'left_knee' -> 'right_knee' and back; anything else is its own mirror image."""
+    for side, other in (("left", "right"), ("right", "left")):
+        if name.startswith(side):
+            return other + name.removeprefix(side)
+    return name
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person in one picture."""
+
+    name: str
+    image: str
+    """The picture's path inside the dataset's root."""
+    box: Box
+    area: float
+    """Of the person's silhouette, in pixels of the picture."""
+    keypoints: tuple[float, ...]
+    """x, y, visibility of each, in pixels."""
+
+
+class People(Records[Person]):
+    """Persons whose keypoints are labelled: the target is one heatmap a keypoint, 0 everywhere if it is not labelled."""
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        people: Sequence[Person],
+        faults: Iterable[str],
+        skeleton: Skeleton,
+        size: tuple[int, int] = SIZE,
+    ) -> None:
+        self.root, self.skeleton, self.size = root, skeleton, size
+        super().__init__(name, "keypoints", Convention(), people, faults)
+
+    def read(self, record: Person) -> Sample:
+        picture, _ = read_image(self.root / record.image)
+        window = window_around(clip(record.box, picture, f"{self.name}: {record.name}"), self.size)
+        image = cut(picture, window, self.size, record.name)
+        scale = self.size[0] / window[3]
+        keypoints = np.asarray(record.keypoints, np.float64).reshape(-1, 3)
+        keypoints[:, :2] = (keypoints[:, :2] - window[:2]) * scale
+        maps = heatmaps(keypoints, self.size)
+        if not maps.any():
+            raise BrokenRecord(f"{self.name}: {record.name}: none of the keypoints lies in the person's box.")
+        truth = Truth(maps, torch.ones(1, *self.size, dtype=torch.bool))
+        return self.sample(
+            record.name, image, truth,
+            keypoints=keypoints, mirror=self.skeleton.mirror(), box=record.box, area=record.area * scale**2,
+        )  # fmt: skip
+
+
+def clip(box: Box, picture: Tensor, where: str) -> Box:
+    """The part of a box that lies in the picture (3, H, W). BrokenRecord if there is none."""
+    left, top = max(box[0], 0), max(box[1], 0)
+    right, bottom = min(box[0] + box[2], picture.shape[2]), min(box[1] + box[3], picture.shape[1])
+    if right <= left or bottom <= top:
+        raise BrokenRecord(f"{where}: the person's box {list(box)} lies outside the picture.")
+    return left, top, right - left, bottom - top
+
+
+def window_around(box: Box, size: tuple[int, int]) -> np.ndarray:
+    """x, y, width, height of what is cropped: the box widened to the crop's aspect and by PADDING, centred on it."""
+    x, y, width, height = box
+    aspect = size[1] / size[0]
+    height = max(height, width / aspect) * PADDING
+    width = height * aspect
+    return np.array([x + box[2] / 2 - width / 2, y + box[3] / 2 - height / 2, width, height])
+
+
+def cut(picture: Tensor, window: np.ndarray, size: tuple[int, int], name: str) -> Tensor:
+    """The window (x, y, width, height) of a picture (3, H, W), scaled to `size`; black beyond the picture."""
+    if size[0] > MOST_SIZE * window[3]:
+        raise BrokenRecord(f"{name}: the person's box is {window[3] / PADDING:.1f} pixels high, too few to see anything.")
+    left, top = math.floor(window[0]), math.floor(window[1])
+    right, bottom = math.ceil(window[0] + window[2]), math.ceil(window[1] + window[3])
+    canvas = Image.fromarray((picture.movedim(0, -1) * 255).round().byte().numpy()).crop((left, top, right, bottom))
+    x, y = window[0] - left, window[1] - top
+    scaled = canvas.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(x, y, x + window[2], y + window[3]))
+    return torch.from_numpy(np.asarray(scaled).copy()).movedim(-1, 0).float() / 255
+
+
+def heatmaps(keypoints: np.ndarray, size: tuple[int, int], sigma: float = 0.0) -> Tensor:
+    """Keypoints (K, 3) in pixels -> (K, H, W) with a Gaussian of height 1 at each that is labelled and inside.
+
+    sigma in pixels; 0 takes SIGMA of the height. The first pixel's centre is at (0.5, 0.5).
+    """
+    height, width = size
+    x, y, labelled = (torch.from_numpy(np.array(column, np.float32))[:, None] for column in keypoints.T)
+    spread = 2 * (sigma or SIGMA * height) ** 2
+    across = (-((torch.arange(width) + 0.5 - x) ** 2) / spread).exp()
+    down = (-((torch.arange(height) + 0.5 - y) ** 2) / spread).exp()
+    inside = (labelled > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return down[:, :, None] * across[:, None, :] * inside[:, :, None]
+
+
+def people_of(table: Any, images: dict[int, str], skeleton: Skeleton, where: str) -> tuple[list[Person], list[str]]:
+    """The labelled persons of a COCO file and what is wrong. images: {its id: path inside the root}, those there are."""
+    people, faults = [], []
+    for row in table["annotations"]:
+        if row.get("iscrowd") or not row.get("num_keypoints", 1) or not any(row.get("keypoints", ())[2::3]):
+            continue
+        name = f"{Path(images[row['image_id']]).stem}/{row.get('id')}" if row.get("image_id") in images else str(row.get("id"))
+        fault = fault_of(row, images, skeleton)
+        if fault:
+            faults.append(f"{where}: person {name} {fault}.")
+            continue
+        x, y, width, height = (float(number) for number in row["bbox"])
+        area = float(row.get("area", 0)) or width * height
+        numbers = tuple(float(number) for number in row["keypoints"])
+        people.append(Person(name, images[row["image_id"]], (x, y, width, height), area, numbers))
+    return people, faults
+
+
+def fault_of(row: dict[str, Any], images: dict[int, str], skeleton: Skeleton) -> str:
+    """Why an annotation cannot be used; empty if it can."""
+    numbers, box = row["keypoints"], row.get("bbox", ())
+    if row.get("image_id") not in images:
+        return f"has no picture (image {row.get('image_id')})"
+    if len(numbers) != 3 * len(skeleton.names):
+        return f"has {len(numbers)} numbers for {len(skeleton.names)} keypoints"
+    if len(box) != 4 or not all(math.isfinite(number) for number in (*box, *numbers)) or min(box[2:]) <= 0:
+        return f"has the box {list(box)}"
+    return ""
+
+
+def skeleton_of(table: Any, where: str) -> Skeleton:
+    """The names of the keypoints, by the file's one category that has any."""
+    names = [tuple(row["keypoints"]) for row in table.get("categories", ()) if row.get("keypoints")]
+    if len(names) != 1:
+        raise DatasetError(f"{where} has {len(names)} categories with keypoints; expected one, such as person.")
+    return Skeleton(names[0])
+
+
+def read_annotations(path: Path) -> Any:
+    """A COCO file, its three lists being there. BrokenRecord if not."""
+    table = read_json(path)
+    if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in ("annotations", "categories")):
+        raise BrokenRecord(f"{path} is no COCO file: it lacks `annotations` or `categories`.")
+    return table
+
+
+def plain_people(root: str | Path, name: str, names: Sequence[str] = (), size: tuple[int, int] = SIZE) -> People:
+    """The people of a plain folder: images/ and keypoints/, one COCO file a picture."""
+    root = Path(root)
+    images, _ = list_files(root / "images", READERS)
+    files, file_faults = list_files(root / "keypoints", (".json",))
+    faults = [fault.reason for fault in file_faults]
+    people: list[Person] = []
+    skeleton = None
+    for stem in names or files:
+        try:
+            table = read_annotations(root / files.get(stem, f"keypoints/{stem}.json"))
+            skeleton = skeleton or skeleton_of(table, str(root / "keypoints"))
+            table["annotations"] = [{**row, "image_id": 0} for row in table["annotations"]]
+            found, wrong = people_of(table, {0: images[stem]} if stem in images else {}, skeleton, f"{name}: {stem}")
+        except BrokenRecord as fault:
+            found, wrong = [], [str(fault)]
+        people += found
+        faults += wrong
+    if skeleton is None:
+        raise DatasetError(f"{root} has no keypoints/*.json that can be read.")
+    return People(name, root, people, faults, skeleton, size)
