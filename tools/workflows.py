@@ -41,7 +41,7 @@ def depth() -> Graph:
     return perceiving("depth") | {
         "4": node(
             "DiffusionPerceptionDepthToImage", map=["3", 0], convention="near is white", mode="controlnet",
-            scope="per image", low=2.0, high=98.0, invert=False, colormap="none",
+            scope="per image", low_percentile=2.0, high_percentile=98.0, invert=False, colormap="none",
         ),
         "5": node("SaveImage", images=["4", 0], filename_prefix="perception/depth"),
         "6": node(
@@ -66,7 +66,7 @@ def cutout() -> Graph:
     """A photograph -> its subject without the background, with clean colours at the edge."""
     return perceiving("mask") | {
         "4": node(
-            "DiffusionPerceptionMatteCutout", image=["2", 0], matte=["3", 0], mode="soft", estimate_foreground=True
+            "DiffusionPerceptionMatteCutout", image=["2", 0], map=["3", 0], mode="soft", estimate_foreground=True
         ),
         "5": node("SaveImage", images=["4", 0], filename_prefix="perception/cutout"),
     }  # fmt: skip
