@@ -25,7 +25,7 @@ from torch import Tensor
 DEPTH_OFFSET = 2.0
 """GenPercept adds this to depths in [-1, 1] before it compares them, so that medians and z are positive."""
 ANGULAR_CLAMP = 1 - 1e-4
-HDN_EPSILON = 1e-6
+SMALLEST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,11 @@ def median_scale_shift_invariant(prediction: Tensor, target: Tensor, valid: Tens
     """|p' - y'| with x' = (x - median(x)) / mean |x - median(x)| per image (MiDaS, Ranftl et al. 2020).
 
     The median is the lower one. GenPercept's trainer takes it over all pixels, valid or not; the paper's is used
-    here. A mean deviation below 1e-6 counts as 1e-6. Normalised per image, weighted by valid values.
+    here. Normalised per image, weighted by valid values.
     """
-    return over_images(lambda p, y: (standardised(p) - standardised(y)).abs().sum(), prediction, target, valid)
+    return over_images(
+        lambda p, y: (standardised(p, p.median()) - standardised(y, y.median())).abs().sum(), prediction, target, valid
+    )
 
 
 def gradient(prediction: Tensor, target: Tensor, valid: Tensor, scales: int = 4) -> Reduction:
@@ -295,10 +297,10 @@ def affine_residuals(p: Tensor, y: Tensor) -> Tensor:
     return p * (y[positive].median() / torch.where(p_median.abs() < 1e-8, 1e-8, p_median)) - y
 
 
-def standardised(x: Tensor) -> Tensor:
-    """(x - median) / mean |x - median| (N,)."""
-    deviation = x - x.median()
-    return deviation / deviation.abs().mean().clamp(min=1e-6)
+def standardised(x: Tensor, centre: Tensor) -> Tensor:
+    """(x - centre) / mean |x - centre| (N,); a mean below 1e-6 counts as 1e-6."""
+    deviation = x - centre
+    return deviation / deviation.abs().mean().clamp(min=SMALLEST_DEVIATION)
 
 
 def best_scale(p: Tensor, y: Tensor) -> Tensor:
@@ -326,15 +328,14 @@ def hdn(
 
 
 def hdn_error(p: Tensor, y: Tensor) -> Tensor:
-    """sum |p' - y'| of one context's values (N,), x' = (x - median) / (mean |x - median| + 1e-6).
+    """sum |p' - y'| of one context's values (N,), x' = (x - median) / mean |x - median|.
 
     As published for GenPercept no gradient flows through the median of p, and pixels are averaged over all contexts
     together (Zhang et al. average over the contexts of a pixel first, which weighs pixels in few contexts more).
     """
     if not p.numel():
         return p.sum()
-    p_off, y_off = p - p.detach().median(), y - y.median()
-    return (p_off / (p_off.abs().mean() + HDN_EPSILON) - y_off / (y_off.abs().mean() + HDN_EPSILON)).abs().sum()
+    return (standardised(p, p.detach().median()) - standardised(y, y.median())).abs().sum()
 
 
 def depth_ranges(y: Tensor, generator: torch.Generator, ranges: int) -> list[Tensor]:

@@ -205,6 +205,12 @@ def test_silog_forgives_a_factor():
     assert METRICS["silog"](prediction * 3, target, valid) == pytest.approx(METRICS["silog"](prediction, target, valid))
 
 
+def test_a_predicted_depth_of_zero_counts_as_a_micrometre():
+    target, valid = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    assert METRICS["log10"](target * 0, target, valid) == pytest.approx(6)
+    assert METRICS["i-rmse"](target * -5, target, valid) == pytest.approx(1e6, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", DEPTH)
 def test_depth_is_compared_only_where_the_truth_is_positive(name):
     prediction, target, valid = sample(name)
