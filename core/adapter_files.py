@@ -22,12 +22,11 @@ from torch import Tensor
 
 from .adapter_keys import STABLE_DIFFUSION, Key, Layout, reader
 from .adapters import Adapter, Delta, LowRank, Part
-from .checkpoint import read_metadata_if_any
-from .recipe import KEY, from_header, to_header
+from .checkpoint import ADAPTER_KEY, read_metadata_if_any
+from .recipe import from_header, to_header
 from .spellings import assemble, read_foreign, refuse_unread
 from .weights import CheckpointError, find_files, read_shapes, shown
 
-ADAPTER_KEY = KEY.replace(".recipe", ".adapter")
 STEMS = ("pytorch_lora_weights", "adapter_model")
 MANIFEST = ("base", "fingerprint", "licence", "data")
 OWN = re.compile(r"adapter\.(.+)\.(down|up|scale|weight|bias)")

@@ -139,7 +139,9 @@ class VAEArchitecture:
         return cls(widths, count(shapes, "encoder.down_blocks.0.resnets.{}.conv1.weight"))
 
     def with_config(self, config: Mapping[str, Any]) -> VAEArchitecture:
-        """With the scaling factor that a diffusers config.json states."""
+        """With the scaling factor that a config.json states. ValueError for SDXL's, which has the same shapes."""
+        if config.get("scaling_factor") == 0.13025:
+            raise ValueError("it is the VAE of SDXL; expected one of Stable Diffusion 1.x or 2.x")
         return replace(self, scaling_factor=config.get("scaling_factor") or self.scaling_factor)
 
     def config(self) -> dict[str, Any]:
@@ -167,6 +169,8 @@ def check_is_sd_unet(shapes: Shapes) -> None:
     """ValueError that says what the weights are instead."""
     if "add_embedding.linear_1.weight" in shapes or any(".transformer_blocks.1." in key for key in shapes):
         raise ValueError("it holds an SDXL UNet; this version runs SD 1.x and SD 2.x UNets")
+    if any(".base_layer." in key for key in shapes):
+        raise ValueError("it holds a LoRA and its base as peft wraps them; give it as an adapter, with the base apart")
     missing = [key for key in NEEDED if key not in shapes]
     if missing:
         found = f"{missing[0]} is not among its {len(shapes)} tensors" if shapes else "it holds none"

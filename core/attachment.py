@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .adapters import Adapter, Part, check, first
 from .backbone import Backbone, Context
-from .layers import shapes_of
+from .layers import kind_of, shapes_of
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[Rem
 
     def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole.append(inputs[0])
-        return (inputs[0][:, : layer.in_channels], *inputs[1:])
+        return (inputs[0][:, : channels_of(layer)], *inputs[1:])
 
     def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         reached.add(name)
@@ -59,10 +59,15 @@ def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[Rem
         return output + ready[place].beside(layer, x).to(output.dtype)
 
     handles = [layer.register_forward_hook(after)]
-    if name == "conv_in" and part.shape and part.shape[1] > layer.in_channels:
+    if name == "conv_in" and part.shape and part.shape[1] > channels_of(layer):
         # the layer itself cannot take the further channels: they go round it
         handles.append(layer.register_forward_pre_hook(before))
     return handles
+
+
+def channels_of(layer: nn.Module) -> int:
+    """What a convolution takes."""
+    return kind_of(layer).shape(layer)[1]
 
 
 def eager() -> AbstractContextManager[object]:

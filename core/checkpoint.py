@@ -35,6 +35,7 @@ from .weights import (
 )
 
 NETWORK_KEYS = {name: KEY.replace(".recipe", f".{name}") for name in ("unet", "vae", "head")}
+ADAPTER_KEY = KEY.replace(".recipe", ".adapter")
 CONTEXT_FILES = ("empty_text_embed.safetensors", "empty_text_embed.npy")
 
 
@@ -100,6 +101,8 @@ def read_metadata_if_any(path: Path) -> dict[str, str]:
 def open_own(path: Path, task: str = "") -> list[Checkpoint]:
     """The recipes of a file written by write_checkpoint."""
     metadata = read_metadata(path)
+    if ADAPTER_KEY in metadata:
+        raise CheckpointError(f"{path.name} is an adapter, which needs a base: use --adapter or Apply Adapter.")
     try:
         recipes = from_header(metadata, path.name)
         configs = {name: json.loads(metadata.get(key, "{}")) for name, key in NETWORK_KEYS.items()}
@@ -167,7 +170,11 @@ def write_checkpoint(
     """Write the project's single file: networks under diffusers names, recipes and configs in the header.
 
     heads: {name: tensors}; contexts: {recipe id: (1, L, D)}; metadata: further header fields, such as modelspec.*.
+    ValueError if two recipes have one id, or a context belongs to none of them.
     """
+    ids = [recipe.id for recipe in recipes]
+    if len(set(ids)) < len(ids) or not set(contexts or {}) <= set(ids):
+        raise ValueError(f"Recipes {', '.join(ids)} need a name of their own each, and contexts must bear one of them.")
     tensors = {f"unet.{name}": tensor for name, tensor in unet[1].items()}
     header = {**to_header(recipes), NETWORK_KEYS["unet"]: json.dumps(unet[0].config())}
     if vae is not None:
@@ -255,7 +262,7 @@ def is_for_another(unet: Path, task: str) -> bool:
     return bool(task and said) and said != task_named(task).name
 
 
-PREFERENCE = ("genpercept", "genpercept-dpt", "genpercept-v1", "marigold")
+PREFERENCE = ("genpercept", "genpercept-dpt", "genpercept-v1", "marigold", "dmp")
 """GenPercept v2 comes before its head variant and before v1, whichever order the disk has them in."""
 
 
@@ -369,12 +376,16 @@ def find_text_encoder(folder: Path) -> Path | None:
     return encoder if find_files(encoder) and (encoder / "config.json").is_file() else None
 
 
-def empty_prompt(text_encoder: Path) -> list[int]:
-    """The token ids of the empty prompt, unpadded: start and end, by the tokenizer beside the encoder."""
+def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:
+    """The token ids of the empty prompt, by the tokenizer beside the encoder: start and end, padded to 77 or not."""
     folder = text_encoder.parent / "tokenizer"
     whole = read_json(folder / "tokenizer.json")
     vocabulary = read_json(folder / "vocab.json") or whole.get("model", {}).get("vocab", {})
-    return [vocabulary.get("<|startoftext|>", 49406), vocabulary.get("<|endoftext|>", 49407)]
+    start, end = vocabulary.get("<|startoftext|>", 49406), vocabulary.get("<|endoftext|>", 49407)
+    # SD1 pads with the end, SD2 with "!"
+    stated = read_json(folder / "special_tokens_map.json").get("pad_token", "<|endoftext|>")
+    pad = vocabulary.get(stated["content"] if isinstance(stated, dict) else stated, end)
+    return [start, end, *([pad] * 75 if padded else [])]
 
 
 def read_context(path: Path, key: str = "") -> Tensor:

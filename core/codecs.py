@@ -31,15 +31,20 @@ class UnitRange:
     unit: bool = False
 
     @property
-    def high(self) -> float | None:
+    def span(self) -> float:
+        """Units per 1.0 of the decoded range."""
         return self.scale if self.scale > 0 else 1.0
 
+    @property
+    def high(self) -> float | None:
+        return self.span
+
     def encode(self, values: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 3, H, W)."""
-        return (values / self.high * 2 - 1).expand(-1, 3, -1, -1)
+        """(B, C, H, W) in the task's units -> (B, 3, H, W) in [-1, 1]."""
+        return (values / self.span * 2 - 1).expand(-1, 3, -1, -1)
 
     def decode(self, picture: Tensor) -> Tensor:
-        """(B, 3 or C, H, W), any range -> (B, C, H, W)."""
+        """(B, 3 or C, H, W), any range -> (B, C, H, W) in the task's units."""
         values = (reduce_channels(picture, self.channels).clamp(-1, 1) + 1) / 2
         return values * self.scale if self.scale > 0 else stretch(values)
 
@@ -56,9 +61,6 @@ class Unbounded(UnitRange):
     def high(self) -> float | None:
         return None if self.scale > 0 else 1.0
 
-    def encode(self, values: Tensor) -> Tensor:
-        return (values / max(self.scale, 1e-12) * 2 - 1).expand(-1, 3, -1, -1)
-
     def decode(self, picture: Tensor) -> Tensor:
         values = (reduce_channels(picture, self.channels) / 2 + 0.5).clamp(min=0)
         return values * self.scale if self.scale > 0 else stretch(values)
@@ -72,7 +74,7 @@ class MinMax(UnitRange):
     """Whatever range comes is stretched per image to [0, 1]; for heads without a range of their own."""
 
     @property
-    def high(self) -> float | None:
+    def span(self) -> float:
         return 1.0
 
     def decode(self, picture: Tensor) -> Tensor:

@@ -20,18 +20,22 @@ Tick = Callable[[], None]
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept may be used in training later
 def alpha_bars(beta_start: float, beta_end: float, zero_snr: bool = False) -> Tensor:
-    """Cumulative signal power (1000,) float64 of the scaled-linear schedule.
+    """Cumulative signal power (1000,) of the scaled-linear schedule, on the CPU.
 
     zero_snr rescales it so that the last is exactly 0 (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample
-    Steps are Flawed", alg. 1).
+    Steps are Flawed", alg. 1). In single precision and in this order on purpose: so the networks were trained, and an
+    ensemble turns the last bit of its members into another map.
     """
-    betas = torch.linspace(beta_start**0.5, beta_end**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, TRAIN_STEPS, dtype=torch.float32, device="cpu") ** 2
     bars = torch.cumprod(1 - betas, 0)
-    if zero_snr and bars[0] > bars[-1]:
-        roots = bars.sqrt()
-        bars = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
-    return bars
+    if not zero_snr or bars[0] == bars[-1]:
+        return bars
+    roots = bars.sqrt()
+    scaled = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+    ratios = torch.cat([scaled[:1], scaled[1:] / scaled[:-1]]).nan_to_num(0)
+    return torch.cumprod(1 - (1 - ratios), 0)
 
 
 class Parameterisation(NamedTuple):
@@ -73,12 +77,17 @@ def to_sample(output: Tensor, noisy: Tensor, alpha_bar: Number, prediction_type:
 
     ValueError for epsilon where alpha_bar is 0: noise alone says nothing of a sample that left no trace.
     """
-    if prediction_type == "epsilon" and not isinstance(alpha_bar, Tensor) and alpha_bar <= 0:
+    if prediction_type == "epsilon" and lacks_signal(alpha_bar):
         raise ValueError(
             "prediction_type=epsilon needs a schedule that leaves some signal: set beta_start and beta_end below 1 and "
             "zero_snr=false."
         )
     return PARAMETERISATIONS[prediction_type].sample(output, noisy, alpha_bar)
+
+
+def lacks_signal(alpha_bar: Number) -> bool:
+    """Whether a signal power is 0, of any sample where there are several."""
+    return bool((alpha_bar <= 0).any()) if isinstance(alpha_bar, Tensor) else alpha_bar <= 0
 
 
 def to_noise(output: Tensor, noisy: Tensor, alpha_bar: Number, prediction_type: str) -> Tensor:
@@ -90,8 +99,8 @@ class Step(NamedTuple):
     """One step down the schedule: the timestep that the network is told, and the signal power before and after."""
 
     timestep: int
-    alpha_bar: float
-    alpha_bar_next: float
+    alpha_bar: Tensor
+    alpha_bar_next: Tensor
 
 
 def steps(recipe: Recipe) -> Iterator[Step]:
@@ -100,8 +109,8 @@ def steps(recipe: Recipe) -> Iterator[Step]:
     stride = TRAIN_STEPS // recipe.steps
     for timestep in timesteps(recipe):
         below = timestep - stride
-        after = bars[below].item() if below >= 0 else 1.0 if recipe.final_alpha_one else bars[0].item()
-        yield Step(timestep, bars[timestep].item(), after)
+        last = bars.new_ones(()) if recipe.final_alpha_one else bars[0]
+        yield Step(timestep, bars[timestep], bars[below] if below >= 0 else last)
 
 
 def timesteps(recipe: Recipe) -> list[int]:
@@ -117,7 +126,7 @@ def one_step(
     net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick
 ) -> Tensor:
     """GenPercept: the image latent in, the target's latent out, one pass (GenPercept, sec. 3.4)."""
-    alpha_bar = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[recipe.timestep].item()
+    alpha_bar = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[recipe.timestep]
     output = call(net, image, recipe.timestep, context)
     tick()
     return to_sample(output, image, alpha_bar, recipe.prediction_type)

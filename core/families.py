@@ -142,7 +142,7 @@ MARIGOLD_CONFIG: tuple[tuple[str, str, Any], ...] = (
     ("index", "scale_invariant", True),
     ("index", "shift_invariant", True),
 )
-"""What the recipe has no field for: (which config, its field, its value in every published checkpoint that can be run)."""
+"""What the recipe has no field for: (which config, its field, the value that can be run)."""
 
 
 def dmp(clues: Clues, task: str) -> Recipe:

@@ -54,4 +54,5 @@ def matches(one: Fingerprint, other: Fingerprint) -> bool:
 
 
 def close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and (a - b).norm() <= TOLERANCE * torch.maximum(a.norm(), b.norm())
+    """Within rounding."""
+    return a.shape == b.shape and bool((a - b).norm() <= TOLERANCE * torch.maximum(a.norm(), b.norm()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -46,6 +47,57 @@ class Fusion(nn.Module):
         return self.projection(x)
 
 
+class FusionStage(nn.Module):
+    """Features of one width, deepest first, into one map."""
+
+    def __init__(self, width: int, layers: Layers, levels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Fusion(width, layers, first=level == 0) for level in range(levels))
+
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        deepest, *finer = pyramid
+        first, *rest = self.layers
+        x = first(deepest)
+        for fuse, level in zip(rest, finer):
+            x = fuse(x, level)
+        return x
+
+
+class Neck(nn.Module):
+    """Features of several widths brought to one, then fused."""
+
+    def __init__(self, inputs: list[int], width: int, layers: Layers) -> None:
+        """inputs: widths, finest first."""
+        super().__init__()
+        self.convs = nn.ModuleList(layers.Conv2d(channels, width, 3, padding=1, bias=False) for channels in inputs)
+        self.fusion_stage = FusionStage(width, layers, len(inputs))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        pyramid = [conv(level) for conv, level in zip(self.convs, features)]
+        return self.fusion_stage(pyramid[::-1])
+
+
+class Prediction(nn.Module):
+    """Fused features to a map of twice their size."""
+
+    def __init__(self, width: int, middle: int, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.projection = layers.Conv2d(width, width, 3, padding=1)
+        # the published indices count two modules without weights
+        self.head = nn.ModuleDict(
+            {
+                "0": layers.Conv2d(width, width // 2, 3, padding=1),
+                "2": layers.Conv2d(width // 2, middle, 3, padding=1),
+                "4": layers.Conv2d(middle, channels, 1),
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head["0"](F.relu(self.projection(x)))
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        return self.head["4"](F.relu(self.head["2"](x)))
+
+
 class DPT(nn.Module):
     """GenPercept's DPT head on up-block features; its module names are those of the published weights.
 
@@ -58,42 +110,30 @@ class DPT(nn.Module):
         super().__init__()
         width = shapes["neck.convs.0.weight"][0]
         inputs = [shapes[f"neck.convs.{i}.weight"][1] for i in range(4)]
-        middle = shapes["head.head.2.weight"][0]
+        middle, channels = shapes["head.head.2.weight"][0], shapes["head.head.4.weight"][0]
         self.feature_upsample_0 = nn.ModuleDict({"conv": layers.Conv2d(inputs[0], inputs[0], 3, padding=1)})
-        fusion = nn.ModuleDict({"layers": nn.ModuleList(Fusion(width, layers, first=i == 0) for i in range(4))})
-        convs = nn.ModuleList(layers.Conv2d(channels, width, 3, padding=1, bias=False) for channels in inputs)
-        self.neck = nn.ModuleDict({"convs": convs, "fusion_stage": fusion})
-        # the published indices count two modules without weights
-        head = {
-            "0": layers.Conv2d(width, width // 2, 3, padding=1),
-            "2": layers.Conv2d(width // 2, middle, 3, padding=1),
-            "4": layers.Conv2d(middle, shapes["head.head.4.weight"][0], 1),
-        }
-        projection = layers.Conv2d(width, width, 3, padding=1)
-        self.head = nn.ModuleDict({"projection": projection, "head": nn.ModuleDict(head)})
+        self.neck = Neck(inputs, width, layers)
+        self.head = Prediction(width, middle, channels, layers)
         self.positive = positive
 
     def forward(self, features: Features) -> Tensor:
         deepest, deep, middle, fine = features
         fine = self.feature_upsample_0["conv"](F.interpolate(fine, scale_factor=2, mode="nearest"))
-        pyramid = [conv(level) for conv, level in zip(self.neck["convs"], (fine, middle, deep, deepest))]
-        x: Tensor | None = None
-        for fuse, level in zip(self.neck["fusion_stage"]["layers"], reversed(pyramid)):
-            x = fuse(level) if x is None else fuse(x, level)
-        out = self.head["head"]
-        x = out["0"](F.relu(self.head["projection"](x)))
-        x = out["4"](F.relu(out["2"](F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))))
+        x = self.head(self.neck([fine, middle, deep, deepest]))
         return F.relu(x) if self.positive else x
 
 
-HEAD_KINDS = {
+HEAD_KINDS: dict[str, Callable[[Shapes, Layers], nn.Module]] = {
     "dpt_head_identity": lambda shapes, layers: DPT(shapes, layers),
     "dpt_head": lambda shapes, layers: DPT(shapes, layers, positive=True),
 }
 
 
 def build_head(name: str, shapes: Shapes, layers: Layers = nn) -> nn.Module:
-    """The head of that name for weights of these shapes, still without weights."""
+    """The head of that name for weights of these shapes, still without them. ValueError if they are another head's."""
     if name not in HEAD_KINDS:
-        raise ValueError(f"Unknown head {name!r}: this version knows {', '.join(HEAD_KINDS)}. Update the pack.")
-    return HEAD_KINDS[name](shapes, layers)
+        raise ValueError(f"Unknown head {name!r}: this version knows {', '.join(HEAD_KINDS)}; update the pack.")
+    try:
+        return HEAD_KINDS[name](shapes, layers)
+    except KeyError as error:
+        raise ValueError(f"The weights of {name} lack {error}: they are another head's; get them again.") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,14 +15,15 @@ class Kind(NamedTuple):
     """How one kind of layer computes."""
 
     layer: type[nn.Module]
-    run: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor]
+    run: Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
     """(layer, input, weight, bias) -> output: the layer's own settings on other weights"""
-    shape: Callable[[nn.Module], tuple[int, ...]]
+    shape: Callable[[Any], tuple[int, ...]]
     """Of the layer's weight, by its settings: a host may hold the weight itself packed or elsewhere."""
     channels_first: bool
 
 
-def convolve(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """With the layer's own stride and padding, whichever kind of padding that is; a matrix is a 1x1 kernel."""
     kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
     return nn.Conv2d._conv_forward(layer, x, kernel, bias)
 

@@ -186,7 +186,7 @@ def parse_value(hint: Any, text: str) -> Any:
         return text.lower() == "true"
     if hint in (int, float):
         return hint(text)
-    if tuple in map(get_origin, get_args(hint)):
+    if any(get_origin(part) is tuple for part in get_args(hint)):
         return tuple(text.split(",")) if text else None
     return text
 

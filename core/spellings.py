@@ -111,7 +111,8 @@ def assemble(file: Path, keys: Mapping[str, Key], scale_of: ScaleOf) -> dict[str
 def part_of(file: Path, layer: str, roles: Mapping[str, Tensor], scale_of: ScaleOf) -> Part:
     """One layer's tensors by their roles -> its part."""
     if roles.keys() <= {"weight", "bias"}:
-        return Delta(flat(roles.get("weight")), roles.get("bias"))
+        weight = roles.get("weight")
+        return Delta(None if weight is None else flat(weight), roles.get("bias"))
     if not {"down", "up"} <= roles.keys() or "weight" in roles:
         held = ", ".join(sorted(roles))
         raise CheckpointError(f"{shown(file)} cannot be used: of {layer} it holds {held}, which make no adapter.")
@@ -131,9 +132,9 @@ def part_of(file: Path, layer: str, roles: Mapping[str, Tensor], scale_of: Scale
     return LowRank(down, up, scale, roles.get("bias"))
 
 
-def flat(tensor: Tensor | None) -> Tensor | None:
+def flat(tensor: Tensor) -> Tensor:
     """A 1x1 convolution as the matrix that it is."""
-    return tensor[:, :, 0, 0] if tensor is not None and tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
+    return tensor[:, :, 0, 0] if tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
 
 
 def scales(file: Path, metadata: Mapping[str, str]) -> ScaleOf:

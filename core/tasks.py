@@ -23,6 +23,12 @@ class Task:
     """Which end of the values is near the camera."""
     socket: Literal["image", "mask"] = "image"
     """Whether a person first wants an IMAGE or a MASK of it."""
+    losses: tuple[str, ...] = ("mse",)
+    """Between pictures, unless a config says otherwise: rows of core.losses.LOSSES."""
+    align: str = "none"
+    """What brings predictions to the truth's scale before they are measured: a row of core.align.ALIGNMENTS."""
+    metrics: tuple[str, ...] = ("mse",)
+    """Rows of core.metrics.METRICS; the first one chooses the best checkpoint."""
     aliases: tuple[str, ...] = ()
     """What published folders and pipelines call it."""
 
@@ -30,14 +36,32 @@ class Task:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("depth", "Depth", 1, merge="affine", near="low"),
-        Task("disparity", "Disparity (inverse depth)", 1, merge="affine", near="high"),
-        Task("normal", "Surface normals", 3, merge="direction", aliases=("normals",)),
-        Task("mask", "Mask (dichotomous segmentation)", 1, socket="mask", aliases=("dis",)),
-        Task("matte", "Alpha matte", 1, socket="mask", aliases=("matting",)),
-        Task("segmentation", "Segmentation (colour map)", 3, aliases=("seg",)),
-        Task("albedo", "Albedo", 3),
-        Task("shading", "Shading", 3),
+        Task(
+            "depth", "Depth", 1, merge="affine", near="low",
+            losses=("mse", "ssi", "gradient"), align="least-square", metrics=("abs-rel", "delta1", "rmse"),
+        ),
+        Task(
+            "disparity", "Disparity (inverse depth)", 1, merge="affine", near="high",
+            losses=("mse", "ssi", "gradient"), align="least-square-disparity", metrics=("abs-rel", "delta1", "rmse"),
+        ),
+        Task(
+            "normal", "Surface normals", 3, merge="direction", aliases=("normals",),
+            losses=("angular",), metrics=("mean-angle", "median-angle", "angle-11.25", "angle-30"),
+        ),
+        Task(
+            "mask", "Mask (dichotomous segmentation)", 1, socket="mask", aliases=("dis",),
+            metrics=("max-f", "mae", "s-measure", "e-measure", "weighted-f", "iou"),
+        ),
+        Task(
+            "matte", "Alpha matte", 1, socket="mask", aliases=("matting",),
+            losses=("l1", "laplacian"), metrics=("mad", "mse", "sad", "grad", "conn"),
+        ),
+        Task(
+            "segmentation", "Segmentation (colour map)", 3, aliases=("seg",),
+            metrics=("miou", "pixel-accuracy", "mean-accuracy"),
+        ),
+        Task("albedo", "Albedo", 3, losses=("l1",), metrics=("mse", "psnr", "ssim", "lmse")),
+        Task("shading", "Shading", 3, losses=("l1",), metrics=("mse", "psnr", "ssim", "lmse")),
     )
 }
 

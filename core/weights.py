@@ -77,7 +77,7 @@ def shards(index: Path) -> tuple[Path, ...]:
     listed = read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise CheckpointError(f"{shown(index)} lists no weight files: get the file again.")
-    return tuple(index.parent / Path(name).name for name in sorted(set(listed.values())))
+    return tuple(index.parent / name for name in sorted({Path(name).name for name in listed.values()}))
 
 
 def network(files: tuple[Path, ...], renaming: Callable[[list[str]], dict[str, str]]) -> Weights:
@@ -181,7 +181,8 @@ def unpickle(file: Path) -> dict[str, Tensor]:
 
 
 UNREADABLE = (
-    pickle.UnpicklingError, BadZipFile, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError
+    pickle.UnpicklingError, BadZipFile, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError,
+    AttributeError,
 )  # fmt: skip
 """What torch.load raises on files that are damaged, or that ask for more than tensors."""
 

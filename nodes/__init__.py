@@ -1,4 +1,4 @@
-"""ComfyUI's side: the extension and its list of nodes. `comfy_entrypoint` in the pack's root is the only one who imports it."""
+"""ComfyUI's side: the extension and its list of nodes, which only `comfy_entrypoint` in the root imports."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ class PerceptionExtension(ComfyExtension):
     """All nodes of the pack, in the order of a graph."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import composite, load, perceive, render, save
+        from . import adapt, composite, load, perceive, render, save
 
-        return [*load.NODES, *perceive.NODES, *render.NODES, *composite.NODES, *save.NODES]
+        return [*load.NODES, *adapt.NODES, *perceive.NODES, *render.NODES, *composite.NODES, *save.NODES]

@@ -1,7 +1,8 @@
-"""HostBackbone and HostAutoencoder: core's protocols on ComfyUI's memory-managed networks; the mirror of trainer/models.py."""
+"""HostBackbone and HostAutoencoder: core's protocols on ComfyUI's networks; the mirror of trainer/models.py."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from comfy.latent_formats import SD15
 from torch import Tensor, nn
 
 from ..core.architecture import UNetArchitecture, VAEArchitecture
+from ..core.attachment import uncompiled
 from ..core.backbone import Context
 from ..core.heads import build_head
 from ..core.keys import rename, unet_to_ldm, vae_to_ldm
@@ -53,8 +55,9 @@ class HostBackbone:
             return h, skip
 
         # the last up block's result is what goes into the layer after it
-        network = self.patcher.model.diffusion_model
-        hook = network.out.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0].float().clone()))
+        hook = self.network.out.register_forward_pre_hook(
+            lambda module, inputs: captured.append(inputs[0].float().clone())
+        )
         try:
             self.run(latent, timestep, context, {"patches": {"output_block_patch": [before_output_block]}})
         finally:
@@ -62,14 +65,30 @@ class HostBackbone:
         deepest, deep, middle, fine = (feature.to(latent.device) for feature in captured)
         return deepest, deep, middle, fine
 
+    @property
+    def network(self) -> nn.Module:
+        """The UNet as it was before torch.compile, whose code would not see what is put beside the weights later."""
+        return uncompiled(self.patcher.model.diffusion_model)
+
     def modules(self) -> dict[str, nn.Module]:
-        config = self.config
-        layers = config["num_res_blocks"][0]
-        depth = config["transformer_depth"]
-        attention = tuple(depth[level * layers] > 0 for level in range(len(config["channel_mult"])))
-        diffusers = {ldm: name for name, ldm in unet_to_ldm(attention, layers).items()}
-        held = dict(self.patcher.model.diffusion_model.named_modules())
-        return {name: held[ldm] for ldm, name in rename(held, diffusers).items() if hasattr(held[ldm], "weight")}
+        held = dict(self.network.named_modules())
+        names = rename(held, {ldm: name for name, ldm in self.prefixes.items()})
+        return {name: held[ldm] for ldm, name in names.items() if hasattr(held[ldm], "weight")}
+
+    @property
+    def prefixes(self) -> dict[str, str]:
+        """{prefix by its diffusers name: the host's}"""
+        layers, depth = self.config["num_res_blocks"][0], self.config["transformer_depth"]
+        return unet_to_ldm(
+            tuple(depth[level * layers] > 0 for level in range(len(self.config["channel_mult"]))), layers
+        )
+
+    def weight(self, name: str) -> Tensor:
+        """A weight by its diffusers name as it was before the user's LoRAs. KeyError if there is none."""
+        key = f"diffusion_model.{rename([name], self.prefixes)[name]}"
+        if key in self.patcher.backup:
+            return self.patcher.backup[key].weight
+        return self.network.get_parameter(key.removeprefix("diffusion_model.")).detach()
 
     def run(self, latent: Tensor, timestep: Tensor, context: Context, transformer_options: dict[str, Any]) -> Tensor:
         """One pass. transformer_options must be fresh: the network writes into it."""
@@ -81,7 +100,7 @@ class HostBackbone:
         vector = None if context.vector is None else context.vector.to(device, dtype)
         self.patcher.pre_run()
         try:
-            output = model.diffusion_model(
+            output = self.network(
                 latent.to(device, dtype),
                 timestep.to(device, torch.float32),
                 context=context.tokens.to(device, dtype),
@@ -99,7 +118,9 @@ class HostAutoencoder:
     def __init__(self, vae: comfy.sd.VAE, scaling_factor: float = SD15().scale_factor) -> None:
         channels = getattr(vae, "latent_channels", None)
         if channels != 4 or getattr(vae, "latent_dim", 2) != 2:
-            raise ValueError(f"This VAE has {channels} latent channels; connect the VAE of a Stable Diffusion 1.x or 2.x checkpoint, which has 4.")
+            raise ValueError(
+                f"This VAE has {channels} latent channels: connect one of a Stable Diffusion 1.x or 2.x model, with 4."
+            )
         self.vae = vae
         self.scaling_factor = scaling_factor
 
@@ -165,7 +186,7 @@ class PerceptionModel(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.0
 
 
-def load_unet(weights: Weights, architecture: UNetArchitecture) -> comfy.model_patcher.ModelPatcher:
+def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackbone:
     """A UNet that the host owns: loads, offloads and evicts."""
     tensors = weights.load()
     management = comfy.model_management
@@ -188,17 +209,22 @@ def load_unet(weights: Weights, architecture: UNetArchitecture) -> comfy.model_p
         out = {name: tensor for name, tensor in model.diffusion_model.state_dict().items() if name.startswith("out.")}
         renamed |= {name: torch.zeros_like(tensor) for name, tensor in out.items()}
     filled(model.diffusion_model, renamed, weights)
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+    offload = management.unet_offload_device()
+    return HostBackbone(comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload))
 
 
 def host_config(architecture: UNetArchitecture) -> dict[str, Any]:
     """The host's unet_config. CheckpointError for head counts that it cannot express."""
     widths, heads = architecture.widths, architecture.heads
     if any(width % widths[0] for width in widths) or any(width % 32 for width in widths):
-        raise CheckpointError(f"ComfyUI cannot run a UNet of widths {widths}: each must be a multiple of the first and of 32.")
+        raise CheckpointError(
+            f"ComfyUI cannot run a UNet of widths {widths}: each must be a multiple of the first and of 32."
+        )
     sizes = {width // count for width, count in zip(widths, heads)}
     if len(set(heads)) > 1 and len(sizes) > 1:
-        raise CheckpointError(f"ComfyUI cannot run a UNet with {heads} attention heads: it knows one number, or one width, for all levels.")
+        raise CheckpointError(
+            f"ComfyUI cannot run a UNet with {heads} attention heads: it knows one number, or one width, for all."
+        )
     one_number = len(set(heads)) == 1
     depth = [int(attends) for attends in architecture.attention]
     return {
@@ -227,7 +253,7 @@ def host_config(architecture: UNetArchitecture) -> dict[str, Any]:
     }
 
 
-def load_vae(weights: Weights, architecture: VAEArchitecture) -> comfy.sd.VAE:
+def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> HostAutoencoder:
     """A VAE that the host owns, in single precision."""
     widths = architecture.widths
     config = {
@@ -248,7 +274,8 @@ def load_vae(weights: Weights, architecture: VAEArchitecture) -> comfy.sd.VAE:
         unknown = sorted(set(tensors) - set(names))
         raise CheckpointError(f"{weights.path.name} is not a Stable Diffusion VAE: it holds {unknown[0]}.")
     renamed = {ldm: as_convolution(tensors[name], ldm) for name, ldm in names.items()}
-    return comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": 4}}, dtype=torch.float32)
+    vae = comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": 4}}, dtype=torch.float32)
+    return HostAutoencoder(vae, architecture.scaling_factor)
 
 
 def as_convolution(tensor: Tensor, ldm: str) -> Tensor:
@@ -263,10 +290,39 @@ def filled(module: nn.Module, tensors: dict[str, Tensor], weights: Weights) -> n
     wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
     if wrong:
         raise CheckpointError(
-            f"{weights.path.name} does not fit a {type(module).__name__} of its own shape: {len(wrong)} weights differ ({wrong[0]} ...)."
+            f"{weights.path.name} does not fit a {type(module).__name__} of its own shape: {len(wrong)} weights differ "
+            f"({wrong[0]} ...)."
         )
     module.load_state_dict(tensors)
     return module.eval().requires_grad_(False)
+
+
+def resident(patcher: comfy.model_patcher.ModelPatcher, clean: bool) -> HostBackbone:
+    """The UNet of a MODEL as a Backbone: the very patcher that came, or without the user's LoRAs.
+
+    CheckpointError for models that are no Stable Diffusion UNet.
+    """
+    model = patcher.model
+    config = getattr(model.model_config, "unet_config", {})
+    if not {"context_dim", "num_res_blocks", "transformer_depth", "channel_mult"} <= config.keys():
+        kind = type(model.model_config).__name__
+        raise CheckpointError(
+            f"The loaded model is {kind}, not a Stable Diffusion UNet: load an SD 1.x or 2.x checkpoint."
+        )
+    return HostBackbone(without_patches(patcher) if clean and patcher.patches else patcher)
+
+
+def scaling_factor(patcher: comfy.model_patcher.ModelPatcher) -> float:
+    """What the model's latents are multiplied by."""
+    return patcher.model.latent_format.scale_factor
+
+
+def without_patches(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+    """The same weights without LoRAs. The host rewrites them for it, and once more for the next generation."""
+    clean = patcher.clone()
+    clean.patches = {}
+    clean.patches_uuid = uuid.uuid4()
+    return clean
 
 
 def encode_empty_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:

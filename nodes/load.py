@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -12,16 +14,18 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
+from ..core.adapter_files import is_adapter
 from ..core.backbone import Context
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
 from ..core.families import FAMILIES
-from ..core.pipeline import Perceiver, with_overrides
+from ..core.pipeline import Perceiver
 from ..core.tasks import TASKS
 from ..core.weights import CheckpointError, Weights, find_files, network, read_json
 from . import host
 from .sockets import Perception
 
 FOLDER = "perception"
+AS_TRAINED = "as trained"
 Network = TypeVar("Network")
 PACK_WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -39,23 +43,40 @@ def roots() -> list[Path]:
     return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
 
 
-def choices() -> list[str]:
-    """Files and folders that LoadModel can open, with / between folders on every system."""
-    found = [name for root in roots() if root.is_dir() for name in checkpoints_in(root, root)]
-    return list(dict.fromkeys(sorted(found))) or [f"(none: put a checkpoint into models/{FOLDER})"]
+def choices(adapters: bool = False) -> list[str]:
+    """Checkpoints, or adapters, in the model folders, with / between folders on every system."""
+    found = [
+        path.relative_to(root).as_posix()
+        for root in roots()
+        for path in candidates(root)
+        if holds_adapter(path, stamp_of(path)) == adapters
+    ]
+    return list(dict.fromkeys(sorted(found))) or [f"(none: put one into models/{FOLDER})"]
 
 
-def checkpoints_in(folder: Path, root: Path) -> list[str]:
-    """Names below `root`; a folder that is a checkpoint is named whole, and each of its UNets alone."""
-    names = []
-    for path in sorted(folder.iterdir()):
-        name = path.relative_to(root).as_posix()
+def candidates(folder: Path) -> Iterator[Path]:
+    """Files, and folders that are one checkpoint or adapter; of a repository of several UNets each of them too."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix == ".safetensors":
-            names.append(name)
+            yield path
         elif path.is_dir():
-            inner = unet_folders(path)
-            names += [name, *(f"{name}/{unet.name}" for unet in inner if unet != path)] if inner else checkpoints_in(path, root)
-    return names
+            unets = unet_folders(path)
+            if unets or is_adapter(path):
+                yield path
+                yield from (unet for unet in unets if unet != path)
+            else:
+                yield from candidates(path)
+
+
+@lru_cache(maxsize=1024)
+def holds_adapter(path: Path, stamp: tuple) -> bool:
+    """The answer is kept for as long as the file stays the same: the host asks with every look at the nodes."""
+    return is_adapter(path)
+
+
+def stamp_of(path: Path) -> tuple:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def resolve(name: str) -> Path:
@@ -66,7 +87,9 @@ def resolve(name: str) -> Path:
     for root in roots():
         if (root / parts).exists():
             return root / parts
-    raise CheckpointError(f"There is no {name!r} in models/{FOLDER}: put it there, or choose one of {', '.join(choices()[:5])}.")
+    raise CheckpointError(
+        f"There is no {name!r} in models/{FOLDER}: put it there, or choose one of {', '.join(choices()[:5])}."
+    )
 
 
 def context_of(checkpoint: Checkpoint) -> Context:
@@ -88,6 +111,24 @@ def context_of(checkpoint: Checkpoint) -> Context:
     return Context(own)
 
 
+def task_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "task",
+        options=[AS_TRAINED, *TASKS],
+        default=AS_TRAINED,
+        tooltip="What to predict, where the file holds several tasks or does not say.",
+    )
+
+
+def overrides_input() -> io.String.Input:
+    return io.String.Input(
+        "overrides",
+        default="",
+        tooltip="Advanced: recipe fields for this run, such as steps=4 ensemble_size=3 seed=7. "
+        "Leave empty to run it as trained.",
+    )
+
+
 class LoadModel(io.ComfyNode):
     """A node: checkpoint -> PERCEPTION and the VAE that came with it."""
 
@@ -106,50 +147,48 @@ class LoadModel(io.ComfyNode):
                     default="auto",
                     tooltip="How it was trained. auto reads it from the files; name it where they cannot tell.",
                 ),
-                io.Combo.Input(
-                    "task",
-                    options=["as trained", *TASKS],
-                    default="as trained",
-                    tooltip="What to predict, where the checkpoint holds several tasks or does not say.",
-                ),
-                io.String.Input(
-                    "overrides",
-                    default="",
-                    multiline=False,
-                    tooltip="Advanced: recipe fields for this run, such as steps=4 ensemble_size=3 seed=7. Leave empty to run it as trained.",
-                ),
+                task_input(),
+                overrides_input(),
             ],
             outputs=[
-                Perception.Output("perception", display_name="perception", tooltip="A model that is ready to perceive."),
-                io.Vae.Output("vae", display_name="vae", tooltip="The VAE that came with the checkpoint; nothing if it came without one."),
+                Perception.Output(
+                    "perception", display_name="perception", tooltip="A model that is ready to perceive."
+                ),
+                io.Vae.Output(
+                    "vae",
+                    display_name="vae",
+                    tooltip="The VAE that came with the checkpoint; nothing if it came without one.",
+                ),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, model: str, family: str, task: str, overrides: str) -> tuple:
         """Loaded again only when the files change."""
-        path = resolve(model)
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        return stamps(files)
+        return contents(resolve(model))
 
     @classmethod
     def execute(cls, model: str, family: str, task: str, overrides: str) -> io.NodeOutput:
-        perceiver, vae = load(resolve(model), family, "" if task == "as trained" else task)
-        return io.NodeOutput(with_overrides(perceiver, overrides.split()), vae)
+        checkpoint = open_checkpoint(resolve(model), family, wanted_task(task))
+        # before the weights are read, which takes a while: a misspelt field is told at once
+        return io.NodeOutput(*load(replace(checkpoint, recipe=checkpoint.recipe.override(overrides.split()))))
 
 
-def load(path: Path, family: str, task: str) -> tuple[Perceiver, comfy.sd.VAE | None]:
+def wanted_task(widget: str) -> str:
+    return "" if widget == AS_TRAINED else widget
+
+
+def load(checkpoint: Checkpoint) -> tuple[Perceiver, comfy.sd.VAE | None]:
     """Everything that a checkpoint's recipe needs, owned by the host; and its VAE, or None."""
-    checkpoint = open_checkpoint(path, family, task)
     context = context_of(checkpoint)
     vae = autoencoder = head = None
     if checkpoint.vae is not None and checkpoint.vae_architecture is not None:
-        vae = shared(checkpoint.vae, host.load_vae, checkpoint.vae_architecture)
-        autoencoder = host.HostAutoencoder(vae, checkpoint.vae_architecture.scaling_factor)
+        autoencoder = shared(checkpoint.vae, host.load_autoencoder, checkpoint.vae_architecture)
+        vae = autoencoder.vae
     if checkpoint.head is not None:
         head = host.HostHead(checkpoint.recipe.head, checkpoint.head)
-    patcher = shared(checkpoint.unet, host.load_unet, checkpoint.architecture)
-    return Perceiver(checkpoint.recipe, host.HostBackbone(patcher), context, autoencoder, head), vae
+    backbone = shared(checkpoint.unet, host.load_backbone, checkpoint.architecture)
+    return Perceiver(checkpoint.recipe, backbone, context, autoencoder, head), vae
 
 
 in_use: WeakValueDictionary[tuple, Any] = WeakValueDictionary()
@@ -163,6 +202,11 @@ def shared(weights: Weights, loader: Callable[[Weights, Any], Network], architec
     if network is None:
         network = in_use[key] = loader(weights, architecture)
     return network
+
+
+def contents(path: Path) -> tuple:
+    """What changes when anything in a file or folder does."""
+    return stamps(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path])
 
 
 def stamps(files: Iterable[Path]) -> tuple:

@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
 from ..core.perception_map import PerceptionMap
 from ..core.picture import as_rgb, check_image, ready
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
@@ -18,10 +19,29 @@ from .sockets import Perception, PerceptionMapSocket
 def perception_outputs() -> list[io.Output]:
     """What every node gives that perceives; without ids, which must differ from those of the inputs."""
     return [
-        PerceptionMapSocket.Output(display_name="map", tooltip="Raw values with their meaning, for the render, mask and save nodes."),
-        io.Image.Output(display_name="image", tooltip="A picture that is ready for the ControlNet of the task: near is white, red is left."),
-        io.Mask.Output(display_name="mask", tooltip="1 = selected: the mask or matte itself, the near part of a depth, else all that is known."),
+        PerceptionMapSocket.Output(
+            display_name="map", tooltip="Raw values with their meaning, for the render, mask and save nodes."
+        ),
+        io.Image.Output(
+            display_name="image",
+            tooltip="A picture that is ready for the ControlNet of the task: near is white, red is left.",
+        ),
+        io.Mask.Output(
+            display_name="mask",
+            tooltip="1 = selected: the mask or matte itself, the near part of a depth, else all that is known.",
+        ),
     ]
+
+
+def resolution_input() -> io.Int.Input:
+    return io.Int.Input(
+        "resolution",
+        default=-1,
+        min=-1,
+        max=16384,
+        tooltip="Processing resolution: -1 as trained, 0 the image's own, else pixels of the longest edge "
+        "(or as the recipe says).",
+    )
 
 
 def batch_size_input() -> io.Int.Input:
@@ -30,7 +50,8 @@ def batch_size_input() -> io.Int.Input:
         default=1,
         min=1,
         max=64,
-        tooltip="Images per pass of the networks. More is faster on a large GPU and takes more memory; results then differ in the last digits.",
+        tooltip="Images per pass of the networks. More is faster on a large GPU and takes more memory; results then "
+        "differ in the last digits.",
     )
 
 
@@ -38,7 +59,8 @@ def vae_input() -> io.Vae.Input:
     return io.Vae.Input(
         "vae",
         optional=True,
-        tooltip="Needed where the checkpoint brings no VAE; one that is connected is used instead of the checkpoint's. Any SD 1.x or 2.x VAE.",
+        tooltip="Needed where the checkpoint brings no VAE; one that is connected is used instead of the checkpoint's. "
+        "Any SD 1.x or 2.x VAE.",
     )
 
 
@@ -51,25 +73,21 @@ class Perceive(io.ComfyNode):
             node_id="DiffusionPerceptionPerceive",
             display_name="Perceive",
             category="perception",
-            description="Predicts depth, normals, a mask or another map of an image, at the image's own size. Deterministic.",
+            description="Predicts depth, normals, a mask or another map of an image, at the image's own size.",
             inputs=[
                 Perception.Input("perception", tooltip="From Load Perception Model."),
                 io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up, any aspect."),
                 vae_input(),
-                io.Int.Input(
-                    "resolution",
-                    default=-1,
-                    min=-1,
-                    max=16384,
-                    tooltip="Processing resolution: -1 as trained, 0 the image's own, else pixels of the longest edge (or as the recipe says).",
-                ),
+                resolution_input(),
                 batch_size_input(),
             ],
             outputs=perception_outputs(),
         )
 
     @classmethod
-    def execute(cls, perception: Perceiver, image: Tensor, resolution: int, batch_size: int, vae: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, perception: Perceiver, image: Tensor, resolution: int, batch_size: int, vae: Any = None
+    ) -> io.NodeOutput:
         perceiver = with_vae(perception, vae)
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         tick = host.ticker(passes(perceiver.recipe, len(pictures), batch_size))
@@ -118,8 +136,8 @@ def check_latent(samples: Tensor) -> Tensor:
     """(B, 4, h, w) float32. ValueError for latents of another kind of model."""
     if samples.ndim != 4 or samples.shape[1] != 4 or samples.shape[0] == 0:
         raise ValueError(
-            f"The latent has shape {tuple(samples.shape)}; expected (B, 4, h, w) of a Stable Diffusion 1.x or 2.x model: "
-            "connect the latent of such a model."
+            f"The latent has shape {tuple(samples.shape)}; expected (B, 4, h, w): "
+            "connect the latent of a Stable Diffusion 1.x or 2.x model."
         )
     if not samples.isfinite().all():
         raise ValueError("The latent holds NaN or infinite values: repair the node that made it.")
@@ -133,4 +151,69 @@ def outputs(result: PerceptionMap) -> io.NodeOutput:
     return io.NodeOutput(result, image.to(device), mask.to(device))
 
 
-NODES = [Perceive, PerceiveLatent]
+TASK_INPUTS = ("perception", "perception_2", "perception_3", "perception_4")
+
+
+class PerceiveTasks(io.ComfyNode):
+    """A node: several perceptions of one image or latent, which is encoded once."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        first, *further = TASK_INPUTS
+        return io.Schema(
+            node_id="DiffusionPerceptionPerceiveTasks",
+            display_name="Perceive Tasks",
+            category="perception",
+            description="Predicts up to four maps of one image or latent. The image is encoded once, and tasks of one "
+            "file share one pass of the network.",
+            inputs=[
+                Perception.Input(first, tooltip="From Load Perception Model or Apply Perception Adapter."),
+                *(Perception.Input(name, optional=True, tooltip="Another task of the same base.") for name in further),
+                io.Image.Input("image", optional=True, tooltip="One image or a batch. Connect this or a latent."),
+                io.Latent.Input("latent", optional=True, tooltip="What a sampler just made, in place of an image."),
+                vae_input(),
+                resolution_input(),
+                batch_size_input(),
+            ],
+            outputs=[PerceptionMapSocket.Output(display_name=f"map_{i + 1}") for i in range(len(TASK_INPUTS))],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        resolution: int,
+        batch_size: int,
+        image: Tensor | None = None,
+        latent: dict[str, Any] | None = None,
+        vae: Any = None,
+        **perceptions: Perceiver,
+    ) -> io.NodeOutput:
+        if (image is None) == (latent is None):
+            raise ValueError("Connect an image or a latent, and not both.")
+        places = [name for name in TASK_INPUTS if perceptions.get(name) is not None]
+        perceivers = one_autoencoder([with_vae(perceptions[name], vae) for name in places])
+        if image is not None:
+            pictures = as_rgb(check_image(image)).movedim(-1, 1)
+            tick = host.ticker(passes_of_tasks(perceivers, len(pictures), batch_size, resolution))
+            maps = predict_tasks(perceivers, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
+        else:
+            samples = check_latent(latent["samples"]) * scaling_factor(perceivers[0])
+            tick = host.ticker(passes_of_tasks(perceivers, len(samples), batch_size, None))
+            maps = predict_latent_tasks(perceivers, samples, batch_size=batch_size, tick=tick)
+        found = dict(zip(places, maps))
+        return io.NodeOutput(*(found.get(name) for name in TASK_INPUTS))
+
+
+def one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:
+    """The same VAE object where it is the same VAE, so that one encode serves all."""
+    first: dict[tuple[int, float], Any] = {}
+    shared = []
+    for perceiver in perceivers:
+        autoencoder = perceiver.autoencoder
+        if isinstance(autoencoder, host.HostAutoencoder):
+            autoencoder = first.setdefault((id(autoencoder.vae), autoencoder.scaling_factor), autoencoder)
+        shared.append(replace(perceiver, autoencoder=autoencoder))
+    return shared
+
+
+NODES = [Perceive, PerceiveLatent, PerceiveTasks]

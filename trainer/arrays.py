@@ -166,4 +166,3 @@ def read_colours(path: Path) -> tuple[np.ndarray, np.ndarray]:
     alpha = values[..., -1] if values.shape[-1] in (2, 4) else np.ones(values.shape[:2], np.float32)
     colours = values[..., : 3 if values.shape[-1] >= 3 else 1]
     return np.broadcast_to(colours, (*colours.shape[:2], 3)), alpha
-

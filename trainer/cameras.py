@@ -39,11 +39,13 @@ def focal_px(fov_deg: float, width: int) -> float:
     return width / 2 / float(np.tan(np.radians(fov_deg) / 2))
 
 
-def pixel_rays(camera: Camera, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rays through pixel centres: origin (3,) and directions (H, W, 3) whose camera-space z is 1."""
+def pixel_rays(
+    camera: Camera, width: int, height: int, shift: tuple[float, float] = (0.0, 0.0)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rays `shift` pixels off the pixel centres: origin (3,) and directions (H, W, 3) whose camera-space z is 1."""
     f = focal_px(camera.fov_deg, width)
-    x = (np.arange(width) + 0.5 - width / 2) / f
-    y = (np.arange(height) + 0.5 - height / 2) / f
+    x = (np.arange(width) + 0.5 + shift[0] - width / 2) / f
+    y = (np.arange(height) + 0.5 + shift[1] - height / 2) / f
     local = np.stack([*np.meshgrid(x, y), np.ones((height, width))], axis=-1)
     pose = camera.matrix()
     return pose[:3, 3], local @ pose[:3, :3].T

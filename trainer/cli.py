@@ -37,6 +37,9 @@ def parser() -> Parser:
     root = Parser(prog="diffusion-perception", description=__doc__, formatter_class=Formatter)
     verbs = root.add_subparsers(metavar="COMMAND", required=True)
     add_predict(verbs.add_parser("predict", help="predict dense maps of images", formatter_class=Formatter))
+    add_train(verbs.add_parser("train", help="train weights for the nodes and for predict", formatter_class=Formatter))
+    add_export(verbs.add_parser("export", help="write a checkpoint or adapter as one file", formatter_class=Formatter))
+    add_extract(verbs.add_parser("extract", help="make an adapter of a fine-tuned UNet", formatter_class=Formatter))
     add_info(verbs.add_parser("info", help="say what a checkpoint holds and how it is run", formatter_class=Formatter))
     return root
 
@@ -54,43 +57,154 @@ def add_checkpoint_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--task", default="", metavar="TASK", help=f"one of {', '.join(TASKS)}; as trained if left out")
 
 
+def add_source_arguments(verb: argparse.ArgumentParser, model: str) -> None:
+    """What is run: a model, or an adapter on its base."""
+    sources = verb.add_mutually_exclusive_group(required=True)
+    sources.add_argument("--model", type=Path, help=model)
+    sources.add_argument("--adapter", type=Path, help="LoRA file or folder of any spelling, or one of `extract`")
+    verb.add_argument("--base", type=Path, help="what the adapter sits on: Stable Diffusion, as a folder or a file")
+
+
+def check_base(arguments: argparse.Namespace) -> None:
+    """ValueError unless --adapter and --base come together."""
+    if (arguments.adapter is None) != (arguments.base is None):
+        raise ValueError("--adapter and --base go together: the one sits on the other.")
+
+
+def add_recipe_arguments(verb: argparse.ArgumentParser) -> None:
+    """What changes how it is run."""
+    key = "FILE[:KEY]"
+    setting = "override a recipe field"
+    verb.add_argument("--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help=setting)
+    verb.add_argument("--context", default="", metavar=key, help="text embedding to use (.safetensors or .npy)")
+    verb.add_argument("--negative-context", default="", metavar=key, help="text embedding for guidance to lead from")
+
+
 def add_predict(verb: argparse.ArgumentParser) -> None:
     """The arguments of `predict`."""
     model = "folder in diffusers layout, published repository or .safetensors file"
     out = "folder for <stem>.npy (raw values) and <stem>.png (for the eye)"
-    key = "FILE[:KEY]"
     verb.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    verb.add_argument("--model", type=Path, required=True, help=model)
+    add_source_arguments(verb, model)
     verb.add_argument("--out", type=Path, required=True, help=out)
     add_checkpoint_arguments(verb)
     verb.add_argument("--resolution", type=int, default=-1, help="-1 as trained, 0 the image's own, or pixels")
-    setting = "override a recipe field for this run"
-    verb.add_argument("--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help=setting)
-    verb.add_argument("--context", default="", metavar=key, help="text embedding to use (.safetensors or .npy)")
-    verb.add_argument("--negative-context", default="", metavar=key, help="text embedding that guidance moves away from")
+    add_recipe_arguments(verb)
     verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
     verb.set_defaults(run=run_predict)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """`predict`."""
+    check_base(arguments)
     from .predict import run
 
     run(arguments)
 
 
+def add_train(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `train`: every key of the config is a flag."""
+    from .config import leaves
+
+    verb.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="what to train; flags stand above it")
+    verb.add_argument("--print-config", action="store_true", help="print the whole config, resolved, and train nothing")
+    roots = "plain folder to learn from, or to measure on, in place of the config's [[data]] or [[validation]]"
+    for name in ("data", "validation"):
+        verb.add_argument(f"--{name}", dest=f"{name}s", action="append", default=[], metavar="ROOT", help=roots)
+    for key, help, default in leaves():
+        section, _, last = key.rpartition(".")
+        short = section if last in ("path", "name") else last  # --base, --optimiser
+        flags = dict.fromkeys([f"--{short.replace('_', '-')}", f"--{key}"])
+        # %: argparse formats help texts; SUPPRESS: what is not said must not stand above the file
+        text = help.replace("%", "%%") + (f" (default: {default})" if default not in ("", (), None) else "")
+        verb.add_argument(*flags, dest=key, metavar="VALUE", default=argparse.SUPPRESS, help=text)
+    verb.set_defaults(run=run_train)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """`train`."""
+    from .config import leaves, read, to_toml
+
+    said = vars(arguments)
+    flags = {key: said[key] for key, *_ in leaves() if key in said}
+    folders = {name: said[f"{name}s"] for name in ("data", "validation") if said[f"{name}s"]}
+    config = read(arguments.config, {**flags, **{k: [{"root": r} for r in v] for k, v in folders.items()}})
+    if arguments.print_config:
+        print(to_toml(config), end="")
+        return
+    from .train import run
+
+    run(config)
+
+
+def add_written_arguments(verb: argparse.ArgumentParser) -> None:
+    """What is written, and how."""
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
+    add_checkpoint_arguments(verb)
+    add_recipe_arguments(verb)
+    verb.add_argument("--licence", default="", help="licence of the weights, for their header")
+    verb.add_argument("--data", default="", help="what they were trained on, for their header")
+    verb.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="precision to store")
+
+
+def add_export(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `export`."""
+    add_source_arguments(verb, "folder in diffusers layout, published repository or .safetensors file")
+    add_written_arguments(verb)
+    verb.add_argument("--merge", action="store_true", help="write the base with the adapter added in, not the adapter")
+    verb.set_defaults(run=run_export)
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """`export`."""
+    check_base(arguments)
+    from .export import run_export as run
+
+    print(*run(arguments), sep="\n")
+
+
+def add_extract(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `extract`."""
+    verb.add_argument("--model", type=Path, required=True, help="the fine-tuned checkpoint, file or folder")
+    verb.add_argument("--base", type=Path, required=True, help="the Stable Diffusion model that it was trained from")
+    verb.add_argument("--rank", type=rank, default=16, help="of the low-rank layers, or full to keep every difference")
+    add_written_arguments(verb)
+    verb.set_defaults(run=run_extract)
+
+
+def rank(text: str) -> int | None:
+    """A positive number, or full."""
+    if text == "full":
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor full")
+    return int(text)
+
+
+def run_extract(arguments: argparse.Namespace) -> None:
+    """`extract`."""
+    from .export import run_extract as run
+
+    print(*run(arguments), sep="\n")
+
+
 def add_info(verb: argparse.ArgumentParser) -> None:
     """The arguments of `info`."""
-    verb.add_argument("file", type=Path, metavar="FILE", help="checkpoint file or folder")
+    verb.add_argument("file", type=Path, metavar="FILE", help="checkpoint or adapter, file or folder")
     add_checkpoint_arguments(verb)
     verb.set_defaults(run=run_info)
 
 
 def run_info(arguments: argparse.Namespace) -> None:
     """`info`."""
+    from ..core.adapter_files import describe_adapter, is_adapter
     from ..core.checkpoint import describe
 
-    print(json.dumps(describe(arguments.file, arguments.family, arguments.task), indent=2, ensure_ascii=False))
+    if is_adapter(arguments.file):
+        told = describe_adapter(arguments.file)
+    else:
+        told = describe(arguments.file, arguments.family, arguments.task)
+    print(json.dumps(told, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

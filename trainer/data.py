@@ -46,6 +46,7 @@ dataset.toml. This is everything that it can say, with what holds where nothing 
     invert = false                 # true: black is the object
     invalid = []                   # levels at which it is unknown
     channel = "auto"               # "alpha" or "grey"; auto takes alpha where it is not the same everywhere
+    classes = []                   # what is selected, for people
 
     [segmentation]
     classes = ["wall", "floor"]    # names, from number 0; or those of the palette
@@ -60,6 +61,10 @@ dataset.toml. This is everything that it can say, with what holds where nothing 
 
     [camera]
     fov_deg = 0.0                  # horizontal field of view, where camera/ is missing
+    axes = []                      # of poses, for people
+
+    [keypoints]
+    format = "coco"
 
 keypoints/1.json has `annotations`, each a person: `bbox` [x, y, width, height], `keypoints` [x, y, v, ...] in pixels
 (v: 0 not labelled, 1 hidden, 2 seen), and `categories`, whose row names the keypoints; left_* and right_* are each
@@ -98,6 +103,7 @@ from .truth import (
     Segmentation,
     Truth,
     one_channel,
+    planar,
     read_description,
     read_truth,
     size_text,
@@ -107,6 +113,9 @@ from .views import to_srgb
 log = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
+
+MOST_NAMED = 50
+"""Broken records that are named one by one before only their number is given."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +156,11 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
 
     def check_faults(self) -> None:
         """Name what is broken; DatasetError if that is more than half, or nothing is left."""
-        for fault in self.faults:
-            log.warning("%s", fault)
         total = len(self.records) + len(self.faults)
+        for fault in self.faults[:MOST_NAMED]:
+            log.warning("Skipped: %s", fault)
+        if self.faults:
+            log.warning("%s: %d of %d records skipped while listing", self.name, len(self.faults), total)
         if self.faults and len(self.faults) * 2 > total:
             raise DatasetError(mostly_broken(self.name, len(self.faults), total, self.faults[0]))
         if not self.records:
@@ -213,14 +224,6 @@ def read_intrinsics(path: Path) -> np.ndarray:
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
         raise BrokenRecord(f"{path}: K is no camera matrix of 3 rows and 3 columns.")
     return matrix
-
-
-def planar(distance: Tensor, intrinsics: np.ndarray) -> Tensor:
-    """Distances (1, H, W) along the line of sight -> along the optical axis; pixel centres lie at .5."""
-    height, width = distance.shape[-2:]
-    x = (torch.arange(width, dtype=torch.float64) + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]
-    y = (torch.arange(height, dtype=torch.float64)[:, None] + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
-    return distance / (x**2 + y**2 + 1).sqrt().float()
 
 
 class Fault(NamedTuple):
@@ -356,3 +359,21 @@ def pair_up(root: Path, folder: str, names: list[str]) -> tuple[list[Entry], lis
             missing = root / (folder if stem in images else "images") / stem
             sentences.append(f"{missing} (of any kind of file) is missing.")
     return entries, sentences
+
+
+def root_of(root: str | Path) -> Path:
+    """DatasetError unless it is a folder."""
+    if not Path(root).is_dir():
+        raise DatasetError(f"There is no folder {root}.")
+    return Path(root)
+
+
+def refuse_task(name: str, task: str, known: Iterable[str]) -> DatasetError:
+    return DatasetError(f"{name} has no truth for the task {task!r}: it knows {', '.join(known)}.")
+
+
+def why_unusable(path: Path) -> str:
+    try:
+        return "" if path.stat().st_size else f"{path} is empty (0 bytes)."
+    except OSError:
+        return f"{path} is missing."

@@ -96,8 +96,8 @@ SORTS = (
     Sort("Lights", "", "lamp", "small"),
     Sort(
         "Exterior",
-        ".*pool|.*crossing|rails|arrow|parking|.*sidewalk|porch|diving|child hut|barnum|sandpit|entry|letters|garden faucet"
-        "|air conditioning|.*net|jacuzzi",
+        ".*pool|.*crossing|rails|arrow|parking|.*sidewalk|porch|diving|child hut|barnum|sandpit|entry|"
+        "letters|garden faucet|air conditioning|.*net|jacuzzi",
         "object",
         "none",
     ),
@@ -115,7 +115,12 @@ SORTS = (
     Sort("Exterior", "", "object", "outdoor"),
     Sort("", ".*(rug|carpet|mat\\b|tatami|bathmat|doormat)", "textile", "rug", (0.0, 0.1)),
     Sort("", "chimney|.*railing|shipping|fence|.*extinguisher|mower|cone|pallet|round chimney", "object", "none"),
-    Sort("", "swimming|.*antenna|.*dimmer|.*switch|.*plug|.*rj|.*rj-45|cctv|smoke|number lock|emergency", "object", "none"),
+    Sort(
+        "",
+        "swimming|.*antenna|.*dimmer|.*switch|.*plug|.*rj|.*rj-45|cctv|smoke|number lock|emergency",
+        "object",
+        "none",
+    ),
     Sort("", "dress\\b|short|trousers|jacket|skirt|suit\\b|glove|.*hanger", "textile", "none"),
     Sort("", "desk|.* desk|technical|workbench|dressing table|changing table", "table", "desk", (0.5, 2.0)),
     Sort("", "table tennis|pool table|football table", "table", "free", (0.5, 9.0)),
@@ -123,33 +128,71 @@ SORTS = (
     Sort("", ".*table\\b(?! fan)", "table", "low table", (0.3, 0.6)),
     Sort("", ".*table\\b(?! fan| tennis)|technical|.*table with", "table", "table", (0.6, 1.3)),
     Sort("", ".*sofa|.*couch|futon|convertible", "sofa", "wall", (0.4, 1.5)),
-    Sort("", "flipper|abdominal|treadmill|fitness|indoor bike|wheelchair|punching|clothes horse|.*ladder", "object", "free"),
+    Sort(
+        "",
+        "flipper|abdominal|treadmill|fitness|indoor bike|wheelchair|punching|clothes horse|.*ladder",
+        "object",
+        "free",
+    ),
     Sort("", ".*chair|.*stool|.*bench|.*seat|armchair|puff", "chair", "free", (0.3, 1.5)),
     Sort("", ".*\\bbed|crib|bunk|mezzanine|day bed|captain", "bed", "wall", (0.3, 2.2)),
     Sort("", "air mattress|sleeping|futon", "bed", "none"),
-    Sort("", ".*lavatory|washbasin|.*basin|toilets|urinal|bidet|.*bath\\b|bathtub|corner bath|island bath|.*vanity|shower stall",
-         "sanitary", "wall", (0.2, 2.3)),  # fmt: skip
+    Sort(
+        "",
+        ".*lavatory|washbasin|.*basin|toilets|urinal|bidet|.*bath\\b|bathtub|corner bath|island bath|.*vanity|"
+        "shower stall",
+        "sanitary",
+        "wall",
+        (0.2, 2.3),
+    ),
     Sort("", "shower|showerhead", "sanitary", "none"),
-    Sort("", "oven|double oven|.*fridge|refrigerator|.*stove|.*washing machine|dryer|chest-freezer|chest freezer|kitchen island"
-         "|island|.*sink", "appliance", "wall", (0.55, 2.3)),  # fmt: skip
+    Sort(
+        "",
+        "oven|double oven|.*fridge|refrigerator|.*stove|.*washing machine|dryer|chest-freezer|chest freezer|"
+        "kitchen island|island|.*sink",
+        "appliance",
+        "wall",
+        (0.55, 2.3),
+    ),
     Sort("", ".*hood", "appliance", "none"),
     Sort("", "small upper|upper|glass door cab", "storage", "mounted"),
-    Sort("", ".*cabinet|bookcase|.*bookcase|.*shelves|wardrobe|cupboard|.*shelving|chest|dresser|box|trunc|safe|locked|contemporary",
-         "storage", "wall", (0.45, 2.5)),  # fmt: skip
+    Sort(
+        "",
+        ".*cabinet|bookcase|.*bookcase|.*shelves|wardrobe|cupboard|.*shelving|chest|dresser|box|trunc|safe|"
+        "locked|contemporary",
+        "storage",
+        "wall",
+        (0.45, 2.5),
+    ),
     Sort("", "fireplace|.*piano|grand|radiator|water heater|furnace", "object", "wall", (0.45, 2.55)),
     Sort("", "wall flat|.*radiator", "screen", "mounted"),
     Sort("", "curtain|window blind", "textile", "none"),
     Sort("", "screen", "textile", "free", (1.0, 3.0)),
-    Sort("", "plant|.*plant|ficus|bonsai|.*lily|tulip|flower|spathi|yucca|bamboo|orchid|cactus|christmas", "plant", "small",
-         (0.0, 0.6)),  # fmt: skip
-    Sort("", "plant|.*plant|ficus|bonsai|.*lily|tulip|flower|spathi|yucca|bamboo|orchid|cactus|christmas|decorative", "plant",
-         "free"),  # fmt: skip
-    Sort("", "tv|apple\\b|laptop|phone|wireless phone|mobile phone|headphones|tablet|mobile|radio|mp3|playstation|dvd|speaker|stereo|mini stereo", "screen", "small",
-         (0.0, 0.6)),  # fmt: skip
+    Sort(
+        "",
+        "plant|.*plant|ficus|bonsai|.*lily|tulip|flower|spathi|yucca|bamboo|orchid|cactus|christmas",
+        "plant",
+        "small",
+        (0.0, 0.6),
+    ),
+    Sort(
+        "",
+        "plant|.*plant|ficus|bonsai|.*lily|tulip|flower|spathi|yucca|bamboo|orchid|cactus|christmas|decorative",
+        "plant",
+        "free",
+    ),
+    Sort(
+        "",
+        "tv|apple\\b|laptop|phone|wireless phone|mobile phone|headphones|tablet|mobile|radio|mp3|playstation|"
+        "dvd|speaker|stereo|mini stereo",
+        "screen",
+        "small",
+        (0.0, 0.6),
+    ),
     Sort("", ".*towel|robe|folded|hanging clothes|clothes rack|clothes basket", "textile", "free", (0.5, 2.0)),
     Sort("", ".*towel|folded|handbag|backpack|cap\\b|hat\\b", "textile", "small"),
     Sort("", "frame", "picture", "small"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,11 @@ def read_obj(model: Path) -> list[Part]:
     materials = read_mtl(library) if library else {}
     plain = Material("", (0.7, 0.7, 0.7), None, 1.0, None, 0.0, 0.0)
     tables = (np.array(positions, np.float64), _rows(uv, 2), _rows(normals, 3))
-    return [_part(materials.get(name, plain), np.array(found, np.int64), *tables)
-            for name, found in corners.items() if found]  # fmt: skip
+    return [
+        _part(materials.get(name, plain), np.array(found, np.int64), *tables)
+        for name, found in corners.items()
+        if found
+    ]
 
 
 def _corner(word: str, positions: int, uv: int, normals: int) -> tuple[int, int, int]:
@@ -179,4 +182,5 @@ def _material(name: str, fields: dict[str, str], folder: Path) -> Material:
 
 def _triple(text: str) -> tuple[float, float, float]:
     values = [float(word) for word in text.split()[:3]]
-    return (values[0], values[1], values[2]) if len(values) == 3 else (values[0],) * 3
+    red, green, blue = values if len(values) == 3 else values[:1] * 3
+    return red, green, blue

@@ -6,7 +6,7 @@ import ctypes.util
 import functools
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import numpy as np
 
 from . import textures
 from .assets import Item, MissingAssetError
-from .bodies import Body
+from .bodies import Body, load_body
 from .cameras import Camera, pixel_rays, project
 from .furniture import CLASSES
 from .meshes import Material, Part, load_model
@@ -27,7 +27,7 @@ DARKEST = 0.006
 """Linear albedo under which light divided by it would be noise."""
 LEAVES = 12
 """How many see-through surfaces a label ray may pass."""
-LLVM = ("/usr/lib/*/libLLVM.so.19*", "/usr/lib/llvm-19/lib/libLLVM*.so*", "/usr/lib/*/libLLVM-1[6-9].so*")
+LLVM = ("/usr/lib/*/libLLVM.so.19*", "/usr/lib/*/libLLVM-19.so*", "/usr/lib/llvm-19/lib/libLLVM*.so*")
 
 
 def load_mitsuba() -> Any:
@@ -43,8 +43,8 @@ def load_mitsuba() -> Any:
                 "DRJIT_LIBLLVM_PATH to it."
             )
     try:
-        import mitsuba as mi
-        import mitsuba_oidn  # noqa: F401
+        import mitsuba as mi  # type: ignore
+        import mitsuba_oidn  # type: ignore  # noqa: F401
     except ImportError as error:
         raise MissingAssetError(
             f"{error.name} is not installed: run `pip install mitsuba==3.9.1 mitsuba-oidn==0.1.2`."
@@ -63,8 +63,6 @@ class Shelf(Protocol):
     def items(self) -> Mapping[str, Item]: ...
     @property
     def environments(self) -> Mapping[str, str]: ...
-    @property
-    def bodies(self) -> Sequence[Body]: ...
 
 
 @dataclass
@@ -92,9 +90,9 @@ def load_room(room: Room, shelf: Shelf) -> Scene:
         instances.append(panel.instance)
         labels.append(CLASSES.index(panel.label))
     for placement in room.placements:
-        parts, folder = _parts(placement, shelf)
+        parts, folder = parts_of(placement, shelf)
         for part in parts:
-            if placement.label == "window" and _is_glass(part.material):
+            if placement.label == "window" and is_glass(part.material):
                 continue  # panes would hide the sky from the light sampler, and their depth is nobody's wish
             key = _look(part.material, folder)
             bsdfs[key] = bsdfs.get(key) or _bsdf(mi, part.material, folder)
@@ -118,7 +116,7 @@ def turn(yaw: float) -> np.ndarray:
     return np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
 
 
-def _parts(placement: Placement, shelf: Shelf) -> tuple[list[Part], Path]:
+def parts_of(placement: Placement, shelf: Shelf) -> tuple[list[Part], Path]:
     if placement.model.startswith("body/"):
         return _body(placement, shelf).parts, shelf.cache
     item = shelf.items[placement.model]
@@ -126,12 +124,12 @@ def _parts(placement: Placement, shelf: Shelf) -> tuple[list[Part], Path]:
 
 
 def _body(placement: Placement, shelf: Shelf) -> Body:
-    return shelf.bodies[int(placement.model.split("/")[1]) % len(shelf.bodies)]
+    return load_body(shelf.cache, int(placement.model.split("/")[1]))
 
 
 def _look(material: Material, folder: Path) -> tuple[Any, ...]:
     """What two materials share if they look the same."""
-    if _is_glass(material):
+    if is_glass(material):
         return ("glass",)
     colour = tuple(round(value * 32) for value in material.colour)
     return (folder if material.texture else None, material.texture, material.cutout, colour, round(material.gloss * 8))
@@ -144,7 +142,7 @@ def _model(path: Path, item: Item) -> list[Part]:
 
 def _tables(mi: Any, scene: Any, instances: list[int], labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Tables over the numbers by which a hit names its shape."""
-    import drjit as dr
+    import drjit as dr  # type: ignore
 
     named = {shape.id(): shape for shape in scene.shapes()}
     pairs = []
@@ -158,16 +156,13 @@ def _tables(mi: Any, scene: Any, instances: list[int], labels: list[int]) -> tup
     return instance_of, label_of
 
 
-# materials and shapes
-
-
-def _is_glass(material: Material) -> bool:
+def is_glass(material: Material) -> bool:
     return material.opacity < 0.6 and material.texture is None
 
 
 def _bsdf(mi: Any, material: Material, folder: Path) -> Any:
     """One family of plugins for nearly everything, so that the compiled kernel is shared between rooms."""
-    if _is_glass(material):
+    if is_glass(material):
         return mi.load_dict({"type": "thindielectric"})
     if material.texture is None:
         colour = np.clip(material.colour, 0.09, 0.92)
@@ -189,7 +184,7 @@ def _principled(mi: Any, picture: np.ndarray, gloss: float) -> dict[str, Any]:
             "type": "principled",
             "base_color": {"type": "bitmap", "bitmap": mi.Bitmap(picture), "raw": False},
             "roughness": 0.75 - 0.55 * gloss,
-            "specular": 0.25 + 0.4 * gloss,
+            "specular": 0.1 + 0.5 * gloss,
         },
     }
 
@@ -229,6 +224,11 @@ def _mesh(mi: Any, part: Part, placement: Placement, bsdf: Any) -> Any:
 
 
 def _panel(mi: Any, panel: Panel, bsdf: Any) -> Any:
+    return _shape(mi, *panel_mesh(panel), bsdf, panel.emission)
+
+
+def panel_mesh(panel: Panel) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Positions, normals, uv and faces of a rectangle."""
     corner, u, v = (np.asarray(value) for value in (panel.corner, panel.edge_u, panel.edge_v))
     lengths = np.linalg.norm(u), np.linalg.norm(v)
     normal = np.cross(u, v) / (lengths[0] * lengths[1])
@@ -237,22 +237,29 @@ def _panel(mi: Any, panel: Panel, bsdf: Any) -> Any:
     if panel.tile:
         # from the world, so that the strips of one wall continue each other
         uv = np.stack([positions @ (u / lengths[0]), positions @ (v / lengths[1])], axis=1) / panel.tile
-    faces = np.array([[0, 1, 2], [0, 2, 3]])
-    return _shape(mi, positions, np.tile(normal, (4, 1)), uv, faces, bsdf, panel.emission)
+    return positions, np.tile(normal, (4, 1)), uv, np.array([[0, 1, 2], [0, 2, 3]])
 
 
 def _panel_bsdf(mi: Any, panel: Panel) -> Any:
     return mi.load_dict(_principled(mi, textures.paint(*panel.texture), panel.gloss))
 
 
-def _shape(mi: Any, positions: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray, bsdf: Any,
-           emission: tuple[float, float, float] | None = None) -> Any:  # fmt: skip
+def _shape(
+    mi: Any,
+    positions: np.ndarray,
+    normals: np.ndarray,
+    uv: np.ndarray,
+    faces: np.ndarray,
+    bsdf: Any,
+    emission: tuple[float, float, float] | None = None,
+) -> Any:
     properties = mi.Properties()
     properties["bsdf"] = bsdf
     if emission is not None:
         properties["emitter"] = mi.load_dict({"type": "area", "radiance": {"type": "rgb", "value": list(emission)}})
-    mesh = mi.Mesh("part", len(positions), len(faces), has_vertex_normals=True, has_vertex_texcoords=True,
-                   props=properties)  # fmt: skip
+    mesh = mi.Mesh(
+        "part", len(positions), len(faces), has_vertex_normals=True, has_vertex_texcoords=True, props=properties
+    )
     values = mi.traverse(mesh)
     values["vertex_positions"] = np.ascontiguousarray(positions, np.float32).ravel()
     values["vertex_normals"] = np.ascontiguousarray(normals, np.float32).ravel()
@@ -272,9 +279,6 @@ def _environment(mi: Any, room: Room, shelf: Shelf) -> dict[str, Any]:
     }
 
 
-# pictures
-
-
 def render_views(loaded: Scene, cameras: list[Camera], size: tuple[int, int], samples: int, seed: int) -> list[View]:
     """Denoised pictures, `size` = (width, height), and the truth at their pixel centres.
 
@@ -282,15 +286,28 @@ def render_views(loaded: Scene, cameras: list[Camera], size: tuple[int, int], sa
     """
     light = _radiance(loaded, cameras, size, samples, seed)
     truths = _truth(loaded, cameras, size)
-    return [_view(loaded, camera, size, *arrays, truth, samples) for camera, arrays, truth in zip(cameras, light, truths)]
+    mattes = _coverage(loaded, cameras, size, truths)
+    return [
+        _view(loaded, camera, size, *arrays, truth, matte, samples)
+        for camera, arrays, truth, matte in zip(cameras, light, truths, mattes)
+    ]
 
 
-def _view(loaded: Scene, camera: Camera, size: tuple[int, int], radiance: np.ndarray, soft_albedo: np.ndarray,
-          soft_normal: np.ndarray, truth: dict[str, np.ndarray], samples: int) -> View:  # fmt: skip
+def _view(
+    loaded: Scene,
+    camera: Camera,
+    size: tuple[int, int],
+    radiance: np.ndarray,
+    soft_albedo: np.ndarray,
+    soft_normal: np.ndarray,
+    truth: dict[str, np.ndarray],
+    matte: np.ndarray,
+    samples: int,
+) -> View:
     clean = _denoise(radiance, soft_albedo, soft_normal)
     shading = _denoise(radiance / np.maximum(soft_albedo, DARKEST), np.ones_like(soft_albedo), soft_normal)
     known = (truth["albedo"].max(-1) > 0) & (soft_albedo.min(-1) > DARKEST) & (truth["emission"] == 0)
-    gain = exposure(clean, loaded.room.exposure)
+    gain = exposure(clean, truth["depth"] > 0, loaded.room.exposure)
     return View(
         image=np.round(to_srgb(clean * gain) * 255).astype(np.uint8),
         depth=truth["depth"],
@@ -300,15 +317,17 @@ def _view(loaded: Scene, camera: Camera, size: tuple[int, int], radiance: np.nda
         segmentation=truth["segmentation"],
         instance=truth["instance"],
         camera=camera,
-        keypoints=_joints(loaded, camera, size, truth),
-        notes={"renderer": "mitsuba", "samples": samples, "kind": loaded.room.kind, "exposure": gain},
+        matte=matte,
+        keypoints=joints_in(loaded.bodies, camera, size, truth),
+        notes={"renderer": "mitsuba", "samples": samples, "exposure": gain, **loaded.room.notes()},
     )
 
 
-def exposure(radiance: np.ndarray, brightness: float) -> float:
-    """The gain that brings the upper quarter of the luminance to `brightness`, as a camera would."""
+def exposure(radiance: np.ndarray, solid: np.ndarray, brightness: float) -> float:
+    """The gain that brings the upper quarter of the luminance of all but the sky to `brightness`, as a camera would."""
     luminance = radiance @ np.array([0.2126, 0.7152, 0.0722])
-    return float(brightness**2.2 / max(float(np.percentile(luminance, 75)), 1e-4))
+    metered = luminance[solid] if solid.mean() > 0.1 else luminance
+    return float(brightness**2.2 / max(float(np.percentile(metered, 75)), 1e-4))
 
 
 def _radiance(
@@ -316,8 +335,13 @@ def _radiance(
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For each camera noisy light, and the albedo and normal of the very same samples."""
     mi = load_mitsuba()
-    film = {"type": "hdrfilm", "width": size[0] * len(cameras), "height": size[1], "rfilter": {"type": "box"},
-            "pixel_format": "rgb"}  # fmt: skip
+    film = {
+        "type": "hdrfilm",
+        "width": size[0] * len(cameras),
+        "height": size[1],
+        "rfilter": {"type": "box"},
+        "pixel_format": "rgb",
+    }
     batch: dict[str, Any] = {"type": "batch", "film": film, "sampler": {"type": "independent"}}
     for number, camera in enumerate(cameras):
         # Mitsuba's camera looks along +z with +x to the left and +y up
@@ -334,22 +358,26 @@ def _radiance(
     sensor = mi.load_dict(batch, parallel=False)
     values = np.array(mi.render(loaded.scene, sensor=sensor, integrator=_integrator(), spp=samples, seed=seed))
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
-    return [(np.maximum(part[..., :3], 0), np.clip(part[..., 3:6], 0, 1), part[..., 6:9])
-            for part in np.split(values, len(cameras), axis=1)]  # fmt: skip
+    return [
+        (np.maximum(part[..., :3], 0), np.clip(part[..., 3:6], 0, 1), part[..., 6:9])
+        for part in np.split(values, len(cameras), axis=1)
+    ]
 
 
 @functools.lru_cache(maxsize=1)
 def _integrator() -> Any:
     mi = load_mitsuba()
-    return mi.load_dict({
-        "type": "aov",
-        "aovs": "albedo:albedo,normal:sh_normal",
-        "light": {"type": "path", "max_depth": MAX_DEPTH, "rr_depth": 4},
-    })  # fmt: skip
+    return mi.load_dict(
+        {
+            "type": "aov",
+            "aovs": "albedo:albedo,normal:sh_normal",
+            "light": {"type": "path", "max_depth": MAX_DEPTH, "rr_depth": 4},
+        }
+    )
 
 
 def _denoise(colour: np.ndarray, albedo: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    import mitsuba_oidn
+    import mitsuba_oidn  # type: ignore
 
     # bounded, so that one firefly does not glow over its neighbours
     bounded = np.minimum(colour, np.percentile(colour, 99.5) * 8 + 1e-3)
@@ -360,14 +388,12 @@ def _denoise(colour: np.ndarray, albedo: np.ndarray, normal: np.ndarray) -> np.n
 
 def _truth(loaded: Scene, cameras: list[Camera], size: tuple[int, int]) -> list[dict[str, np.ndarray]]:
     """What the ray through each pixel's centre meets first, see-through texels passed."""
-    import drjit as dr
+    import drjit as dr  # type: ignore
 
     mi = load_mitsuba()
     shape = (len(cameras), size[1], size[0])
-    rays = [pixel_rays(camera, *size) for camera in cameras]
-    directions = np.stack([direction / np.linalg.norm(direction, axis=-1, keepdims=True) for _, direction in rays])
-    origins = np.broadcast_to(np.stack([origin for origin, _ in rays])[:, None, None], directions.shape)
-    hit = _first_hit(loaded, mi.Ray3f(mi.Point3f(_columns(origins)), mi.Vector3f(_columns(directions))))
+    origins, directions = _rays(cameras, size, (0.0, 0.0))
+    hit = _first_hit(loaded, origins, directions)
     valid = hit.is_valid()
     number = dr.select(valid, dr.reinterpret_array(mi.UInt32, hit.shape), 0)
     glow = dr.select(valid, dr.select(dr.reinterpret_array(mi.UInt32, hit.emitter(loaded.scene)) != 0, 1, 0), 0)
@@ -380,33 +406,75 @@ def _truth(loaded: Scene, cameras: list[Camera], size: tuple[int, int]) -> list[
     found = []
     for i, camera in enumerate(cameras):
         pose, hits = camera.matrix(), seen[i]
-        found.append({
-            "depth": np.where(hits, (points[i] - pose[:3, 3]) @ pose[:3, 2], 0).astype(np.float32),
-            "normal": camera_normals(smooth[i], flat[i], directions[i], pose) * hits[..., None],
-            "albedo": np.where(hits[..., None], albedo[i], 0).astype(np.float32),
-            "emission": glow[i],
-            "segmentation": np.where(hits, loaded.labels[number[i]], CLASSES.index("sky")).astype(np.uint8),
-            "instance": np.where(hits, loaded.instances[number[i]], 0).astype(np.uint16),
-        })  # fmt: skip
+        found.append(
+            {
+                "depth": np.where(hits, (points[i] - pose[:3, 3]) @ pose[:3, 2], 0).astype(np.float32),
+                "normal": camera_normals(smooth[i], flat[i], directions[i], pose) * hits[..., None],
+                "albedo": np.where(hits[..., None], albedo[i], 0).astype(np.float32),
+                "emission": glow[i],
+                "segmentation": np.where(hits, loaded.labels[number[i]], CLASSES.index("sky")).astype(np.uint8),
+                "instance": np.where(hits, loaded.instances[number[i]], 0).astype(np.uint16),
+            }
+        )
     return found
 
 
-def _columns(vectors: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(vectors.reshape(-1, 3).T, np.float32)
-
-
-def _first_hit(loaded: Scene, ray: Any) -> Any:
-    import drjit as dr
+def _coverage(
+    loaded: Scene, cameras: list[Camera], size: tuple[int, int], truths: list[dict[str, np.ndarray]]
+) -> np.ndarray:
+    """Which part of each pixel (B, H, W) people and animals fill: 16 rays a pixel wherever an outline is near."""
+    import drjit as dr  # type: ignore
 
     mi = load_mitsuba()
-    hit = loaded.scene.ray_intersect(ray)
+    classes = (CLASSES.index("person"), CLASSES.index("animal"))
+    beings = np.isin(loaded.labels, classes)
+    solid = np.stack([np.isin(truth["segmentation"], classes) for truth in truths])
+    edge = _widen(solid) & _widen(~solid)
+    filled = solid.astype(np.float32)
+    if not edge.any():
+        return filled
+    steps = (-0.375, -0.125, 0.125, 0.375)
+    rays = [_rays(cameras, size, (dx, dy)) for dx in steps for dy in steps]
+    hit = _first_hit(loaded, *(np.stack([ray[part][edge] for ray in rays]) for part in range(2)))
+    number = np.array(dr.select(hit.is_valid(), dr.reinterpret_array(mi.UInt32, hit.shape), 0))
+    seen = np.array(hit.is_valid()) & beings[number]
+    filled[edge] = seen.reshape(len(rays), -1).mean(axis=0)
+    return filled
+
+
+def _widen(mask: np.ndarray, by: int = 2) -> np.ndarray:
+    """The mask (B, H, W) and its neighbours."""
+    wide = np.pad(mask, ((0, 0), (by, by), (by, by)))
+    shifts = range(2 * by + 1)
+    height, width = mask.shape[1:]
+    return np.any([wide[:, y : y + height, x : x + width] for y in shifts for x in shifts], axis=0)
+
+
+def _rays(cameras: list[Camera], size: tuple[int, int], shift: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Origins and unit directions (B, H, W, 3) of one ray a pixel, `shift` pixels off its centre."""
+    rays = [pixel_rays(camera, *size, shift) for camera in cameras]
+    directions = np.stack([direction / np.linalg.norm(direction, axis=-1, keepdims=True) for _, direction in rays])
+    return np.broadcast_to(np.stack([origin for origin, _ in rays])[:, None, None], directions.shape), directions
+
+
+def _first_hit(loaded: Scene, origins: np.ndarray, directions: np.ndarray) -> Any:
+    """What rays (..., 3) meet first, texels that are cut out passed."""
+    import drjit as dr  # type: ignore
+
+    mi = load_mitsuba()
+    aim = mi.Vector3f(_columns(directions))
+    hit = loaded.scene.ray_intersect(mi.Ray3f(mi.Point3f(_columns(origins)), aim))
     for _ in range(LEAVES):
         through = _passes(mi, hit)
         if not dr.any(through):
             break
-        beyond = loaded.scene.ray_intersect(hit.spawn_ray(ray.d), through)
+        beyond = loaded.scene.ray_intersect(hit.spawn_ray(aim), through)
         hit = dr.select(through, beyond, hit)
     return hit
+
+
+def _columns(vectors: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(vectors.reshape(-1, 3).T, np.float32)
 
 
 def _passes(mi: Any, hit: Any) -> Any:
@@ -427,10 +495,12 @@ def camera_normals(smooth: np.ndarray, flat: np.ndarray, rays: np.ndarray, pose:
     return (normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)).astype(np.float32)
 
 
-def _joints(loaded: Scene, camera: Camera, size: tuple[int, int], truth: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
-    """COCO joints of the bodies: 2 seen, 1 hidden, 0 outside the picture."""
+def joints_in(
+    bodies: dict[int, np.ndarray], camera: Camera, size: tuple[int, int], truth: dict[str, np.ndarray]
+) -> dict[int, np.ndarray]:
+    """COCO joints (17, 3) of each body in a picture: 2 seen, 1 hidden, 0 outside."""
     found = {}
-    for instance, joints in loaded.bodies.items():
+    for instance, joints in bodies.items():
         pixels, z = project(joints, camera, *size)
         inside = (z > 0.05) & (pixels >= 0).all(axis=1) & (pixels < size).all(axis=1)
         column, row = np.clip(pixels, 0, np.array(size) - 1).astype(int).T
@@ -440,4 +510,3 @@ def _joints(loaded: Scene, camera: Camera, size: tuple[int, int], truth: dict[st
         visibility = np.where(inside, np.where(shown, 2, 1), 0)
         found[instance] = np.concatenate([pixels * inside[:, None], visibility[:, None]], axis=1)
     return found
-

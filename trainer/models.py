@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,9 +11,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from ..core.adapters import Adapter
 from ..core.architecture import UNetArchitecture, VAEArchitecture
+from ..core.attachment import Adapted
 from ..core.backbone import Context
+from ..core.bases import one_by_one
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, read_context
+from ..core.fingerprint import fingerprint
 from ..core.heads import build_head
 from ..core.pipeline import Perceiver
 from ..core.weights import CheckpointError, Weights, find_files, read_shapes, shown
@@ -90,6 +96,24 @@ def load(checkpoint: Checkpoint, context: str = "", device: str = "cpu") -> Perc
     )
 
 
+def load_adapted(checkpoint: Checkpoint, adapter: Adapter, context: str = "", device: str = "cpu") -> Perceiver:
+    """The same with an adapter beside the UNet's weights; what a person should know of the pair is logged."""
+    refuse_text_encoder(adapter, context)
+    perceiver = load(checkpoint, context, device)
+    for note in adapter.notes(fingerprint(one_by_one(checkpoint.unet))):
+        logging.getLogger(__name__).warning(note)
+    return replace(perceiver, backbone=Adapted(perceiver.backbone, adapter))
+
+
+def refuse_text_encoder(adapter: Adapter, context: str) -> None:
+    """CheckpointError for an adapter whose context none of the text encoders here can make."""
+    if adapter.text_encoder and not context:
+        raise CheckpointError(
+            f"{adapter.name} also adapts the text encoder ({adapter.text_encoder} tensors), which is not done here: "
+            "make the embedding with that encoder and give it as --context FILE."
+        )
+
+
 def load_unet(weights: Weights, architecture: UNetArchitecture) -> UNet2DConditionModel:
     """The network, in single precision. CheckpointError if the weights do not fit it."""
     tensors = weights.load()
@@ -97,8 +121,9 @@ def load_unet(weights: Weights, architecture: UNetArchitecture) -> UNet2DConditi
         unet = UNet2DConditionModel.from_config(architecture.config())
     if "conv_out.weight" not in tensors:
         # a UNet that was trained for a head has no way out of its own; these are never read
-        unread = {name: p.shape for name, p in unet.named_parameters() if name.startswith(("conv_out", "conv_norm_out"))}
-        tensors |= {name: torch.zeros(shape) for name, shape in unread.items()}
+        parameters = dict(unet.named_parameters())
+        unread = [name for name in parameters if name.startswith(("conv_out", "conv_norm_out"))]
+        tensors |= {name: torch.zeros(parameters[name].shape) for name in unread}
     return filled(unet, tensors, weights)
 
 
@@ -150,7 +175,7 @@ def context_of(checkpoint: Checkpoint, given: str = "") -> Context:
     if checkpoint.context is not None:
         return checkpoint.context
     if checkpoint.text_encoder is not None:
-        tokens = encode_empty_prompt(checkpoint.text_encoder)
+        tokens = encode_empty_prompt(checkpoint.text_encoder, padded=checkpoint.recipe.tokens == 0)
         return as_context(tokens, checkpoint.architecture, checkpoint.text_encoder)
     raise CheckpointError(
         f"{shown(checkpoint.path)} comes without a text context: put empty_text_embed.safetensors or a text_encoder/ "
@@ -164,8 +189,8 @@ def named_context(text: str, architecture: UNetArchitecture) -> Context:
     return as_context(read_context(Path(path), key), architecture, Path(path))
 
 
-def encode_empty_prompt(folder: Path) -> Tensor:
-    """(1, 2, D) float32 of the unpadded empty prompt, by transformers' CLIP. CheckpointError for damaged weights."""
+def encode_empty_prompt(folder: Path, padded: bool = False) -> Tensor:
+    """(1, 2 or 77, D) float32 of the empty prompt, by transformers' CLIP. CheckpointError for damaged weights."""
     from transformers import CLIPTextModel
 
     for file in find_files(folder):
@@ -173,4 +198,4 @@ def encode_empty_prompt(folder: Path) -> Tensor:
     # .float(): transformers keeps the dtype of the file since version 5
     encoder = CLIPTextModel.from_pretrained(folder, local_files_only=True).float()
     with torch.no_grad():
-        return encoder(torch.tensor([empty_prompt(folder)]))[0]
+        return encoder(torch.tensor([empty_prompt(folder, padded)]))[0]

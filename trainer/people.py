@@ -24,9 +24,6 @@ PADDING = 1.25
 """The crop is this much larger than the person's box."""
 SIGMA = 1 / 32
 """Spread of a keypoint in a heatmap, as a share of the heatmap's height: 2 of 64 rows."""
-MOST_SIZE = 16
-"""A crop is read at most this many times larger than the picture's own pixels."""
-
 Box = tuple[float, float, float, float]
 """x, y of the upper left corner, width, height, in pixels."""
 
@@ -66,7 +63,7 @@ class Person:
 
 
 class People(Records[Person]):
-    """Persons whose keypoints are labelled: the target is one heatmap a keypoint, 0 everywhere if it is not labelled."""
+    """Persons with labelled keypoints. The target is a heatmap for each, 0 everywhere where one is not labelled."""
 
     def __init__(
         self,
@@ -83,7 +80,7 @@ class People(Records[Person]):
     def read(self, record: Person) -> Sample:
         picture, _ = read_image(self.root / record.image)
         window = window_around(clip(record.box, picture, f"{self.name}: {record.name}"), self.size)
-        image = cut(picture, window, self.size, record.name)
+        image = cut(picture, window, self.size)
         scale = self.size[0] / window[3]
         keypoints = np.asarray(record.keypoints, np.float64).reshape(-1, 3)
         keypoints[:, :2] = (keypoints[:, :2] - window[:2]) * scale
@@ -115,10 +112,8 @@ def window_around(box: Box, size: tuple[int, int]) -> np.ndarray:
     return np.array([x + box[2] / 2 - width / 2, y + box[3] / 2 - height / 2, width, height])
 
 
-def cut(picture: Tensor, window: np.ndarray, size: tuple[int, int], name: str) -> Tensor:
+def cut(picture: Tensor, window: np.ndarray, size: tuple[int, int]) -> Tensor:
     """The window (x, y, width, height) of a picture (3, H, W), scaled to `size`; black beyond the picture."""
-    if size[0] > MOST_SIZE * window[3]:
-        raise BrokenRecord(f"{name}: the person's box is {window[3] / PADDING:.1f} pixels high, too few to see anything.")
     left, top = math.floor(window[0]), math.floor(window[1])
     right, bottom = math.ceil(window[0] + window[2]), math.ceil(window[1] + window[3])
     canvas = Image.fromarray((picture.movedim(0, -1) * 255).round().byte().numpy()).crop((left, top, right, bottom))
@@ -141,13 +136,14 @@ def heatmaps(keypoints: np.ndarray, size: tuple[int, int], sigma: float = 0.0) -
     return down[:, :, None] * across[:, None, :] * inside[:, :, None]
 
 
-def people_of(table: Any, images: dict[int, str], skeleton: Skeleton, where: str) -> tuple[list[Person], list[str]]:
-    """The labelled persons of a COCO file and what is wrong. images: {its id: path inside the root}, those there are."""
+def people_of(table: Any, images: dict[Any, str], skeleton: Skeleton, where: str) -> tuple[list[Person], list[str]]:
+    """The labelled persons of a COCO file, and what is wrong. images: {id: path inside the root}, those there are."""
     people, faults = [], []
     for row in table["annotations"]:
         if row.get("iscrowd") or not row.get("num_keypoints", 1) or not any(row.get("keypoints", ())[2::3]):
             continue
-        name = f"{Path(images[row['image_id']]).stem}/{row.get('id')}" if row.get("image_id") in images else str(row.get("id"))
+        picture = images.get(row.get("image_id"), "")
+        name = f"{Path(picture).stem}/{row.get('id')}"
         fault = fault_of(row, images, skeleton)
         if fault:
             faults.append(f"{where}: person {name} {fault}.")
@@ -155,11 +151,11 @@ def people_of(table: Any, images: dict[int, str], skeleton: Skeleton, where: str
         x, y, width, height = (float(number) for number in row["bbox"])
         area = float(row.get("area", 0)) or width * height
         numbers = tuple(float(number) for number in row["keypoints"])
-        people.append(Person(name, images[row["image_id"]], (x, y, width, height), area, numbers))
+        people.append(Person(name, picture, (x, y, width, height), area, numbers))
     return people, faults
 
 
-def fault_of(row: dict[str, Any], images: dict[int, str], skeleton: Skeleton) -> str:
+def fault_of(row: dict[str, Any], images: dict[Any, str], skeleton: Skeleton) -> str:
     """Why an annotation cannot be used; empty if it can."""
     numbers, box = row["keypoints"], row.get("bbox", ())
     if row.get("image_id") not in images:
@@ -182,7 +178,8 @@ def skeleton_of(table: Any, where: str) -> Skeleton:
 def read_annotations(path: Path) -> Any:
     """A COCO file, its three lists being there. BrokenRecord if not."""
     table = read_json(path)
-    if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in ("annotations", "categories")):
+    lists = ("annotations", "categories")
+    if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in lists):
         raise BrokenRecord(f"{path} is no COCO file: it lacks `annotations` or `categories`.")
     return table
 

@@ -13,11 +13,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.checkpoint import open_checkpoint
+from ..core.backbone import Context
+from ..core.bases import negative_of, open_adapted, open_base
+from ..core.checkpoint import Checkpoint, open_checkpoint
 from ..core.perception_map import PerceptionMap
 from ..core.picture import ready
 from ..core.pipeline import Perceiver, passes, predict
-from .models import load, named_context
+from .models import context_of, load, load_adapted, named_context
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,13 +41,29 @@ def run(arguments: argparse.Namespace) -> None:
 
 def open_perceiver(arguments: argparse.Namespace) -> Perceiver:
     """The networks and the recipe that the arguments name."""
-    checkpoint = open_checkpoint(arguments.model, arguments.family, arguments.task)
+    if arguments.adapter is None:
+        checkpoint, adapter = open_checkpoint(arguments.model, arguments.family, arguments.task), None
+    else:
+        base = open_base(arguments.base)
+        checkpoint, adapter = open_adapted(base, arguments.adapter, arguments.family, arguments.task)
     # before the weights are read, which takes a while: a misspelt field is told at once
     checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(arguments.overrides))
-    perceiver = load(checkpoint, arguments.context, arguments.device)
-    if not arguments.negative_context:
-        return perceiver
-    return replace(perceiver, negative=named_context(arguments.negative_context, checkpoint.architecture))
+    if adapter is None:
+        perceiver = load(checkpoint, arguments.context, arguments.device)
+    else:
+        perceiver = load_adapted(checkpoint, adapter, arguments.context, arguments.device)
+    return replace(perceiver, negative=negative_context(checkpoint, arguments.negative_context))
+
+
+def negative_context(checkpoint: Checkpoint, given: str) -> Context | None:
+    """What guidance moves away from: as given, else from the file, else the empty prompt if there is one."""
+    if given:
+        return named_context(given, checkpoint.architecture)
+    if checkpoint.recipe.guidance_scale == 1:
+        return None
+    baked = negative_of(checkpoint.path, checkpoint.recipe, checkpoint.architecture)
+    known = checkpoint.context is not None or checkpoint.text_encoder is not None
+    return baked or (context_of(checkpoint) if known else None)
 
 
 def device_named(name: str) -> str:
@@ -54,7 +72,7 @@ def device_named(name: str) -> str:
         return str(torch.empty(0, device=name or best_device()).device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"device {name!r} cannot be used ({reason}): leave --device out to take the best one.") from None
+        raise ValueError(f"Device {name!r} cannot be used ({reason}): leave --device out for the best one.") from None
 
 
 def best_device() -> str:
@@ -100,4 +118,4 @@ def check_images(images: list[Path]) -> None:
         raise ValueError(f"There is no image {missing[0]}: check the path.")
     twice = [stem for stem, number in Counter(path.stem for path in images).items() if number > 1]
     if twice:
-        raise ValueError(f"Several images are called {twice[0]!r} and would overwrite each other's results: run them apart.")
+        raise ValueError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")

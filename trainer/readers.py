@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,22 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.colour import PALETTES
 from .arrays import READERS as FILE_READERS
 from .arrays import BrokenRecord, check_packages, read_array
-from .data import PlainFolder, Records, Sample, list_files, read_image, read_names, read_truth
+from .data import PlainFolder, Records, Sample, list_files, read_image, read_names, refuse_task, root_of, why_unusable
+from .hypersim import Hypersim
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
 from .truth import (
     DatasetError,
     Depth,
     Level,
-    Light,
     Normal,
     Segmentation,
     Settings,
     Truth,
-    planar,
     read_description,
+    read_truth,
 )
 
 KITTI_SIZE = (352, 1216)
@@ -43,9 +42,10 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
         hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
         raise DatasetError(f"There is no reader {kind!r}: {hint}")
     try:
-        return DATASETS[kind](task=task, **settings)
+        signature(DATASETS[kind]).bind(task=task, **settings)
     except TypeError as error:
-        raise DatasetError(f"The reader {kind!r} cannot be opened with {', '.join(settings) or 'nothing'} ({error}).") from None
+        raise DatasetError(f"The settings of the reader {kind!r} do not fit ({error}).") from None
+    return DATASETS[kind](task=task, **settings)
 
 
 def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
@@ -53,17 +53,6 @@ def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
     if task == "keypoints":
         return plain_people(root, read_description(Path(root)).name, read_names(names))
     return PlainFolder(root, task, names)
-
-
-def root_of(root: str | Path) -> Path:
-    """DatasetError unless it is a folder."""
-    if not Path(root).is_dir():
-        raise DatasetError(f"There is no folder {root}.")
-    return Path(root)
-
-
-def refuse_task(name: str, task: str, known: Iterable[str]) -> DatasetError:
-    return DatasetError(f"{name} has no truth for the task {task!r}: it knows {', '.join(known)}.")
 
 
 class Pair(NamedTuple):
@@ -193,7 +182,7 @@ VKITTI_DEPTH = Depth(unit="cm", near=1e-5, far=80.0)
 
 
 class VirtualKitti2(Pairs):
-    """Virtual KITTI 2: Scene01/clone/frames/{rgb,depth}/Camera_0/..., the archives unpacked into one or several folders."""
+    """Virtual KITTI 2: Scene01/clone/frames/{rgb,depth}/Camera_0/..., its archives unpacked into one folder or more."""
 
     def __init__(
         self,
@@ -221,7 +210,7 @@ def find_vkitti(root: Path, scenes: tuple[str, ...], cameras: tuple[str, ...]) -
     found: dict[str, dict[tuple[str, ...], str]] = {"rgb": {}, "depth": {}}
     faults = []
     for path in sorted(root.rglob("*_[0-9][0-9][0-9][0-9][0-9].*")):
-        *above, scene, variation, frames, kind, camera, file = ("", *path.relative_to(root).parts)[-6:]
+        scene, variation, frames, kind, camera, file = (("",) * 6 + path.relative_to(root).parts)[-6:]
         fits = frames == "frames" and kind in found and camera in cameras and (not scenes or scene in scenes)
         if fits and path.stat().st_size == 0:
             faults.append(f"{path} is empty (0 bytes).")
@@ -240,6 +229,10 @@ def find_vkitti(root: Path, scenes: tuple[str, ...], cameras: tuple[str, ...]) -
     return pairs, faults
 
 
+EIGEN_CROP = (0.3324324, 0.91351351, 0.0359477, 0.96405229)
+"""Rows from, to and columns from, to: where Eigen et al. (2014) evaluate KITTI."""
+
+
 @dataclass(frozen=True)
 class Source:
     """How the maps of a published list are stored."""
@@ -247,7 +240,7 @@ class Source:
     depth: Depth
     crop: tuple[int, int] = (0, 0)
     """(H, W) cut from the bottom, in the middle."""
-    trusted: tuple[tuple[float, float, float, float], ...] = ()
+    trusted: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
     """Rows from, to and columns from, to, as shares of the size: what evaluation looks at."""
     mask_column: int = -1
     """Which column of a list names the file of valid pixels."""
@@ -260,10 +253,8 @@ SOURCES: dict[str, Source] = {
     "vkitti": Source(Depth(unit="cm", near=1e-5, far=80.0), crop=KITTI_SIZE),
     "taskonomy": Source(Depth(unit=1 / 512, near=1e-5, far=65.0)),
     "cityscapes": Source(Depth(unit=1 / 300, near=1e-5, far=80.0)),
-    "nyu_v2": Source(Depth(unit="mm", near=1e-3, far=10.0), trusted=((45 / 480, 471 / 480, 41 / 640, 601 / 640),)),
-    "kitti": Source(
-        Depth(unit=1 / 256, near=1e-5, far=80.0), crop=KITTI_SIZE, trusted=((0.3324324, 0.91351351, 0.0359477, 0.96405229),)
-    ),
+    "nyu_v2": Source(Depth(unit="mm", near=1e-3, far=10.0), trusted=(45 / 480, 471 / 480, 41 / 640, 601 / 640)),
+    "kitti": Source(Depth(unit=1 / 256, near=1e-5, far=80.0), crop=KITTI_SIZE, trusted=EIGEN_CROP),
     "scannet": Source(Depth(unit="mm", near=1e-3, far=10.0)),
     "diode": Source(Depth(unit="m"), mask_column=2),
     "eth3d": Source(Depth(unit="m", near=1e-5), raw=(4032, 6048)),
@@ -283,8 +274,9 @@ class DepthList(Pairs):
         short = next((row for row in rows if len(row) <= max(1, self.source.mask_column)), None)
         if short is not None:
             raise DatasetError(f"{list} has the line {' '.join(short)!r}: expected a picture and its depth map.")
-        pairs = [Pair(row[0], row[1], row[self.source.mask_column] if self.source.mask_column > 0 else "") for row in rows]
-        pairs, faults = those_there(root_of(root), [pair for pair in pairs if pair.truth != "None"])
+        column = self.source.mask_column
+        named = [Pair(row[0], row[1], row[column] if column > 0 else "") for row in rows if row[1] != "None"]
+        pairs, faults = those_there(root_of(root), named)
         super().__init__(source, task, Path(root), pairs, self.source.depth, faults, self.source.crop)
 
     def truth(self, record: Pair) -> Truth:
@@ -297,9 +289,7 @@ class DepthList(Pairs):
 
     def read(self, record: Pair) -> Sample:
         sample = super().read(record)
-        for rows in self.source.trusted:
-            sample.valid.logical_and_(share_of(sample.valid, rows))
-        return sample
+        return replace(sample, valid=sample.valid & share_of(sample.valid, self.source.trusted))
 
 
 def source_named(name: str) -> Source:
@@ -341,13 +331,6 @@ def those_there(root: Path, pairs: list[Pair]) -> tuple[list[Pair], list[str]]:
     return good, faults
 
 
-def why_unusable(path: Path) -> str:
-    try:
-        return "" if path.stat().st_size else f"{path} is empty (0 bytes)."
-    except OSError:
-        return f"{path} is missing."
-
-
 JSON_KEYS = {
     "depth": "depth_conditioning_image",
     "disparity": "depth_conditioning_image",
@@ -379,14 +362,8 @@ class JsonLists(Pairs):
             raise refuse_task("A GenPercept list", task, JSON_KEYS)
         row = source_named(source)
         pairs, faults = those_there(root_of(root), read_pairs(json_files(Path(list)), JSON_KEYS[task]))
-        self.files = {Path(pair.truth).suffix.lower() for pair in pairs}
-        settings = self.settings_of(task, row, axes, palette)
-        super().__init__(source, task, Path(root), pairs, settings, faults, row.crop)
-
-    def settings_of(self, task: str, row: Source, axes: str | tuple[str, ...], palette: str) -> Settings:
-        """How the truth of a task is stored in these lists."""
-        is_float = self.files <= {".exr", ".npy"}
-        depth = Depth(unit="m", near=row.depth.near, far=row.depth.far) if is_float else row.depth
+        in_metres = {Path(pair.truth).suffix.lower() for pair in pairs} <= {".exr", ".npy"}
+        depth = Depth(unit="m", near=row.depth.near, far=row.depth.far) if in_metres else row.depth
         makers: dict[str, Callable[[], Settings]] = {
             "depth": lambda: depth,
             "disparity": lambda: depth,
@@ -395,7 +372,7 @@ class JsonLists(Pairs):
             "mask": Level,
             "segmentation": lambda: Segmentation(palette=palette),
         }
-        return makers[task]()
+        super().__init__(source, task, Path(root), pairs, makers[task](), faults, row.crop)
 
 
 def json_files(path: Path) -> list[Path]:
@@ -421,161 +398,6 @@ def read_pairs(files: list[Path], key: str) -> list[Pair]:
     return pairs
 
 
-HYPERSIM_SIZE = (768, 1024)
-HYPERSIM_FOCAL_PX = 886.81
-HYPERSIM_SPLITS = "metadata_images_split_scene_v1.csv"
-NOTHING = -1
-"""The render entity where no surface was hit."""
-BACKFACING = 1e-3
-"""Normals that look away from the camera by more than this are turned round."""
-
-
-@dataclass(frozen=True)
-class HypersimMap:
-    """One kind of Hypersim's arrays."""
-
-    file: str
-    settings: Settings
-    folder: str = "geometry"
-
-
-HYPERSIM_MAPS: dict[str, HypersimMap] = {
-    "depth": HypersimMap("depth_meters", Depth(unit="m", near=1e-5, far=65.0, kind="ray")),
-    "disparity": HypersimMap("depth_meters", Depth(unit="m", near=1e-5, far=65.0, kind="ray")),
-    "normal": HypersimMap("normal_cam", Normal(axes="opengl", encoding="signed")),
-    "segmentation": HypersimMap("semantic", Segmentation(palette="nyu40", ignore=(NOTHING, 0), offset=1)),
-    "albedo": HypersimMap("diffuse_reflectance", Light(colour="linear"), "final"),
-    "shading": HypersimMap("diffuse_illumination", Light(colour="linear"), "final"),
-}
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame of one camera of one scene."""
-
-    scene: str
-    camera: str
-    number: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.scene}/{self.camera}/frame.{self.number:04d}"
-
-    def path(self, folder: str, file: str) -> str:
-        """Inside the root; folder: final or geometry."""
-        return f"{self.scene}/images/scene_{self.camera}_{folder}_hdf5/frame.{self.number:04d}.{file}.hdf5"
-
-    @property
-    def preview(self) -> str:
-        return f"{self.scene}/images/scene_{self.camera}_final_preview/frame.{self.number:04d}.tonemap.jpg"
-
-
-class Hypersim(Records[Frame]):
-    """Hypersim as Apple publishes it: ai_001_001/images/scene_cam_00_{final,geometry}_hdf5/frame.0000.*.hdf5.
-
-    Pictures are tone-mapped from the linear colours, or taken from the previews where those were not downloaded. Depth
-    becomes planar. Scenes of the split that are not on disk are left out; of those that are, every frame is expected.
-    Cameras with a shifted or tilted lens are read like the others, as the published conversions do.
-    """
-
-    def __init__(self, root: str, task: str, split: str = "train", table: str = "") -> None:
-        """split: train, val, test, or all. table: the CSV of splits, which is looked for in the root."""
-        if task not in HYPERSIM_MAPS:
-            raise refuse_task("Hypersim", task, HYPERSIM_MAPS)
-        check_packages([".hdf5"])
-        self.root, self.map = root_of(root), HYPERSIM_MAPS[task]
-        frames, faults = [], []
-        for frame in self.frames(split, Path(table) if table else self.root / HYPERSIM_SPLITS):
-            reason = self.why_unusable(frame)
-            if reason:
-                faults.append(reason)
-            else:
-                frames.append(frame)
-        palette = PALETTES["nyu40"] if task == "segmentation" else None
-        super().__init__(f"Hypersim {split}", task, self.map.settings.convention(), frames, faults, palette)
-
-    def frames(self, split: str, table: Path) -> Iterator[Frame]:
-        """Those of the split whose scene is on disk; without a table and for `all`, whatever is there."""
-        if split == "all":
-            yield from self.frames_on_disk()
-        elif table.is_file():
-            yield from self.frames_in(table, split)
-        else:
-            raise DatasetError(f"{table} says which frames are {split}, but is missing: fetch it, or take split = \"all\".")
-
-    def frames_on_disk(self) -> Iterator[Frame]:
-        for path in sorted(self.root.glob(f"ai_*/images/scene_cam_*_{self.map.folder}_hdf5/frame.*.{self.map.file}.hdf5")):
-            camera = path.parent.name.removeprefix("scene_").removesuffix(f"_{self.map.folder}_hdf5")
-            yield Frame(path.parts[-4], camera, int(path.name.split(".")[1]))
-
-    def frames_in(self, table: Path, split: str) -> Iterator[Frame]:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        splits = {row.get("split_partition_name", "") for row in rows}
-        if split not in splits:
-            raise DatasetError(f"{table} has no split {split!r}: it has {', '.join(sorted(filter(None, splits)))}.")
-        there = {path.name for path in self.root.iterdir() if (path / "images").is_dir()}
-        for row in rows:
-            public = row["included_in_public_release"].strip().lower() == "true"
-            if public and row["split_partition_name"] == split and row["scene_name"] in there:
-                yield Frame(row["scene_name"], row["camera_name"], int(row["frame_id"]))
-
-    def why_unusable(self, frame: Frame) -> str:
-        """Empty if a picture, the truth and, for geometry, what was hit are there."""
-        needed = [frame.path(self.map.folder, self.map.file), frame.path("geometry", "render_entity_id")]
-        pictures = (frame.path("final", "color"), frame.preview)
-        no_picture = [why_unusable(self.root / path) for path in pictures]
-        return next(filter(None, (why_unusable(self.root / path) for path in needed)), "") or ("" if not all(no_picture) else no_picture[0])
-
-    def read(self, record: Frame) -> Sample:
-        entity = read_array(self.root / record.path("geometry", "render_entity_id"))
-        image = self.picture(record, entity != NOTHING)
-        truth = read_truth(self.root / record.path(self.map.folder, self.map.file), self.map.settings)
-        truth = truth.within(torch.from_numpy(entity != NOTHING)[None])
-        height, width = truth.valid.shape[1:]
-        intrinsics = hypersim_intrinsics(height, width)
-        if isinstance(self.map.settings, Depth):
-            truth = Truth(planar(truth.values, intrinsics), truth.valid)
-        if isinstance(self.map.settings, Normal):
-            truth = Truth(facing(truth.values, intrinsics), truth.valid)
-        return self.sample(record.name, image, truth, intrinsics=intrinsics)
-
-    def picture(self, record: Frame, hit: np.ndarray) -> Tensor:
-        path = self.root / record.path("final", "color")
-        if not path.is_file():
-            return read_image(self.root / record.preview)[0]
-        colours = read_array(path)
-        if colours.shape[:2] != hit.shape or colours.ndim != 3:
-            raise BrokenRecord(f"{path} has shape {colours.shape}, but its entities {hit.shape}.")
-        return torch.from_numpy(np.moveaxis(tone_map(colours, hit), -1, 0).copy())
-
-
-def hypersim_intrinsics(height: int, width: int) -> np.ndarray:
-    """The camera that all frames are said to share, for pictures of any size."""
-    f = HYPERSIM_FOCAL_PX * width / HYPERSIM_SIZE[1]
-    return np.array([[f, 0.0, width / 2], [0.0, f, height / 2], [0.0, 0.0, 1.0]])
-
-
-def tone_map(colours: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """Linear light (H, W, 3) -> [0, 1] as Hypersim's owners show it: the 90th percentile of brightness becomes 0.8."""
-    colours = np.nan_to_num(colours.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    brightness = (colours @ np.array([0.3, 0.59, 0.11], np.float32))[hit]
-    bright = np.percentile(brightness, 90) if brightness.size else 1.0
-    scale = 0.8**2.2 / bright if bright >= 1e-4 else 0.0
-    scale = scale if brightness.size else 1.0
-    return ((colours * scale).clip(0) ** (1 / 2.2)).clip(0, 1).astype(np.float32)
-
-
-def facing(normals: Tensor, intrinsics: np.ndarray) -> Tensor:
-    """Normals (3, H, W) along right, up, back; those that look away from the camera are turned round."""
-    height, width = normals.shape[-2:]
-    x = (torch.arange(width) + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]
-    y = -(torch.arange(height)[:, None] + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
-    length = (x**2 + y**2 + 1).sqrt()
-    away = (normals[0] * x + normals[1] * y - normals[2]) / length > BACKFACING
-    return torch.where(away, -normals, normals)
-
-
 def coco_keypoints(root: str, task: str, annotations: str, images: str, size: tuple[int, int] = (256, 192)) -> People:
     """COCO's person keypoints: annotations/person_keypoints_train2017.json and train2017/, both inside the root.
 
@@ -592,7 +414,7 @@ def coco_keypoints(root: str, task: str, annotations: str, images: str, size: tu
     there = {path.name for path in folder.iterdir()}
     files = {row["id"]: f"{images}/{row['file_name']}" for row in table.get("images", ()) if row["file_name"] in there}
     people, faults = people_of(table, files, skeleton, annotations)
-    return People(Path(annotations).stem, Path(root), people, faults, skeleton, tuple(size))
+    return People(Path(annotations).stem, Path(root), people, faults, skeleton, (size[0], size[1]))
 
 
 DATASETS: dict[str, Callable[..., Records[Any]]] = {

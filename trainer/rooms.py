@@ -65,6 +65,11 @@ class Room:
     """Brightness that the upper quarter of the picture is exposed to."""
     cameras: tuple[Camera, ...]
 
+    def notes(self) -> dict[str, object]:
+        """What is written beside every view of the room."""
+        models = sorted({placement.model for placement in self.placements})
+        return {"kind": self.kind, "environment": self.environment, "models": models}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -251,8 +256,6 @@ class Builder:
             cameras,
         )
 
-    # the shell
-
     def _raise_walls(self) -> None:
         rng, (width, height, depth) = self.rng, self.size
         wall = (str(rng.choice(self.kind.walls)), int(rng.integers(1 << 30)))
@@ -284,8 +287,17 @@ class Builder:
             at = high_s
         self._strip(start, along, at, length, 0.0, height, texture, tile)
 
-    def _strip(self, start: np.ndarray, along: np.ndarray, s0: float, s1: float, y0: float, y1: float,
-               texture: tuple[str, int], tile: float) -> None:  # fmt: skip
+    def _strip(
+        self,
+        start: np.ndarray,
+        along: np.ndarray,
+        s0: float,
+        s1: float,
+        y0: float,
+        y1: float,
+        texture: tuple[str, int],
+        tile: float,
+    ) -> None:
         if s1 - s0 > 1e-3 and y1 - y0 > 1e-3:
             corner = start + along * s0 + np.array([0, y0, 0])
             self._panel(corner, along * (s1 - s0), (0, y1 - y0, 0), "wall", texture, tile)
@@ -303,8 +315,9 @@ class Builder:
         """Put windows into a wall; say their holes."""
         start, along, normal, length = self._frame(number)
         holes: list[tuple[float, ...]] = []
-        fitting = [w for w in windows if w.item.elevation + w.item.height < self.size[1] - 0.1
-                   and w.item.width < length - 0.6]  # fmt: skip
+        fitting = [
+            w for w in windows if w.item.elevation + w.item.height < self.size[1] - 0.1 and w.item.width < length - 0.6
+        ]
         if not fitting:
             return holes
         piece = fitting[int(self.rng.integers(len(fitting)))]
@@ -344,25 +357,51 @@ class Builder:
                 x, z = width * (i + 0.5) / across, depth * (j + 0.5) / along
                 self.instances += 1
                 corner = (x - side / 2, height - 0.015, z - side / 2)
-                self.panels.append(Panel(_triple(corner), (side, 0.0, 0.0), (0.0, 0.0, side), "lamp", self.instances,
-                                         ("paint", 0), emission=colour))  # fmt: skip
+                self.panels.append(
+                    Panel(
+                        _triple(corner),
+                        (side, 0.0, 0.0),
+                        (0.0, 0.0, side),
+                        "lamp",
+                        self.instances,
+                        ("paint", 0),
+                        emission=colour,
+                    )
+                )
 
     def _lay_ground(self) -> None:
         rng, (width, _, depth) = self.rng, self.size
         texture = (str(rng.choice(self.kind.floors)), int(rng.integers(1 << 30)))
         far = 60.0
-        self._panel((-far, 0, depth + far), (width + 2 * far, 0, 0), (0, 0, -depth - 2 * far), "ground", texture,
-                    float(rng.uniform(1.5, 4.0)))  # fmt: skip
+        self._panel(
+            (-far, 0, depth + far),
+            (width + 2 * far, 0, 0),
+            (0, 0, -depth - 2 * far),
+            "ground",
+            texture,
+            float(rng.uniform(1.5, 4.0)),
+        )
 
-    def _panel(self, corner: Iterable[float], edge_u: Iterable[float], edge_v: Iterable[float], label: str,
-               texture: tuple[str, int], tile: float, gloss: float = 0.0) -> None:  # fmt: skip
+    def _panel(
+        self,
+        corner: Iterable[float],
+        edge_u: Iterable[float],
+        edge_v: Iterable[float],
+        label: str,
+        texture: tuple[str, int],
+        tile: float,
+        gloss: float = 0.0,
+    ) -> None:
         self.panels.append(Panel(_triple(corner), _triple(edge_u), _triple(edge_v), label, 0, texture, tile, gloss))
 
-    # the furniture
-
     def _of(self, role: str, label: str, category: str = "") -> list[Piece]:
-        return [p for p in self.pieces if p.role == role and label in ("", p.label)
-                and (not category or any(word in p.item.category for word in category.split("|")))]  # fmt: skip
+        return [
+            p
+            for p in self.pieces
+            if p.role == role
+            and label in ("", p.label)
+            and (not category or any(word in p.item.category for word in category.split("|")))
+        ]
 
     def _grant(self, wish: Wish) -> None:
         if wish.role == "picture":
@@ -398,7 +437,9 @@ class Builder:
                 self._accompany(piece, placed, foot, along, normal)
                 return
 
-    def _accompany(self, piece: Piece, placed: Placement, foot: np.ndarray, along: np.ndarray, normal: np.ndarray) -> None:
+    def _accompany(
+        self, piece: Piece, placed: Placement, foot: np.ndarray, along: np.ndarray, normal: np.ndarray
+    ) -> None:
         """What goes with a piece at a wall: a table before a sofa, a chair at a desk."""
         item = piece.item
         if piece.label == "sofa" and self.rng.random() < 0.7:
@@ -456,8 +497,16 @@ class Builder:
             box = np.array([foot - [0.4, 0, 0.4], foot + [0.4, 1.8, 0.4]])
             if self._free(box):
                 number = int(self.rng.integers(self.bodies))
-                self._note(Placement(f"body/{number:04d}", "person", self._next(), _triple(foot),
-                                     float(self.rng.uniform(-np.pi, np.pi))), box)  # fmt: skip
+                self._note(
+                    Placement(
+                        f"body/{number:04d}",
+                        "person",
+                        self._next(),
+                        _triple(foot),
+                        float(self.rng.uniform(-np.pi, np.pi)),
+                    ),
+                    box,
+                )
                 return
 
     def _on_top(self, piece: Piece) -> None:
@@ -501,8 +550,10 @@ class Builder:
         if bed_piece.item.width < piece.item.width:
             return
         foot = np.array(bed.position) + [0, bed_piece.item.top, 0]
-        self._note(Placement(piece.item.id, piece.label, self._next(), _triple(foot), bed.yaw + np.pi),
-                   self._box(piece, foot, bed.yaw))  # fmt: skip
+        self._note(
+            Placement(piece.item.id, piece.label, self._next(), _triple(foot), bed.yaw + np.pi),
+            self._box(piece, foot, bed.yaw),
+        )
 
     def _mount(self, piece: Piece) -> None:
         item = piece.item
@@ -543,8 +594,16 @@ class Builder:
                 self._frame_picture(corner, along, normal, wide, tall, thick, instance)
                 return
 
-    def _frame_picture(self, corner: np.ndarray, along: np.ndarray, normal: np.ndarray, wide: float, tall: float,
-                       thick: float, instance: int) -> None:  # fmt: skip
+    def _frame_picture(
+        self,
+        corner: np.ndarray,
+        along: np.ndarray,
+        normal: np.ndarray,
+        wide: float,
+        tall: float,
+        thick: float,
+        instance: int,
+    ) -> None:
         """A shallow box and, a hair before it, the picture."""
         rng, up = self.rng, np.array([0.0, tall, 0.0])
         frame, art = ("colour", int(rng.integers(1 << 30))), ("artwork", int(rng.integers(1 << 30)))
@@ -624,8 +683,6 @@ class Builder:
             (box[0] < other[1] + gap).all() and (box[1] > other[0] - gap).all() for other in others
         )
 
-    # the cameras
-
     def _cameras(self, views: int) -> tuple[Camera, ...]:
         """The best of several tries for each view."""
         return tuple(max((self._camera() for _ in range(24)), key=self._worth) for _ in range(views))
@@ -636,7 +693,9 @@ class Builder:
         boxes = np.array(self.seen) if self.seen else np.zeros((0, 2, 3))
         position = self.size / 2
         for _ in range(40):
-            height = rng.choice([rng.uniform(0.5, 1.0), rng.uniform(1.1, 1.8), rng.uniform(1.8, 2.2)], p=[0.15, 0.7, 0.15])
+            height = rng.choice(
+                [rng.uniform(0.5, 1.0), rng.uniform(1.1, 1.8), rng.uniform(1.8, 2.2)], p=[0.15, 0.7, 0.15]
+            )
             x, z = rng.uniform(0.25, 1, 2) * (self.size[[0, 2]] - 0.25)
             position = np.array([x, min(height, self.size[1] - 0.3), z])
             if not ((position > boxes[:, 0] - 0.25) & (position < boxes[:, 1] + 0.25)).all(axis=1).any():
@@ -659,7 +718,10 @@ class Builder:
         sideways = middle - position
         sideways[1] = 0
         if np.linalg.norm(sideways) < 0.3:
-            middle = middle + [0.5, 0.0, 0.5]
+            middle, sideways = middle + [0.5, 0.0, 0.5], sideways + [0.5, 0.0, 0.5]
+        # people seldom photograph the floor or the ceiling
+        away = float(np.linalg.norm(sideways))
+        middle[1] = np.clip(middle[1], position[1] - 0.55 * away, position[1] + 0.2 * away)
         return middle
 
     def _worth(self, camera: Camera) -> float:
@@ -672,7 +734,9 @@ class Builder:
         found, counts = np.unique(which[distance < shell], return_counts=True)
         distance = np.minimum(distance, shell)
         largest = counts.max() / len(directions) if len(counts) else 1.0
-        people = {i for i, box in enumerate(self.seen) for other, label in self.subjects if label == "person" and box is other}
+        people = {
+            i for i, box in enumerate(self.seen) for other, label in self.subjects if label == "person" and box is other
+        }
         watched = 0.6 if people & set(found[counts >= 6].tolist()) else 0.0
         return (
             min((counts >= 3).sum(), 8) / 4

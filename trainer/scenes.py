@@ -1,10 +1,10 @@
 """The command `scenes`: renders furnished rooms with people, and the exact truth about every pixel.
 
-It writes `<out>/train`, `<out>/val` and `<out>/test`, each a plain dataset folder as described in `views`: the same that a
-dataset of your own would have. Views are named `<room>_<view>`. Rooms, never views, are shared out between the splits: of
-every twenty rooms one goes to val and one to test. The same seed gives the same rooms and cameras, whole views that are
-already there are left alone, and a run that was killed goes on where it stopped. Credits for the models are written beside
-the splits.
+It writes `<out>/train`, `<out>/val` and `<out>/test`, each a plain dataset folder as described in `views`: the same
+that a dataset of your own would have. Views are named `<room>_<view>`. Rooms, never views, are shared out between the
+splits: of every twenty rooms one goes to val and one to test. The same seed gives the same files on the same machine,
+whole views that are already there are left alone, and a run that was killed goes on where it stopped. Credits for the
+models are written beside the splits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import logging
 import multiprocessing
@@ -25,7 +26,7 @@ import numpy as np
 
 from . import assets
 from .cameras import Camera, back_project, normals_from_depth
-from .furniture import CLASSES, sort
+from .furniture import CLASSES, Piece, sort
 from .rooms import Room, plan_room
 from .views import SPLITS, View, dataset_toml, is_complete, to_linear, write_text, write_view
 
@@ -43,14 +44,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same scenes")
     parser.add_argument("--first-room", type=int, default=0, metavar="N", help="number of the first room")
     parser.add_argument("--split", choices=("auto", *SPLITS), default="auto", help="put every room into one split")
-    parser.add_argument("--renderer", choices=("mitsuba", "blender"), default="mitsuba",
-                        help="mitsuba is fast; blender, a process of its own, adds hair and depth of field")  # fmt: skip
-    parser.add_argument("--samples", type=int, default=0, help="light paths a pixel before denoising; 0 = 4, blender 16")
-    parser.add_argument("--bodies", type=int, default=0, metavar="N",
-                        help="how many parametric people with exact joints to draw from; needs anny")  # fmt: skip
-    parser.add_argument("--depth-format", choices=("png", "npy"), default="png", help="16-bit millimetres, or float32 metres")
+    parser.add_argument(
+        "--renderer",
+        choices=("mitsuba", "blender"),
+        default="mitsuba",
+        help="mitsuba is fast; blender, a process of its own, adds hair and depth of field",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=0, help="light paths a pixel before denoising; 0 = 4, blender 16"
+    )
+    parser.add_argument(
+        "--bodies",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many parametric people with exact joints to draw from; needs anny",
+    )
+    parser.add_argument(
+        "--depth-format", choices=("png", "npy"), default="png", help="16-bit millimetres, or float32 metres"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes; each renderer already uses every core")
-    parser.add_argument("--assets", type=Path, metavar="DIR", help="folder with the .deb files, instead of apt-get download")
+    parser.add_argument(
+        "--assets", type=Path, metavar="DIR", help="folder with the .deb files, instead of apt-get download"
+    )
     parser.add_argument("--blender-python", type=Path, metavar="FILE", help="interpreter that has bpy installed")
     parser.add_argument("--verify", action="store_true", help="render nothing; measure the truth of the views in --out")
 
@@ -64,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{arguments.out}: {'; '.join(report.faults())}.")
         return
     plan = Plan.of(arguments)
+    _find_renderer(plan)  # before anything is downloaded
     cache = assets.cache_folder()
     assets.fetch(cache, arguments.assets)
     if plan.bodies:
@@ -73,8 +90,8 @@ def run(arguments: argparse.Namespace) -> None:
     for split in SPLITS:
         if any(plan.split_of(number) == split for number in plan.numbers()):
             write_text(plan.out / split / "dataset.toml", dataset_toml(f"scenes {split}", plan.depth_format))
-    write_text(plan.out / "CREDITS.md", assets.credits(assets.read_catalogue(cache)))
     _render_all(plan)
+    write_credits(plan)
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,28 @@ class Plan:
     def missing(self, number: int) -> list[int]:
         """The views of a room that are yet to be made."""
         return [k for k in range(self.views) if not is_complete(self.folder(number), stem(number, k))]
+
+
+def _find_renderer(plan: Plan) -> None:
+    if plan.renderer == "mitsuba":
+        from .mitsuba_render import load_mitsuba
+
+        load_mitsuba()
+    else:
+        from .blender import find_python
+
+        find_python(plan.blender_python)
+
+
+def write_credits(plan: Plan) -> None:
+    """Who made the models that the views in the folder show, whichever run made the views."""
+    shown: set[str] = set()
+    for path in plan.out.glob("*/camera/*.json"):
+        shown.update(json.loads(path.read_text()).get("models", ()))
+    items = _shelf().items
+    bodies = any(name.startswith("body/") for name in shown)
+    text = assets.credits([items[name] for name in sorted(shown & items.keys())], bodies)
+    write_text(plan.out / "CREDITS.md", text)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -175,7 +214,7 @@ def _count_room(plan: Plan, number: int) -> int:
 
 def render_room(plan: Plan, number: int) -> Iterator[int]:
     """Write the views of one room that are missing; yields how many were written, batch by batch."""
-    room = plan_room(number, plan.seed, _shelf(plan.bodies).pieces, plan.views, plan.bodies)
+    room = plan_room(number, plan.seed, _shelf().pieces, plan.views, plan.bodies)
     wanted = plan.missing(number)
     render = {"mitsuba": _render_mitsuba, "blender": _render_blender}[plan.renderer]
     for k, view in render(plan, room, number, wanted):
@@ -189,28 +228,15 @@ class Shelf:
 
     cache: Path
     items: dict[str, assets.Item]
-    pieces: list[Any]
+    pieces: list[Piece]
     environments: dict[str, str]
-    bodies: list[Any]
 
 
-_SHELVES: dict[int, Shelf] = {}
-
-
-def _shelf(bodies: int) -> Shelf:
-    """Read once a process."""
-    if bodies not in _SHELVES:
-        cache = assets.cache_folder()
-        items = assets.read_catalogue(cache)
-        made = []
-        if bodies:
-            from .bodies import make_bodies
-
-            made = make_bodies(cache, bodies)
-        _SHELVES[bodies] = Shelf(
-            cache, {item.id: item for item in items}, sort(items), assets.environment_maps(cache), made
-        )
-    return _SHELVES[bodies]
+@functools.lru_cache(maxsize=1)
+def _shelf() -> Shelf:
+    cache = assets.cache_folder()
+    items = assets.read_catalogue(cache)
+    return Shelf(cache, {item.id: item for item in items}, sort(items), assets.environment_maps(cache))
 
 
 def batches(views: int, size: tuple[int, int], samples: int) -> list[range]:
@@ -222,7 +248,7 @@ def batches(views: int, size: tuple[int, int], samples: int) -> list[range]:
 def _render_mitsuba(plan: Plan, room: Room, number: int, wanted: list[int]) -> Iterator[tuple[int, View]]:
     from .mitsuba_render import load_room, render_views
 
-    loaded = load_room(room, _shelf(plan.bodies))
+    loaded = load_room(room, _shelf())
     for batch in batches(plan.views, plan.size, plan.samples):
         if set(batch) & set(wanted):
             cameras = [room.cameras[k] for k in batch]
@@ -235,10 +261,7 @@ def _render_mitsuba(plan: Plan, room: Room, number: int, wanted: list[int]) -> I
 def _render_blender(plan: Plan, room: Room, number: int, wanted: list[int]) -> Iterator[tuple[int, View]]:
     from .blender import render_views
 
-    yield from render_views(room, _shelf(plan.bodies), plan.size, plan.samples, wanted, plan.blender_python)
-
-
-# what the truth is worth
+    yield from render_views(room, _shelf(), plan.size, plan.samples, wanted, plan.blender_python)
 
 
 @dataclass(frozen=True)
@@ -250,7 +273,7 @@ class Report:
     """Median angle between the normals and those of the depth, on smooth pixels; the worst view is `worst_deg`."""
     worst_deg: float
     floor_mm: float
-    """99th percentile of the distance of floor pixels from the plane y = 0, in millimetres, less what rounding explains."""
+    """How far floor pixels are from the plane y = 0 beyond what rounding explains, 99th percentile, worst view."""
     intrinsic: float
     """Median relative error of image = albedo * shading."""
     unknown: float
@@ -262,10 +285,10 @@ class Report:
 
     def text(self) -> str:
         return (
-            f"{self.views} views; normals against depth: median {self.normal_deg:.2f} deg, worst view {self.worst_deg:.2f};"
-            f" floor off its plane: {self.floor_mm:.2f} mm; image against albedo x shading: {self.intrinsic:.1%};"
-            f" without depth: {self.unknown:.1%}; views with people or animals: {self.people:.0%};"
-            f" people with joints: {self.joints}\n"
+            f"{self.views} views; normals against depth: median {self.normal_deg:.2f} deg,"
+            f" worst view {self.worst_deg:.2f}; floor off its plane: {self.floor_mm:.2f} mm;"
+            f" image against albedo x shading: {self.intrinsic:.1%}; without depth: {self.unknown:.1%};"
+            f" views with people or animals: {self.people:.0%}; people with joints: {self.joints}\n"
         )
 
     def faults(self) -> list[str]:
@@ -353,7 +376,9 @@ def read_maps(folder: Path, name: str) -> dict[str, Any]:
         path = folder / kind / f"{name}.png"
         found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if found is None:
-            raise ValueError(f"{path} is missing or is not a picture; remove {folder / 'camera' / name}.json and render again.")
+            raise ValueError(
+                f"{path} is missing or is not a picture; remove {folder / 'camera' / name}.json and render again."
+            )
         return found[..., ::-1] if found.ndim == 3 else found
 
     notes = json.loads((folder / "camera" / f"{name}.json").read_text())
@@ -380,7 +405,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
@@ -391,12 +416,16 @@ def contact_sheet(folder: Path, stems: Iterable[str]) -> np.ndarray:
     for name in stems:
         maps = read_maps(folder, name)
         near = np.where(maps["depth"] > 0, 1 / np.maximum(maps["depth"], 0.3), 0) * 0.3
-        columns.append(np.concatenate([
-            maps["image"],
-            np.repeat((near[..., None] * 255).astype(np.uint8), 3, axis=2),
-            ((maps["normal"] + 1) * 127.5).astype(np.uint8),
-            maps["albedo"],
-            (np.clip(maps["shading"] / 2, 0, 1) ** 0.45 * 255).astype(np.uint8),
-            palette[maps["segmentation"]],
-        ]))  # fmt: skip
+        columns.append(
+            np.concatenate(
+                [
+                    maps["image"],
+                    np.repeat((near[..., None] * 255).astype(np.uint8), 3, axis=2),
+                    ((maps["normal"] + 1) * 127.5).astype(np.uint8),
+                    maps["albedo"],
+                    (np.clip(maps["shading"] / 2, 0, 1) ** 0.45 * 255).astype(np.uint8),
+                    palette[maps["segmentation"]],
+                ]
+            )
+        )
     return np.concatenate(columns, axis=1)

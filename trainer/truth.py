@@ -23,7 +23,7 @@ from .views import to_linear
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
 class DatasetError(ValueError):
@@ -42,8 +42,8 @@ class Truth:
         """From (H, W) or (H, W, C) and (H, W); what is not finite is not valid."""
         values = values[..., None] if values.ndim == 2 else values
         valid = valid & np.isfinite(values).all(-1)
-        planes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0), np.float32))
-        return cls(planes, torch.from_numpy(np.ascontiguousarray(valid))[None])
+        planes = torch.from_numpy(np.array(np.moveaxis(values, -1, 0), np.float32, order="C"))
+        return cls(planes, torch.from_numpy(np.array(valid, bool))[None])
 
     def within(self, trusted: Tensor) -> Truth:
         """Only where `trusted` (1, H, W) is True as well. BrokenRecord if the sizes differ."""
@@ -438,3 +438,11 @@ def read_truth(path: Path, settings: Settings) -> Truth:
         return Truth.of(*settings.decode(stored))
     except BrokenRecord as fault:
         raise BrokenRecord(f"{path}: {fault}.") from None
+
+
+def planar(distance: Tensor, intrinsics: np.ndarray) -> Tensor:
+    """Distances (1, H, W) along the line of sight -> along the optical axis; pixel centres lie at .5."""
+    height, width = distance.shape[-2:]
+    x = (torch.arange(width, dtype=torch.float64) + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]
+    y = (torch.arange(height, dtype=torch.float64)[:, None] + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
+    return distance / (x**2 + y**2 + 1).sqrt().float()

@@ -1,25 +1,25 @@
 """Views: one picture with all that is known about it, and the plain folder in which it is kept.
 
-A split (train, val, test) is a folder with `dataset.toml` and one folder for each kind of map; files of one view share a
-stem. Every folder but `images` may be absent: a dataset of your own needs only what its task needs.
+A split (train, val, test) is a folder with `dataset.toml` and one folder for each kind of map; files of one view share
+a stem. Every folder but `images` may be absent: a dataset of your own needs only what its task needs.
 
     images/        8-bit sRGB PNG
     depth/         planar depth z in metres, not distance along the ray: 16-bit PNG in units of `depth.unit` metres, or
                    float32 NPY; 0 is unknown
     normal/        16-bit RGB PNG, n = value / 65535 * 2 - 1, unit vectors; x right, y up, z back (towards the camera);
-                   (0, 0, 0) before rounding, the middle grey, is unknown
+                   the middle grey, whose length is next to 0, is unknown
     albedo/        8-bit sRGB PNG of the diffuse reflectance; 0 is unknown (glass, sky)
-    shading/       16-bit RGB PNG, linear, value / 65535 * `shading.scale`; image = albedo * shading, both linear, wherever
-                   the picture is not clipped; 0 is unknown
+    shading/       16-bit RGB PNG, linear, value / 65535 * `shading.scale`; image = albedo * shading, both linear,
+                   wherever the picture is not clipped, so highlights are part of it; 0 is unknown
     segmentation/  8-bit PNG of indices into `segmentation.classes`
     instance/      16-bit PNG, 0 is background
     mask/          8-bit PNG, 255 where a person or an animal is
-    matte/         8-bit or 16-bit PNG of soft alpha
+    matte/         8-bit PNG of soft alpha: the part of the pixel that people and animals fill
     keypoints/     COCO JSON, one file a view; people whose joints are not known have `num_keypoints` 0
-    camera/        JSON: width, height, K (3x3, pixels, pixel centres at .5), camera_to_world (4x4; camera axes right, down,
-                   forward; world y up, metres), and what the renderer notes
+    camera/        JSON: width, height, K (3x3, pixels, pixel centres at .5), camera_to_world (4x4; camera axes right,
+                   down, forward; world y up, metres), and what the renderer notes
 
-`valid` is what the unknown values leave. A view is whole when its camera file is there: it is written last.
+`valid` is what the unknown values leave. A rendered view is whole when its camera file is there: it is written last.
 """
 
 from __future__ import annotations
@@ -125,14 +125,45 @@ def describe(view: View) -> dict[str, Any]:
 
 
 COCO_JOINTS = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
     "right_ankle",
-)  # fmt: skip
+)
 COCO_BONES = (
-    (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9), (8, 10), (9, 11), (2, 3),
-    (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),
-)  # fmt: skip
+    (16, 14),
+    (14, 12),
+    (17, 15),
+    (15, 13),
+    (12, 13),
+    (6, 12),
+    (7, 13),
+    (6, 7),
+    (6, 8),
+    (7, 9),
+    (8, 10),
+    (9, 11),
+    (2, 3),
+    (1, 2),
+    (1, 3),
+    (2, 4),
+    (3, 5),
+    (4, 6),
+    (5, 7),
+)
 
 
 def coco(view: View, stem: str) -> dict[str, Any]:
@@ -143,16 +174,18 @@ def coco(view: View, stem: str) -> dict[str, Any]:
     for instance in np.unique(view.instance[person]).tolist():
         rows, columns = np.nonzero(person & (view.instance == instance))
         joints = view.keypoints.get(instance, np.zeros((17, 3)))
-        annotations.append({
-            "id": instance,
-            "image_id": 0,
-            "category_id": 1,
-            "iscrowd": 0,
-            "area": len(rows),
-            "bbox": [float(columns.min()), float(rows.min()), float(np.ptp(columns) + 1), float(np.ptp(rows) + 1)],
-            "num_keypoints": int((joints[:, 2] > 0).sum()),
-            "keypoints": [round(float(value), 2) for value in joints.reshape(-1)],
-        })  # fmt: skip
+        annotations.append(
+            {
+                "id": instance,
+                "image_id": 0,
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": len(rows),
+                "bbox": [float(columns.min()), float(rows.min()), float(np.ptp(columns) + 1), float(np.ptp(rows) + 1)],
+                "num_keypoints": int((joints[:, 2] > 0).sum()),
+                "keypoints": [round(float(value), 2) for value in joints.reshape(-1)],
+            }
+        )
     return {
         "images": [{"id": 0, "file_name": f"{stem}.png", "width": width, "height": height}],
         "annotations": annotations,

@@ -20,14 +20,18 @@ class Graph(dict[str, Any]):
 
     def add(self, class_type: str, **inputs: Any) -> Node:
         name = str(len(self) + 1)
-        wired = {key: value[0] if isinstance(value, Node) else value for key, value in inputs.items() if value is not None}
+        wired = {
+            key: value[0] if isinstance(value, Node) else value for key, value in inputs.items() if value is not None
+        }
         self[name] = {"class_type": class_type, "inputs": wired}
         return Node(name)
 
     def load_model(self, model: str, task: str = "as trained", overrides: str = "", family: str = "auto") -> Node:
         return self.add("DiffusionPerceptionLoadModel", model=model, family=family, task=task, overrides=overrides)
 
-    def perceive(self, perception: Node, image: Any, resolution: int = -1, batch_size: int = 1, vae: Any = None) -> Node:
+    def perceive(
+        self, perception: Node, image: Any, resolution: int = -1, batch_size: int = 1, vae: Any = None
+    ) -> Node:
         return self.add(
             "DiffusionPerceptionPerceive",
             perception=perception, image=image, resolution=resolution, batch_size=batch_size, vae=vae,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MarigoldDepthPipeline, MarigoldNormalsPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+
 from diffusion_perception.core.architecture import UNetArchitecture, VAEArchitecture
 from diffusion_perception.core.checkpoint import write_checkpoint
 from diffusion_perception.core.keys import rename, unet_to_ldm
 from diffusion_perception.core.recipe import Recipe
-from safetensors.torch import save_file
 
 WIDTH = 64
 """Of the tiny networks' text."""

@@ -139,6 +139,7 @@ def test_an_image_of_one_pixel_is_refused(comfyui, models):
 def bad_tensor(kind):
     """Perceive, called as the executor calls it, on a tensor that no stock node makes."""
     import torch
+
     from diffusion_perception.nodes.load import LoadModel
     from diffusion_perception.nodes.perceive import Perceive
 
@@ -176,7 +177,10 @@ def test_the_latent_of_another_kind_of_model_is_refused(comfyui, models):
     graph = Graph()
     latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
     seen = graph.add(
-        "DiffusionPerceptionPerceiveLatent", perception=graph.load_model("good.safetensors"), latent=latent, batch_size=1
+        "DiffusionPerceptionPerceiveLatent",
+        perception=graph.load_model("good.safetensors"),
+        latent=latent,
+        batch_size=1,
     )
     graph.save_map(seen, "bad")
     told = sentence(comfyui, graph)
@@ -192,7 +196,10 @@ def test_a_checkpoint_without_a_vae_asks_for_one(comfyui, models, picture):
 
 def test_a_run_can_be_cancelled(comfyui, models, picture):
     graph, _ = perceive_file(
-        "good.safetensors", picture, "cancelled", overrides="paradigm=deterministic beta_start=0.1 beta_end=0.2 steps=1000"
+        "good.safetensors",
+        picture,
+        "cancelled",
+        overrides="paradigm=deterministic beta_start=0.1 beta_end=0.2 steps=1000",
     )
     run = comfyui.start(graph)
     perceive = next(name for name, node in graph.items() if node["class_type"] == "DiffusionPerceptionPerceive")
@@ -210,6 +217,7 @@ def save_on_a_full_disk():
 
     import folder_paths
     import torch
+
     from diffusion_perception.core.perception_map import Convention, PerceptionMap
     from diffusion_perception.nodes.save import SaveMap
 

@@ -59,6 +59,7 @@ def check(ours: np.ndarray, theirs: np.ndarray, exact: bool = False) -> None:
 def ensemble_inside(repository, picture, steps):
     """Perceive with three members; gives them as they are aligned, and what they are merged into."""
     import torch
+
     from diffusion_perception.core import pipeline
     from diffusion_perception.nodes.load import LoadModel
     from diffusion_perception.nodes.perceive import Perceive

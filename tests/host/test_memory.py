@@ -16,6 +16,7 @@ def perceive_under_pressure(model, pressure):
     """Perceive on a device that the host takes for a small GPU: another name for the CPU, with memory of its own."""
     import comfy.model_management as management
     import torch
+
     from diffusion_perception.nodes.load import LoadModel
     from diffusion_perception.nodes.perceive import Perceive
 
@@ -28,7 +29,9 @@ def perceive_under_pressure(model, pressure):
     management.is_device_cpu = lambda other: other == torch.device("cpu")
     unet = perception.backbone.patcher
     size = unet.model_size()
-    free = {"plenty": 100 * size, "half": management.minimum_inference_memory() + size // 2, "evict": 64 * 1024**2}[pressure]
+    free = {"plenty": 100 * size, "half": management.minimum_inference_memory() + size // 2, "evict": 64 * 1024**2}[
+        pressure
+    ]
     management.get_free_memory = lambda dev=None, torch_free_too=False: (free, free) if torch_free_too else free
     management.get_total_memory = management.get_free_memory
 
@@ -45,7 +48,9 @@ def perceive_under_pressure(model, pressure):
     weights = {name: tensor.clone() for name, tensor in unet.model.state_dict().items()}
     management.unload_all_models()
     same = all(torch.equal(weights[name], tensor) for name, tensor in unet.model.state_dict().items())
-    cast = [type(layer).__name__ for layer in vae.first_stage_model.modules() if getattr(layer, "comfy_cast_weights", False)]
+    cast = [
+        type(layer).__name__ for layer in vae.first_stage_model.modules() if getattr(layer, "comfy_cast_weights", False)
+    ]
     return {
         "values": seen.values, "resident": resident, "loaded": len(management.current_loaded_models),
         "same": same, "cast": cast, "hooks": sum(len(m._forward_pre_hooks) for m in unet.model.modules()),
@@ -78,6 +83,7 @@ def forget_and_count(model):
 
     import comfy.model_management as management
     import torch
+
     from diffusion_perception.nodes import load
     from diffusion_perception.nodes.perceive import Perceive
 
@@ -96,8 +102,8 @@ def test_nothing_is_held_once_the_hosts_cache_forgets_the_model(inside_host, mod
 
 def decode_in_half_precision(model):
     """The picture of a smooth latent by a VAE that the host keeps in bfloat16, by ours and by the host's own decode."""
-    import comfy.sd
     import torch
+
     from diffusion_perception.nodes.host import HostAutoencoder
     from diffusion_perception.nodes.load import LoadModel
 

@@ -1,4 +1,4 @@
-"""What a person may count on when perceiving in a real ComfyUI: sizes, repeatability, batches, and a host left as it was."""
+"""What a person may count on in a real ComfyUI: sizes, repeatability, batches, and a host left as it was."""
 
 from __future__ import annotations
 

@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
-import workflows
 from demo import write_placeholder
 from PIL import Image
+
+import workflows
 
 NAMES = tuple(workflows.WORKFLOWS)
 

@@ -1,0 +1,146 @@
+"""Several tasks from one encode of the image; those on the same weights in one pass of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .backbone import Context
+from .diffusion import Tick
+from .image import CELL, Fit, fit
+from .perception_map import PerceptionMap
+from .pipeline import Perceiver, Values, check_image, chunks, join, members, perceive, wanted_resolution
+
+Look = Callable[[Tensor, Perceiver], tuple[Tensor, Fit]]
+"""(chunk of the input, a task) -> the latent that it perceives, and the way back."""
+
+
+def predict_tasks(
+    perceivers: list[Perceiver],
+    image: Tensor,
+    *,
+    resolution: int = -1,
+    batch_size: int = 1,
+    tick: Tick = lambda: None,
+) -> list[PerceptionMap]:
+    """Image (B, 3, H, W) in [0, 1] -> one PerceptionMap for each perceiver, as predict() gives them one by one.
+
+    Tasks that see the image alike share its encode. tick: called `passes_of_tasks()` times. ValueError if the
+    perceivers are not of one base.
+    """
+    check_image(image)
+
+    def encode(chunk: Tensor, perceiver: Perceiver) -> tuple[Tensor, Fit]:
+        wanted = wanted_resolution(perceiver.recipe, resolution)
+        picture, fitted = fit(chunk.contiguous().float() * 2 - 1, wanted, perceiver.recipe.rule)
+        latent = perceiver.needs_autoencoder().encode(picture)
+        tick()
+        return latent, fitted
+
+    return run(perceivers, image, encode, lambda perceiver: sight(perceiver, resolution), batch_size, tick)
+
+
+def predict_latent_tasks(
+    perceivers: list[Perceiver], latent: Tensor, *, batch_size: int = 1, tick: Tick = lambda: None
+) -> list[PerceptionMap]:
+    """Scaled latent (B, 4, h, w) -> one PerceptionMap, values (B, 8h, 8w, C), for each perceiver."""
+    size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
+
+    def as_it_is(chunk: Tensor, perceiver: Perceiver) -> tuple[Tensor, Fit]:
+        return chunk.contiguous().float(), Fit(perceiver.recipe.rule, size, size)
+
+    return run(perceivers, latent, as_it_is, lambda perceiver: perceiver.recipe.rule, batch_size, tick)
+
+
+def passes_of_tasks(perceivers: list[Perceiver], images: int, batch_size: int, resolution: int | None = -1) -> int:
+    """How often predict_tasks() ticks; with resolution None, predict_latent_tasks()."""
+    encodes = 0 if resolution is None else len({sight(perceiver, resolution) for perceiver in perceivers})
+    sizes = chunks(images, batch_size)
+    jobs = [(-(-size * members(p.recipe) // batch_size), p.recipe.steps) for size in sizes for p in perceivers]
+    return sum(count * (steps + 1) for count, steps in jobs) + encodes * len(sizes)
+
+
+def sight(perceiver: Perceiver, resolution: int) -> Hashable:
+    """Equal for tasks that are shown the same picture through the same VAE."""
+    return wanted_resolution(perceiver.recipe, resolution), perceiver.recipe.rule, id(perceiver.autoencoder)
+
+
+def run(
+    perceivers: list[Perceiver],
+    batch: Tensor,
+    look: Look,
+    sight_of: Callable[[Perceiver], Hashable],
+    batch_size: int,
+    tick: Tick,
+) -> list[PerceptionMap]:
+    """What each task makes of a batch, chunk by chunk; tasks that see alike one after the other."""
+    check_one_base(perceivers)
+    found: dict[int, list[Values]] = {index: [] for index in range(len(perceivers))}
+    for chunk in batch.split(batch_size):
+        for alike in grouped(list(found), lambda index: sight_of(perceivers[index])):
+            latent, fitted = look(chunk, perceivers[alike[0]])
+            for same in grouped(alike, lambda index: pass_of(perceivers[index])):
+                for index, perceiver in zip(same, answered([perceivers[index] for index in same], latent)):
+                    found[index].append(perceive(perceiver, latent, fitted, batch_size, None, tick))
+    return [join(perceiver.recipe, found[index]) for index, perceiver in enumerate(perceivers)]
+
+
+def grouped(indices: list[int], key: Callable[[int], Hashable]) -> list[list[int]]:
+    """Those of equal key together, in order of appearance."""
+    groups: dict[Hashable, list[int]] = {}
+    for index in indices:
+        groups.setdefault(key(index), []).append(index)
+    return list(groups.values())
+
+
+def pass_of(perceiver: Perceiver) -> Hashable:
+    """Equal for tasks whose single pass can be made in one batch."""
+    recipe = perceiver.recipe
+    if recipe.paradigm != "one-step" or perceiver.head is not None or recipe.guidance_scale != 1:
+        return id(perceiver)
+    context = perceiver.context.first(recipe.tokens)
+    return id(perceiver.backbone), context.tokens.shape[1:], context.vector is None
+
+
+def answered(perceivers: list[Perceiver], latent: Tensor) -> list[Perceiver]:
+    """The perceivers with their pass over the latent made, all in one batch with their own contexts and timesteps."""
+    if len(perceivers) == 1:
+        return perceivers
+    batch = len(latent)
+    context = perceivers[0].context.first(perceivers[0].recipe.tokens).expand(batch)
+    for other in perceivers[1:]:
+        context = context.cat(other.context.first(other.recipe.tokens).expand(batch))
+    timesteps = [latent.new_full((batch,), perceiver.recipe.timestep) for perceiver in perceivers]
+    net = perceivers[0].backbone
+    outputs = net(latent.repeat(len(perceivers), 1, 1, 1), torch.cat(timesteps), context).split(batch)
+    return [replace(p, backbone=Answered(output, net.in_channels)) for p, output in zip(perceivers, outputs)]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A backbone whose one pass was made before, in a batch with those of other tasks."""
+
+    output: Tensor
+    in_channels: int
+
+    def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
+        return self.output
+
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        raise NotImplementedError("only passes that predict a latent are made together")
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {}
+
+
+def check_one_base(perceivers: list[Perceiver]) -> None:
+    """ValueError if the tasks are not of one kind of Stable Diffusion model, or there are none."""
+    if not perceivers:
+        raise ValueError("No perception is connected: connect at least one.")
+    bases = {perceiver.recipe.base: perceiver.recipe.id for perceiver in perceivers}
+    if len(bases) > 1:
+        held = ", ".join(f"{task} is {base}" for base, task in bases.items())
+        raise ValueError(f"These perceptions are of different bases ({held}): perceive them by separate nodes.")

@@ -1,0 +1,123 @@
+"""ApplyAdapter: the Stable Diffusion model of the running graph, plus a small adapter, perceives."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..core.adapter_files import read_adapter
+from ..core.adapters import Adapter
+from ..core.architecture import UNetArchitecture
+from ..core.attachment import Adapted
+from ..core.backbone import Context
+from ..core.bases import context_of, negative_of, recipe_of
+from ..core.checkpoint import own_head
+from ..core.fingerprint import fingerprint
+from ..core.layers import shapes_of
+from ..core.pipeline import Perceiver
+from ..core.recipe import Recipe
+from ..core.weights import CheckpointError
+from . import host
+from .load import choices, contents, overrides_input, resolve, task_input, wanted_task
+from .sockets import Perception
+
+log = logging.getLogger(__name__)
+WEIGHTS = {"as loaded": False, "clean": True}
+
+
+class ApplyAdapter(io.ComfyNode):
+    """A node: MODEL, VAE and adapter -> PERCEPTION."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionApplyAdapter",
+            display_name="Apply Perception Adapter",
+            category="perception",
+            description="Lets the Stable Diffusion model that is loaded already perceive, by an adapter of a few "
+            "megabytes that runs beside its weights. The model itself is left as it is.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model of your graph: SD 1.x or 2.x, as the adapter says."),
+                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+                io.Combo.Input(
+                    "adapter", options=choices(adapters=True), tooltip="A file or folder in models/perception."
+                ),
+                task_input(),
+                overrides_input(),
+                io.Combo.Input(
+                    "weights",
+                    options=list(WEIGHTS),
+                    default="as loaded",
+                    tooltip="as loaded: with the LoRAs that are in the model. clean: without them; the host then "
+                    "rewrites the whole model before perceiving and before the next generation, which takes seconds.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning", optional=True, tooltip="A prompt, for adapters that were trained with one."
+                ),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="The empty prompt, where guidance_scale is not 1."
+                ),
+            ],
+            outputs=[Perception.Output(display_name="perception", tooltip="A model that is ready to perceive.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter: str, **others: Any) -> tuple:
+        """Read again only when the adapter's files change."""
+        return contents(resolve(adapter))
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        adapter: str,
+        task: str,
+        overrides: str,
+        weights: str = "as loaded",
+        conditioning: list | None = None,
+        negative: list | None = None,
+    ) -> io.NodeOutput:
+        backbone = host.resident(model, WEIGHTS[weights])
+        architecture = UNetArchitecture.from_weights(shapes_of(backbone.modules()))
+        found = read_adapter(resolve(adapter), (architecture.attention, architecture.layers))
+        adapted = Adapted(backbone, found)
+        recipe = recipe_of(found, architecture, task=wanted_task(task)).override(overrides.split())
+        perceiver = Perceiver(
+            recipe,
+            adapted,
+            tokens_of(conditioning) or context(found, recipe, architecture),
+            host.HostAutoencoder(vae, host.scaling_factor(model)),
+            head_of(found, recipe),
+            tokens_of(negative) or negative_of(found.path, recipe, architecture),
+        )
+        notes = found.notes(fingerprint(backbone.weight))
+        for note in notes:
+            log.warning(note)
+        return io.NodeOutput(perceiver, ui=ui.PreviewText("\n".join(notes)) if notes else None)
+
+
+def tokens_of(conditioning: list | None) -> Context | None:
+    """The text tokens of a CONDITIONING's first entry."""
+    return Context(conditioning[0][0].float()) if conditioning else None
+
+
+def context(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -> Context:
+    """The context that came with the adapter, else the host's own empty prompt. CheckpointError if there is none."""
+    own = host.sd2_empty_prompt() if architecture.context_dim == 1024 and recipe.tokens == 2 else None
+    found = context_of(adapter, recipe, architecture) or (Context(own) if own is not None else None)
+    if found is None:
+        raise CheckpointError(
+            f"{adapter.name} comes without a text context: connect a conditioning, such as an empty prompt."
+        )
+    return found
+
+
+def head_of(adapter: Adapter, recipe: Recipe) -> host.HostHead | None:
+    weights = own_head(adapter.path, recipe) if adapter.recipes else None
+    return host.HostHead(recipe.head, weights) if weights is not None else None
+
+
+NODES = [ApplyAdapter]

@@ -1,0 +1,279 @@
+"""The model of the running graph perceives, and generates afterwards as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from comfyui_server import NodeFailed
+from graph import Graph, Node
+from networks import context, write_narrow_sd2, write_own_file
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+from diffusion_perception.core.adapter_files import write_adapter
+from diffusion_perception.core.adapters import Adapter, LowRank
+from diffusion_perception.core.architecture import UNetArchitecture
+from diffusion_perception.core.fingerprint import fingerprint
+from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.weights import network, pick_unet
+
+
+def perceive_golden(golden):
+    """Every DMP case by ApplyAdapter on a MODEL of the golden UNet: the last latent and the values."""
+    import json
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    from diffusion_perception.core import architecture as networks
+    from diffusion_perception.core.image import fit
+    from diffusion_perception.core.pipeline import denoise, predict
+    from diffusion_perception.core.weights import find_files, network, pick_unet, pick_vae
+    from diffusion_perception.nodes import host
+    from diffusion_perception.nodes.adapt import ApplyAdapter
+
+    folder = Path(golden)
+    config = {name: json.loads((folder / name / "config.json").read_text()) for name in ("unet", "vae")}
+    weights = network(find_files(folder / "unet"), pick_unet)
+    architecture = networks.UNetArchitecture.from_weights(weights.shapes).with_config(config["unet"])
+    model = host.load_backbone(weights, architecture).patcher
+    model.model.latent_format.scale_factor = 0.18215
+    autoencoder = network(find_files(folder / "vae"), pick_vae)
+    vae = host.load_autoencoder(autoencoder, networks.VAEArchitecture.from_weights(autoencoder.shapes)).vae
+    texts = {name: [[tensor, {}]] for name, tensor in load_file(folder / "text_embeds.safetensors").items()}
+    image = (
+        torch.from_numpy(np.asarray(Image.open(folder / "image.png").convert("RGB"))).movedim(-1, 0)[None].contiguous()
+        / 255
+    )
+
+    found = {}
+    for case in json.loads((folder / "cases.json").read_text())["cases"]:
+        overrides = [
+            f"steps={case['steps']}", f"prediction_type={case['pred']}", f"keep_image={str(case['oracle']).lower()}",
+            f"target_scale={case['scale']}", f"guidance_scale={case['gs'] if case['prompts'] else 1}", "resolution=0",
+        ]  # fmt: skip
+        if case["mode"] == "F":
+            overrides.append("codec=unbounded")
+        perception = ApplyAdapter.execute(
+            model, vae, f"dmp/{case['lora']}", {"RGB": "albedo", "F": "depth"}[case["mode"]], " ".join(overrides),
+            conditioning=texts["prompt_embed" if case["prompts"] else "empty_text_embed"],
+            negative=texts["empty_text_embed"],
+        ).result[0]  # fmt: skip
+        picture, _ = fit(image * 2 - 1, 0, perception.recipe.rule)
+        latent = denoise(perception, perception.autoencoder.encode(picture))
+        found[f"{case['name']}/latent"] = latent
+        found[f"{case['name']}/decoded"] = perception.autoencoder.decode(latent)
+        found[f"{case['name']}/output"] = predict(perception, image, resolution=0).values[0]
+    return {name.replace("/", "|"): tensor for name, tensor in found.items()}
+
+
+def test_every_golden_case_of_dmp_comes_out_of_the_host(inside_host, golden):
+    folder = golden / "dmp_lora"
+    models = inside_host.base / "models" / "perception" / "dmp"
+    models.mkdir(parents=True, exist_ok=True)
+    for lora in folder.glob("lora_*"):
+        (models / lora.name).symlink_to(lora, target_is_directory=True)
+    found = {name.replace("|", "/"): value for name, value in inside_host(perceive_golden, golden=folder).items()}
+    expected = np.load(folder / "expected.npz")
+    for name in expected.files:
+        ours, theirs = found[name], expected[name]
+        if name.endswith("output") and theirs.dtype == np.uint8:
+            assert np.abs(np.round(ours * 255) - theirs.astype(np.float32)).max() <= 1, name
+        else:
+            scale = max(1.0, np.abs(theirs).max() if name.endswith("output") else 1.0)
+            assert np.abs(ours.reshape(theirs.shape) - theirs).max() <= 1e-3 * scale, name
+
+
+def write_adapter_for(unet_file, path, seed: int = 0, base: str = "sd21", **changes) -> None:
+    """A random rank-4 adapter on the attention of a UNet, its context baked in."""
+    weights = network((unet_file,), pick_unet)
+    generator = torch.Generator().manual_seed(seed)
+    parts = {}
+    for name, shape in weights.shapes.items():
+        if name.endswith((".to_q.weight", ".to_v.weight")):
+            down = torch.randn(4, shape[1], generator=generator) * 0.05
+            parts[name.removesuffix(".weight")] = LowRank(down, torch.randn(shape[0], 4, generator=generator) * 0.05)
+    tensors = weights.load()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    adapter = Adapter(
+        path, parts, base=base, fingerprint=fingerprint(tensors.__getitem__), recipes=(Recipe("depth", resolution=64),)
+    )
+    write_adapter(
+        path,
+        adapter,
+        contexts={
+            "depth": context(
+                width=weights.shapes[next(k for k in weights.shapes if k.endswith("attn2.to_k.weight"))][1]
+            )
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def furnished(comfyui):
+    """A server with a small SD 2.x UNet, an adapter for it, a LoRA of the user's, a VAE and a picture."""
+    unet = write_narrow_sd2(comfyui.models / "diffusion_models" / "narrow.safetensors")
+    write_adapter_for(unet, comfyui.models / "perception" / "depth_adapter.safetensors")
+    write_own_file(comfyui.models / "perception" / "with_vae.safetensors", "depth")
+    layer = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+    generator = torch.Generator().manual_seed(3)
+    (comfyui.models / "loras").mkdir(exist_ok=True)
+    down, up = torch.randn(4, 320, generator=generator), torch.randn(320, 4, generator=generator)
+    style = {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
+    save_file(style, comfyui.models / "loras" / "style.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(comfyui.input / "adapted.png")
+    return comfyui
+
+
+def load_model(graph: Graph, lora: bool, dtype: str = "default") -> Node:
+    model = graph.add("UNETLoader", unet_name="narrow.safetensors", weight_dtype=dtype)
+    if not lora:
+        return model
+    return graph.add("LoraLoaderModelOnly", model=model, lora_name="style.safetensors", strength_model=1.0)
+
+
+def generate(graph: Graph, model: Node, seed: int = 1) -> Node:
+    text = graph.add("LotusConditioning")
+    empty = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    return graph.add(
+        "KSampler", model=model, positive=text, negative=text, latent_image=empty, seed=seed, steps=2, cfg=3.0,
+        sampler_name="euler", scheduler="normal", denoise=1.0,
+    )  # fmt: skip
+
+
+def adapt(graph: Graph, model: Node, adapter: str = "depth_adapter.safetensors", weights: str = "as loaded") -> Node:
+    vae = graph.load_model("with_vae.safetensors")[1]
+    return graph.add(
+        "DiffusionPerceptionApplyAdapter", model=model, vae=vae, adapter=adapter, task="as trained", overrides="", weights=weights
+    )  # fmt: skip
+
+
+def generated(comfyui, lora: bool, dtype: str = "default") -> np.ndarray:
+    graph = Graph()
+    saved = graph.add(
+        "SaveLatent", samples=generate(graph, load_model(graph, lora, dtype)), filename_prefix="generated"
+    )
+    (file,) = comfyui.submit(graph).files(saved.name)
+    return load_file(file)["latent_tensor"]
+
+
+def perceived(comfyui, lora: bool, weights: str = "as loaded", dtype: str = "default") -> np.ndarray:
+    graph = Graph()
+    perception = adapt(graph, load_model(graph, lora, dtype), weights=weights)
+    saved = graph.save_map(graph.perceive(perception, graph.load_image("adapted.png")), "adapted")
+    return np.load(comfyui.submit(graph).files(saved.name)[0])
+
+
+def unet_loads(comfyui) -> int:
+    return comfyui.log.count("Requested to load BaseModel")
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["plain", "with the user's LoRA"])
+def test_generating_perceiving_generating_rewrites_nothing(furnished, lora):
+    first = generated(furnished, lora)
+    loads = unet_loads(furnished)
+    seen = perceived(furnished, lora)
+    assert np.isfinite(seen).all()
+    assert seen.std() > 0
+    assert np.array_equal(first, generated(furnished, lora))
+    assert unet_loads(furnished) == loads
+
+
+def test_the_users_lora_is_perceived_with_unless_the_weights_are_to_be_clean(furnished):
+    plain, styled = perceived(furnished, lora=False), perceived(furnished, lora=True)
+    clean = perceived(furnished, lora=True, weights="clean")
+    assert np.abs(plain - styled).max() > 1e-3
+    assert np.abs(plain - clean).max() <= 1e-5
+
+
+def test_an_fp8_model_perceives(furnished):
+    seen = perceived(furnished, lora=False, dtype="fp8_e4m3fn")
+    assert np.isfinite(seen).all()
+    assert 0 < np.abs(seen - perceived(furnished, lora=False)).max() < 0.5
+
+
+def refused(comfyui, graph: Graph) -> str:
+    with pytest.raises(NodeFailed) as told:
+        comfyui.submit(graph)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+def adapted_graph(adapter: str) -> Graph:
+    graph = Graph()
+    perception = adapt(graph, load_model(graph, False), adapter)
+    graph.save_map(graph.perceive(perception, graph.load_image("adapted.png")), "refused")
+    return graph
+
+
+def test_an_adapter_for_another_generation_is_refused(furnished, tmp_path):
+    folder = furnished.models / "perception"
+    tensors = {
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora.down.weight": torch.zeros(4, 768),
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora.up.weight": torch.zeros(320, 4),
+    }
+    save_file(tensors, folder / "normal_sd15.safetensors")
+    told = refused(furnished, adapted_graph("normal_sd15.safetensors"))
+    assert "SD1.5" in told
+    assert "SD2.1" in told
+
+
+def test_an_adapter_of_another_network_is_refused(furnished):
+    save_file(
+        {"lora_te_text_model_layer.weight": torch.zeros(4, 4)}, furnished.models / "perception" / "other.safetensors"
+    )
+    assert refused(furnished, adapted_graph("other.safetensors"))
+
+
+def test_another_fine_tune_of_the_right_generation_is_allowed_and_said(furnished):
+    other = furnished.models / "diffusion_models" / "narrow.safetensors"
+    path = furnished.models / "perception" / "foreign_adapter.safetensors"
+    write_adapter_for(other, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 a file is no dict
+    manifest = json.loads(metadata["diffusion_perception.adapter"])
+    manifest["fingerprint"] = {
+        name: [value + 1 for value in values] for name, values in manifest["fingerprint"].items()
+    }
+    save_file(tensors, path, {**metadata, "diffusion_perception.adapter": json.dumps(manifest)})
+    furnished.submit(adapted_graph("foreign_adapter.safetensors"))
+    assert "another SD2.1 checkpoint" in furnished.log
+
+
+def test_tasks_of_one_file_are_perceived_together_as_alone(furnished):
+    write_own_file(furnished.models / "perception" / "three.safetensors", "depth", "normal", "mask")
+    graph = Graph()
+    image = graph.load_image("adapted.png")
+    models = [graph.load_model("three.safetensors", task) for task in ("depth", "normal", "mask")]
+    names = ("perception", "perception_2", "perception_3")
+    together = graph.add(
+        "DiffusionPerceptionPerceiveTasks", image=image, resolution=-1, batch_size=1, **dict(zip(names, models))
+    )
+    saved = [graph.save_map(together[i], f"together{i}") for i in range(3)]
+    alone = [graph.save_map(graph.perceive(model, image), f"alone{i}") for i, model in enumerate(models)]
+    result = furnished.submit(graph)
+    for one, other in zip(saved, alone):
+        difference = np.load(result.files(one.name)[0]) - np.load(result.files(other.name)[0])
+        assert np.abs(difference).max() <= 1e-4
+
+
+def test_tasks_of_different_bases_are_refused(furnished):
+    graph = Graph()
+    first = adapt(graph, load_model(graph, False))
+    second = graph.load_model("with_vae.safetensors")
+    together = graph.add(
+        "DiffusionPerceptionPerceiveTasks", perception=first, perception_2=second,
+        image=graph.load_image("adapted.png"), resolution=-1, batch_size=1,
+    )  # fmt: skip
+    graph.save_map(together, "mixed")
+    assert "different bases" in refused(furnished, graph)

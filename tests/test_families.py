@@ -1,0 +1,236 @@
+"""A published checkpoint is recognised by what lies around its weights, and run as its authors ran it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from diffusion_perception.core.architecture import UNetArchitecture
+from diffusion_perception.core.checkpoint import PREFERENCE
+from diffusion_perception.core.families import FAMILIES, Clues, family_named, recipe_for, recognise
+from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.tasks import TASKS
+
+SD2 = UNetArchitecture(4, 4, (320, 640, 1280, 1280), 2, (True, True, True, False), (5, 10, 20, 20), 1024, True)
+WIDE = replace(SD2, in_channels=8)
+GENPERCEPT_INDEX = {"_class_name": "GenPerceptPipeline", "_diffusers_version": "0.24.0"}
+MARIGOLD_INDEX = {
+    "_class_name": "MarigoldDepthPipeline",
+    "prediction_type": "depth",
+    "scale_invariant": True,
+    "shift_invariant": True,
+    "default_denoising_steps": 4,
+    "default_processing_resolution": 768,
+}
+MARIGOLD_SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "trailing",
+    "thresholding": False,
+    "trained_betas": None,
+}
+MARIGOLD = Clues(WIDE, "unet", "marigold-depth-v1-1", MARIGOLD_INDEX, MARIGOLD_SCHEDULER)
+
+PUBLISHED = {
+    "unet_depth_v2": ("genpercept", "depth"),
+    "unet_disparity_v2": ("genpercept", "disparity"),
+    "unet_normal_v2": ("genpercept", "normal"),
+    "unet_dis_v2": ("genpercept", "mask"),
+    "unet_matting_v2": ("genpercept", "matte"),
+    "unet_seg_v2": ("genpercept", "segmentation"),
+    "unet_depth_v1": ("genpercept-v1", "depth"),
+    "unet_normal_v1": ("genpercept-v1", "normal"),
+    "unet_dis_v1": ("genpercept-v1", "mask"),
+    "unet_matting_v1": ("genpercept-v1", "matte"),
+}
+"""Folders of the repositories guangkaixu/genpercept-* and of v1."""
+
+
+@pytest.mark.parametrize("folder", PUBLISHED)
+def test_every_published_folder_of_genpercept_is_recognised_with_its_task(folder):
+    clues = Clues(SD2, folder, "genpercept-models", GENPERCEPT_INDEX)
+    family, task = PUBLISHED[folder]
+    assert recognise(clues) is FAMILIES[family]
+    assert clues.task == task
+    assert recognise(Clues(SD2, folder)) is FAMILIES[family]  # alone in the model folder, too
+
+
+def test_the_head_variant_is_recognised_by_its_head():
+    clues = Clues(SD2, "unet_disparity_dpt_head_v2", "genpercept-models", head="dpt_head_identity")
+    family = recognise(clues)
+    assert family is FAMILIES["genpercept-dpt"]
+    recipe = recipe_for(family, clues, "")
+    assert (recipe.task, recipe.head, recipe.codec) == ("disparity", "dpt_head_identity", "min-max")
+
+
+def test_a_schedule_without_signal_is_genpercepts_own():
+    clues = Clues(SD2, "unet", "mine", scheduler={"beta_start": 1.0, "beta_end": 1.0})
+    assert recognise(clues) is FAMILIES["genpercept"]
+
+
+PLAIN = [
+    Clues(SD2, "unet", "stable-diffusion-2-1", {"_class_name": "StableDiffusionPipeline"}, MARIGOLD_SCHEDULER),
+    Clues(WIDE, "unet", "instruct-pix2pix", {"_class_name": "StableDiffusionInstructPix2PixPipeline"}),
+    Clues(replace(SD2, in_channels=9), "unet_depth_v2"),
+    Clues(replace(SD2, vector_dim=4), "unet_depth_v2"),
+    Clues(WIDE, "unet_depth_v2"),
+    Clues(SD2, "unet", "x", {"_class_name": "MarigoldDepthPipeline"}),
+]
+
+
+@pytest.mark.parametrize("clues", PLAIN, ids=lambda clues: f"{clues.repository}/{clues.folder} {clues.pipeline}")
+def test_what_is_of_no_known_family_is_not_taken_for_one(clues):
+    assert recognise(clues) is None
+
+
+def test_genpercept_v2_is_run_as_its_authors_run_it():
+    recipe = recipe_for(family_named("genpercept"), Clues(SD2, "unet_depth_v2"), "")
+    assert recipe == Recipe(
+        "depth", family="genpercept", base="sd21", paradigm="one-step", timestep=1, beta_start=1.0, beta_end=1.0,
+        prediction_type="v_prediction", tokens=2, resolution=768, resize="genpercept",
+    )  # fmt: skip
+
+
+def test_genpercept_v1_is_run_as_its_authors_ran_it():
+    """77 tokens, Pillow's resize, depth stretched per image, masks not interpolated."""
+    seen = {
+        folder: recipe_for(family_named("genpercept-v1"), Clues(SD2, folder), "")
+        for folder in PUBLISHED
+        if folder.endswith("_v1")
+    }
+    assert {recipe.tokens for recipe in seen.values()} == {0}
+    assert seen["unet_depth_v1"].codec == "late-min-max"
+    assert seen["unet_depth_v1"].resize == seen["unet_normal_v1"].resize == "genpercept-v1"
+    assert seen["unet_dis_v1"].resize == "genpercept-v1-nearest"
+
+
+def test_normals_of_genpercept_point_left_up_and_back():
+    assert recipe_for(family_named("genpercept"), Clues(SD2, "unet_normal_v2"), "").axes == ("left", "up", "back")
+
+
+def test_marigold_v1_1_is_run_as_its_configs_say():
+    assert recognise(MARIGOLD) is FAMILIES["marigold"]
+    assert recipe_for(FAMILIES["marigold"], MARIGOLD, "") == Recipe(
+        "depth", family="marigold", base="sd21", paradigm="stochastic", steps=4, beta_start=0.00085, beta_end=0.012,
+        zero_snr=True, spacing="trailing", steps_offset=1, final_alpha_one=False, prediction_type="v_prediction",
+        final="previous", tokens=2, resolution=768, resize="marigold",
+    )  # fmt: skip
+
+
+def test_marigold_v1_0_differs_in_its_schedule():
+    scheduler = {**MARIGOLD_SCHEDULER, "rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
+    recipe = recipe_for(FAMILIES["marigold"], replace(MARIGOLD, scheduler=scheduler), "")
+    assert (recipe.zero_snr, recipe.spacing) == (False, "leading")
+
+
+@pytest.mark.parametrize(("full", "codec"), [(True, "unit-vector"), (False, "half-sphere"), (None, "unit-vector")])
+def test_normals_of_marigold_say_which_half_of_z_they_use(full, codec):
+    index = {**MARIGOLD_INDEX, "_class_name": "MarigoldNormalsPipeline", "prediction_type": "normals"}
+    if full is not None:
+        index["use_full_z_range"] = full
+    recipe = recipe_for(FAMILIES["marigold"], replace(MARIGOLD, index=index), "")
+    assert (recipe.task, recipe.codec, recipe.axes) == ("normal", codec, ("right", "up", "back"))
+
+
+@pytest.mark.parametrize(("stated", "resolution"), [(0, 0), (None, 768), (640, 640)])
+def test_a_native_processing_resolution_is_not_taken_for_none(stated, resolution):
+    index = {**MARIGOLD_INDEX, "default_processing_resolution": stated}
+    assert recipe_for(FAMILIES["marigold"], replace(MARIGOLD, index=index), "").resolution == resolution
+
+
+UNRUNNABLE = [
+    ("scheduler", "_class_name", "LCMScheduler"),
+    ("scheduler", "beta_schedule", "linear"),
+    ("scheduler", "num_train_timesteps", 500),
+    ("scheduler", "clip_sample", True),
+    ("scheduler", "thresholding", True),
+    ("scheduler", "trained_betas", [0.1]),
+    ("index", "scale_invariant", False),
+]
+
+
+@pytest.mark.parametrize(("config", "key", "value"), UNRUNNABLE)
+def test_a_marigold_that_no_recipe_can_express_is_refused(config, key, value):
+    clues = replace(MARIGOLD, **{config: {**getattr(MARIGOLD, config), key: value}})
+    with pytest.raises(ValueError, match=f"its {config} says {key}="):
+        recipe_for(FAMILIES["marigold"], clues, "")
+
+
+def test_an_unknown_spacing_is_refused():
+    clues = replace(MARIGOLD, scheduler={**MARIGOLD_SCHEDULER, "timestep_spacing": "linspace"})
+    with pytest.raises(ValueError, match="spacing='linspace' is not one of 'leading', 'trailing'"):
+        recipe_for(FAMILIES["marigold"], clues, "")
+
+
+# Which task
+
+
+def test_a_task_that_nothing_states_must_be_named():
+    clues = Clues(SD2, "unet", "my-model", GENPERCEPT_INDEX)
+    with pytest.raises(ValueError, match="nothing in it says its task: name one of depth, disparity"):
+        recipe_for(FAMILIES["genpercept"], clues, "")
+    assert recipe_for(FAMILIES["genpercept"], clues, "albedo").task == "albedo"
+
+
+def test_the_repository_says_the_task_where_nothing_else_does():
+    clues = Clues(SD2, "unet", "my-matting-model", GENPERCEPT_INDEX)
+    assert recipe_for(FAMILIES["genpercept"], clues, "").task == "matte"
+
+
+def test_a_person_knows_better_than_the_name_of_a_repository():
+    clues = Clues(SD2, "unet", "normal-people", GENPERCEPT_INDEX)
+    assert recipe_for(FAMILIES["genpercept"], clues, "depth").task == "depth"
+
+
+def test_another_task_than_the_checkpoint_states_is_refused():
+    with pytest.raises(ValueError, match="it was trained for mask, not for depth"):
+        recipe_for(FAMILIES["genpercept"], Clues(SD2, "unet_dis_v2"), "depth")
+    with pytest.raises(ValueError, match="it was trained for depth, not for normal"):
+        recipe_for(FAMILIES["marigold"], MARIGOLD, "normal")
+
+
+# The table
+
+
+def test_every_family_gives_a_recipe_for_every_task():
+    for family in FAMILIES.values():
+        architecture = replace(SD2, in_channels=family.channels)
+        for task in TASKS:
+            recipe = recipe_for(family, Clues(architecture, "unet", "x", head="dpt_head_identity"), task)
+            assert (recipe.task, recipe.family) == (task, family.name)
+            assert recipe.convention() is not None
+
+
+def test_every_family_has_a_place_in_the_order_of_preference():
+    assert set(PREFERENCE) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_with_other_channels_is_refused(family):
+    clues = Clues(replace(SD2, in_channels=9), "unet", head="dpt_head_identity")
+    with pytest.raises(ValueError, match="its UNet has 9 input channels where [48] are expected"):
+        recipe_for(FAMILIES[family], clues, "depth")
+
+
+def test_a_network_with_a_class_embedding_is_refused():
+    with pytest.raises(ValueError, match="4 input channels and a class embedding where 4 are expected"):
+        recipe_for(FAMILIES["genpercept"], Clues(replace(SD2, vector_dim=4), "unet"), "depth")
+
+
+def test_the_head_family_needs_a_head():
+    with pytest.raises(ValueError, match="its head is missing: put dpt_head_identity/ beside it"):
+        recipe_for(FAMILIES["genpercept-dpt"], Clues(SD2, "unet_disparity_v2"), "")
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="Unknown family 'lotus': this version knows marigold, genpercept-v1"):
+        family_named("lotus")

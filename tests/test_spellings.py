@@ -1,0 +1,244 @@
+"""Adapters of every spelling read alike, and what cannot be used is refused in a sentence."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_adapters import (
+    DELTAS,
+    KINDS,
+    LAYOUT,
+    ONLY_ATTENTION,
+    SPELLED,
+    assert_same,
+    call,
+    fixed,
+    kohya,
+    ldm,
+    random_adapter,
+    random_delta,
+    saved,
+    spelled,
+)
+from torch import nn
+
+from diffusion_perception.core import fingerprint as prints
+from diffusion_perception.core.adapter_files import is_adapter, read_adapter
+from diffusion_perception.core.attachment import Adapted
+from diffusion_perception.core.weights import CheckpointError
+from diffusion_perception.trainer.models import DiffusersBackbone
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_every_spelling_reads_back_to_the_same_adapter(tmp_path, spelling, suffix):
+    picks = KINDS["attention"] if spelling in ONLY_ATTENTION else DELTAS["whole weights"]
+    adapter = random_adapter(tiny.unet(generation=1), picks)
+    path = saved(tmp_path / f"pytorch_lora_weights{suffix}", spelled(adapter, spelling))
+    assert_same(read_adapter(tmp_path, LAYOUT), adapter)
+    assert is_adapter(path)
+
+
+@pytest.mark.parametrize("spelling", sorted(SPELLED.keys() - set(ONLY_ATTENTION)))
+def test_alpha_over_rank_is_the_scale(tmp_path, spelling):
+    adapter = random_adapter(tiny.unet(), KINDS["attention"], rank=4)
+    path = saved(tmp_path / "lora.safetensors", spelled(adapter, spelling, alpha=2.0))
+    read = read_adapter(path, LAYOUT)
+    assert {part.scale for part in read.parts.values()} == {0.5}
+    assert (read.rank, read.alpha) == (4, 2.0)
+
+
+@settings(max_examples=25)
+@given(rank=st.integers(1, 9), alpha=st.floats(0.01, 512))
+def test_any_alpha_scales_as_kohya_says(tmp_path_factory, rank, alpha):
+    path = tmp_path_factory.mktemp("kohya") / "lora.safetensors"
+    layer = "lora_unet_conv_in"
+    down, up = fixed(rank, 4, 3, 3), fixed(32, rank, 1, 1)
+    tensors = {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up, f"{layer}.alpha": torch.tensor(alpha)}
+    part = read_adapter(saved(path, tensors)).parts["conv_in"]
+    expected = torch.einsum("or,rikl->oikl", up[:, :, 0, 0], down) * alpha / rank
+    assert torch.allclose(part.difference(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_may_be_spelled_as_matrices_or_as_convolutions(tmp_path):
+    name, down, up = "lora_unet_mid_block_attentions_0_proj_in", fixed(2, 64), fixed(64, 2)
+    flat = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    square = {key: tensor[..., None, None] for key, tensor in flat.items()}
+    one, other = saved(tmp_path / "a.safetensors", flat), saved(tmp_path / "b.safetensors", square)
+    assert_same(read_adapter(one), read_adapter(other))
+
+
+def test_a_tucker_convolution_is_the_three_convolutions_in_a_row(tmp_path):
+    name = "lora_unet_down_blocks_0_resnets_0_conv1"
+    down, middle, up = fixed(2, 32, 1, 1), fixed(2, 2, 3, 3), fixed(32, 2, 1, 1)
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_mid.weight": middle, f"{name}.lora_up.weight": up}
+    part = read_adapter(saved(tmp_path / "locon.safetensors", tensors)).parts["down_blocks.0.resnets.0.conv1"]
+    x = fixed(1, 32, 6, 6, scale=1.0)
+    conv = nn.functional.conv2d
+    expected = conv(conv(conv(x, down), middle, padding=1), up)
+    assert (conv(x, part.difference(), padding=1) - expected).abs().max() < 1e-5
+
+
+DIFFERENCES = {
+    "kohya": (kohya, "{}.diff", "{}.diff_b"),
+    "lycoris norms": (kohya, "{}.w_norm", "{}.b_norm"),
+    "comfyui": (lambda name: f"diffusion_model.{ldm(name)}", "{}.diff", "{}.diff_b"),
+}
+
+
+@pytest.mark.parametrize("spelling", DIFFERENCES)
+def test_differences_read_back(tmp_path, spelling):
+    rename, weight, bias = DIFFERENCES[spelling]
+    adapter = random_delta(tiny.unet(), lambda name, layer: True)
+    tensors = {}
+    for name, part in adapter.parts.items():
+        tensors[weight.format(rename(name))] = part.weight
+        if part.bias is not None:
+            tensors[bias.format(rename(name))] = part.bias
+    assert_same(read_adapter(saved(tmp_path / "diff.safetensors", tensors), LAYOUT), adapter)
+
+
+def peft_unet(alpha: float = 6.0, **config):
+    """A tiny network that peft has wrapped, its adapter not zero."""
+    from peft import LoraConfig
+
+    network = copy.deepcopy(tiny.unet())
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "proj_in"]
+    config = {"r": 3, "lora_alpha": alpha, "init_lora_weights": "gaussian", **config}
+    network.add_adapter(LoraConfig(target_modules=targets, **config))
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            parameter.data = fixed(*parameter.shape)
+    return network.requires_grad_(False)
+
+
+def save_diffusers_pipeline(network, folder: Path) -> Path:
+    """As the text-to-image training script of diffusers saves it."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+    metadata = _collate_lora_metadata({"unet": network})
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, **metadata)
+    return folder
+
+
+def save_diffusers_adapter(network, folder: Path) -> Path:
+    network.save_lora_adapter(folder, adapter_name="default")
+    return folder
+
+
+def save_peft(network, folder: Path) -> Path:
+    """As peft saves a model that it wrapped itself."""
+    from peft import get_peft_model_state_dict
+
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in get_peft_model_state_dict(network).items()}
+    saved(folder / "adapter_model.safetensors", tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(network.peft_config["default"].to_dict(), default=list))
+    return folder
+
+
+def save_genpercept(network, folder: Path) -> Path:
+    """As GenPercept's LoRA runs are: the whole wrapped network; its alpha is its rank, and is written nowhere."""
+    saved(folder / "unet" / "diffusion_pytorch_model.safetensors", network.state_dict())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("save", "alpha"),
+    [(save_diffusers_pipeline, 6.0), (save_diffusers_adapter, 6.0), (save_peft, 6.0), (save_genpercept, 3.0)],
+)
+def test_what_diffusers_and_peft_write_predicts_as_they_do(tmp_path, save, alpha):
+    wrapped = peft_unet(alpha)
+    adapter = read_adapter(save(wrapped, tmp_path / "run"), LAYOUT)
+    found = call(Adapted(DiffusersBackbone(tiny.unet()), adapter))
+    with torch.no_grad():
+        assert (found - call(DiffusersBackbone(wrapped))).abs().max() < 1e-5
+
+
+def test_pefts_rank_stabilised_and_patterned_alphas_count(tmp_path):
+    wrapped = peft_unet(0.5, use_rslora=True, alpha_pattern={"to_q": 2.0})
+    adapter = read_adapter(save_peft(wrapped, tmp_path), LAYOUT)
+    with torch.no_grad():
+        expected = call(DiffusersBackbone(wrapped))
+    assert (call(Adapted(DiffusersBackbone(tiny.unet()), adapter)) - expected).abs().max() < 1e-5
+
+
+def test_a_run_that_saved_its_base_along_tells_which_it_was(tmp_path):
+    adapter = read_adapter(save_genpercept(peft_unet(3.0), tmp_path), LAYOUT)
+    assert adapter.spelling == "peft with its base"
+    own, other = (prints.fingerprint(tiny.unet(seed=seed).state_dict().__getitem__) for seed in (0, 1))
+    assert adapter.notes(own) == []
+    assert "another" in adapter.notes(other)[0]
+
+
+def refused(path: Path, *words: str) -> None:
+    """One sentence that holds these words."""
+    with pytest.raises(CheckpointError) as caught:
+        read_adapter(path)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+REFUSED = {
+    "Flux": ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (2, 8)}, ["Flux"]),
+    "SDXL": ({"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q.lora_down.weight": (2, 8)}, ["SDXL"]),
+    "SDXL's second text encoder": ({"lora_te2_text_model_x.lora_down.weight": (2, 8)}, ["SDXL"]),
+    "LoHa": ({"lora_unet_conv_in.hada_w1_a": (2, 8)}, ["LoHa"]),
+    "DoRA": ({"unet.conv_in.lora_A.weight": (2, 4), "unet.conv_in.lora_magnitude_vector": (4,)}, ["DoRA"]),
+    "another network": ({"encoder.layer.0.lora_A.weight": (2, 4)}, ["1 of its 1", "encoder.layer.0"]),
+    "one key too many": (
+        {"unet.conv_in.lora_A.weight": (2, 4, 3, 3), "unet.conv_in.lora_B.weight": (32, 2, 1, 1), "unet.foo": (1,)},
+        ["1 of its 3", "unet.foo"],
+    ),
+    "half a pair": ({"unet.conv_in.lora_A.weight": (2, 4, 3, 3)}, ["conv_in", "down"]),
+    "matrices that do not multiply": (
+        {"unet.conv_in.lora_A.weight": (2, 4, 3, 3), "unet.conv_in.lora_B.weight": (32, 3, 1, 1)},
+        ["conv_in", "(32, 3, 1, 1)"],
+    ),
+    "two adapters": (
+        {f"unet.conv_in.lora_{m}.{n}.weight": (2, 2) for m in "AB" for n in ("one", "two")},
+        ["several adapters"],
+    ),
+    "a whole UNet": ({"conv_in.weight": (32, 4, 3, 3), "conv_in.bias": (32,)}, ["whole UNet", "extract"]),
+    "nothing": ({}, ["empty"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_adapters_that_cannot_be_used_are_refused_in_a_sentence(tmp_path, case):
+    shapes, words = REFUSED[case]
+    refused(saved(tmp_path / "lora.safetensors", {name: torch.ones(shape) for name, shape in shapes.items()}), *words)
+
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    (tmp_path / "lora.safetensors").write_bytes(b"not a file of tensors")
+    refused(tmp_path / "lora.safetensors", "lora.safetensors")
+    refused(tmp_path / "absent.safetensors", "absent.safetensors")
+
+
+def test_a_folder_must_hold_one_adapter(tmp_path):
+    refused(tmp_path, "none")
+    for name in ("a", "b"):
+        saved(tmp_path / f"{name}.safetensors", {"x": torch.ones(1)})
+    refused(tmp_path, "a.safetensors, b.safetensors")
+
+
+def test_text_encoder_weights_are_counted_and_told(tmp_path):
+    adapter = random_adapter(tiny.unet(), KINDS["attention"])
+    tensors = {**spelled(adapter, "kohya"), "lora_te_text_model_encoder_x.lora_up.weight": torch.ones(2, 2)}
+    read = read_adapter(saved(tmp_path / "lora.safetensors", tensors), LAYOUT)
+    assert_same(read, adapter)
+    assert read.text_encoder == 1
+    assert "text encoder (1 tensors)" in read.notes({})[0]

@@ -1,0 +1,42 @@
+"""The table of tasks says the same thing everywhere it is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffusion_perception.core.codecs import CODECS
+from diffusion_perception.core.ensemble import MERGES
+from diffusion_perception.core.tasks import TASKS, task_named
+
+
+@pytest.fixture(params=TASKS.values(), ids=list(TASKS))
+def task(request):
+    return request.param
+
+
+def test_every_task_is_found_by_its_name_and_by_every_other_name_it_has(task):
+    assert [task_named(name) for name in (task.name, *task.aliases)] == [task] * (1 + len(task.aliases))
+
+
+def test_no_two_tasks_share_a_name():
+    names = [name for task in TASKS.values() for name in (task.name, *task.aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_every_task_has_a_codec_and_a_merge_that_exist(task):
+    assert task.codec in CODECS
+    assert task.merge in MERGES
+
+
+def test_only_a_map_of_one_channel_can_be_a_mask(task):
+    assert task.socket == "image" or task.channels == 1
+
+
+def test_names_of_the_published_code_mean_our_tasks():
+    published = {"dis": "mask", "matting": "matte", "seg": "segmentation", "normals": "normal"}
+    assert {name: task_named(name).name for name in published} == published
+
+
+def test_an_unknown_task_is_refused_with_the_list_of_known_ones():
+    with pytest.raises(ValueError, match="'dept'.*depth, disparity, normal.*check the spelling"):
+        task_named("dept")

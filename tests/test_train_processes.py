@@ -1,0 +1,115 @@
+"""Runs of several processes, and runs that are killed: the weights come out as those of one unbroken run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+from safetensors.torch import load_file
+
+from diffusion_perception.trainer.config import Config, to_toml
+
+SCRIPT = Path(__file__).with_name("train_process.py")
+SIZE = 64
+"""Below this the deepest level of a network is a single cell, whose norms amplify rounding without bound."""
+ALONE = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("balls")
+    runs.write_balls(folder / "train", 8, holes=True, size=SIZE)
+    runs.write_vae(folder / "vae")
+    return folder
+
+
+def begin(config: Config, **environment: str) -> subprocess.Popen[str]:
+    """Start a run, not waiting for it."""
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "asked.toml"
+    file.write_text(to_toml(config))
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, file], env={**os.environ, **ALONE, **environment}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Wait for a run to succeed."""
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
+def weights(config: Config) -> dict[str, torch.Tensor]:
+    return torch.load(Path(config.out) / "state.pt", weights_only=True)["weights"]
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def test_two_processes_reach_the_weights_of_one_with_the_doubled_batch(root):
+    """In float64, with several tasks and losses, accumulation, clipping, and valid masks that differ between the two."""
+    settings = {
+        "tasks": ["depth", "normal"],
+        "steps": 4,
+        "accumulation": 2,
+        "precision": "fp64",
+        "size": [SIZE, SIZE],
+        "optimiser": {"lr": 1e-5, "max_norm": 0.5, "warmup": 2, "schedule": "cosine", "ema": 0.9},
+        "objective": {"loss": "both"},
+    }
+    one = runs.config(root, out=str(root / "one"), batch_size=2, **settings)
+    two = runs.config(root, out=str(root / "two"), batch_size=1, **settings)
+    port = free_port()
+    ranks = [
+        begin(two, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        for rank in range(2)
+    ]
+    for process in (begin(one), *ranks):
+        end(process)
+    assert difference(weights(one), weights(two)) < 1e-9
+
+
+def test_a_run_killed_at_a_random_step_resumes_to_the_same_weights(root):
+    settings = {
+        "tasks": ["depth", "mask"],
+        "size": [SIZE, SIZE],
+        "steps": 12,
+        "save_every": 1,
+        "optimiser": {"lr": 1e-3, "ema": 0.9, "schedule": "linear", "warmup": 3},
+    }
+    whole, broken = (runs.config(root, out=str(root / name), **settings) for name in ("whole", "broken"))
+    end(begin(whole))
+    process = begin(broken)
+    state = Path(broken.out) / "state.pt"
+    chosen = int.from_bytes(os.urandom(1), "big") % 8 + 1
+    while process.poll() is None and saved_steps(state) < chosen:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 1 <= saved_steps(state) < 12
+    end(begin(broken))
+    assert difference(weights(whole), weights(broken)) == 0
+    files = [load_file(Path(config.out) / "last.safetensors") for config in (whole, broken)]
+    assert difference(*files) == 0
+
+
+def saved_steps(state: Path) -> int:
+    return torch.load(state, weights_only=True)["step"] if state.is_file() else 0

@@ -1,0 +1,188 @@
+"""Base: the networks that a run starts from, from disk or untrained, and the context of its empty prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+
+from ..core.architecture import UNetArchitecture, VAEArchitecture
+from ..core.bases import Base, open_base
+from ..core.checkpoint import as_vae, find_vae, own_context, read_metadata_if_any
+from ..core.fingerprint import Fingerprint, fingerprint
+from ..core.recipe import KEY, Recipe, from_header
+from ..core.weights import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
+from .config import Base as Settings
+from .config import ConfigError, check_known
+from .models import encode_empty_prompt, load_unet, load_vae, named_context
+from .text import encode_empty
+
+
+def untrained(
+    widths: tuple[int, ...], layers: int, context_dim: int, head_dim: int = 0, heads: int = 0
+) -> UNetArchitecture:
+    """The shape of a UNet of Stable Diffusion's kind that hosts can run too: one rule of heads for all levels."""
+    return UNetArchitecture(
+        in_channels=4,
+        out_channels=4,
+        widths=widths,
+        layers=layers,
+        attention=(True,) * (len(widths) - 1) + (False,),
+        heads=tuple(heads or width // head_dim for width in widths),
+        context_dim=context_dim,
+        linear_projection=not heads,
+    )
+
+
+ARCHITECTURES: dict[str, UNetArchitecture] = {
+    "tiny": untrained((32, 64, 64, 64), 1, 64, head_dim=32),
+    "small": untrained((64, 128, 256, 256), 2, 256, head_dim=64),
+    "medium": untrained((128, 256, 512, 512), 2, 512, head_dim=64),
+    "sd15": untrained((320, 640, 1280, 1280), 2, 768, heads=8),
+    "sd21": untrained((320, 640, 1280, 1280), 2, 1024, head_dim=64),
+}
+
+
+def architecture_of(settings: Settings) -> UNetArchitecture | None:
+    """The untrained network that a config asks for, None if it asks for the base's."""
+    if settings.architecture:
+        check_known("architecture", settings.architecture, ARCHITECTURES)
+        return ARCHITECTURES[settings.architecture]
+    if not settings.widths:
+        return None
+    first = settings.widths[0]
+    if len(settings.widths) != 4 or any(width % 32 or width % first for width in settings.widths):
+        raise ConfigError(f"base.widths = {list(settings.widths)}: give four, multiples of 32 and of the first.")
+    if settings.head_dim < 1 or any(width % settings.head_dim for width in settings.widths):
+        raise ConfigError(
+            f"base.head_dim = {settings.head_dim} does not divide base.widths {list(settings.widths)}: take 32."
+        )
+    if settings.layers < 1 or settings.context_dim < 1:
+        raise ConfigError("base.layers and base.context_dim must be at least 1.")
+    return untrained(settings.widths, settings.layers, settings.context_dim, head_dim=settings.head_dim)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from."""
+
+    unet: UNet2DConditionModel
+    architecture: UNetArchitecture
+    vae: AutoencoderKL
+    vae_architecture: VAEArchitecture
+    context: Callable[[str, int], Tensor]
+    """(task, tokens) -> (1, tokens, D)."""
+    fingerprint: Fingerprint
+
+
+def start(settings: Settings) -> Start:
+    """Load or make the networks. CheckpointError or ConfigError if they cannot be had."""
+    shape = architecture_of(settings)
+    if shape is None and not settings.path:
+        raise ConfigError(
+            "Nothing says what to start from: name a Stable Diffusion model as base.path, or set base.architecture."
+        )
+    base = open_base(Path(settings.path)) if settings.path else None
+    vae_weights, vae_architecture = vae_of(settings, base)
+    if shape is None:
+        assert base is not None
+        unet, architecture = load_unet(base.unet, base.architecture), base.architecture
+        known = dict(unet.state_dict())
+        print_of = fingerprint(known.__getitem__)
+    else:
+        unet, architecture, print_of = UNet2DConditionModel.from_config(shape.config()), shape, {}
+    vae = load_vae(vae_weights, vae_architecture)
+    return Start(unet, architecture, vae, vae_architecture, contexts(settings, base, architecture), print_of)
+
+
+def vae_of(settings: Settings, base: Base | None) -> tuple[Weights, VAEArchitecture]:
+    """The VAE that is named, else the base's own."""
+    if settings.vae:
+        return open_vae(Path(settings.vae))
+    if base is None or base.vae is None or base.vae_architecture is None:
+        raise ConfigError(
+            'The base comes without a VAE: name one as base.vae; `preset = "vae"` trains a small one.'
+            if base is None
+            else f"{shown(base.path)} comes without a VAE: name one as base.vae."
+        )
+    return base.vae, base.vae_architecture
+
+
+def open_vae(path: Path) -> tuple[Weights, VAEArchitecture]:
+    """A VAE's own folder, a folder with vae/ in it, or any file that holds one."""
+    if path.is_dir():
+        weights, architecture = find_vae((path,))
+        if weights is not None and architecture is not None:
+            return weights, architecture
+        files = find_files(path)
+        if not files:
+            raise CheckpointError(f"{shown(path)} holds no VAE: expected vae/ or its weights in it.")
+        return as_vae(network(files, pick_vae), read_json(path / "config.json"), path)
+    config = json.loads(read_metadata_if_any(path).get(KEY.replace(".recipe", ".vae"), "{}"))
+    return as_vae(network((path,), pick_vae), config or read_json(path.with_name("config.json")), path)
+
+
+# Contexts
+
+
+def contexts(settings: Settings, base: Base | None, architecture: UNetArchitecture) -> Callable[[str, int], Tensor]:
+    """A function (task, tokens) -> the context (1, tokens, D) that a task starts from."""
+    empty: list[Tensor] = []
+
+    def context(task: str, tokens: int) -> Tensor:
+        own = trained_context(base, task, architecture)
+        if own is not None:
+            return lengthened(own, tokens, task)
+        if not empty:
+            empty.append(empty_prompt(settings, base, architecture, tokens))
+        return lengthened(empty[0], tokens, "the empty prompt")
+
+    return context
+
+
+def trained_context(base: Base | None, task: str, architecture: UNetArchitecture) -> Tensor | None:
+    """What a checkpoint of the project's own has learnt for a task already."""
+    if base is None or base.path.is_dir():
+        return None
+    metadata = read_metadata_if_any(base.path)
+    if KEY not in metadata or architecture.context_dim != base.architecture.context_dim:
+        return None
+    recipe = next((recipe for recipe in from_header(metadata, base.path.name) if recipe.task == task), Recipe(task))
+    found = own_context(base.path, recipe, architecture)
+    return found.tokens if found else None
+
+
+def empty_prompt(settings: Settings, base: Base | None, architecture: UNetArchitecture, tokens: int) -> Tensor:
+    """As named, as it lies beside the base, by the text encoder in or beside it; noise for an untrained network."""
+    if settings.context:
+        return named_context(settings.context, architecture).tokens
+    if base is not None and architecture.context_dim == base.architecture.context_dim:
+        if base.context is not None and base.context.tokens.shape[1] >= tokens:
+            return base.context.tokens
+        found = encode_empty(base.path, tokens) if not base.path.is_dir() else None
+        if found is not None:
+            return found
+        if base.text_encoder is not None:
+            return encode_empty_prompt(base.text_encoder)
+        if base.context is not None:
+            return base.context.tokens
+    if settings.architecture or settings.widths:
+        return torch.randn(1, tokens, architecture.context_dim)
+    assert base is not None
+    raise CheckpointError(
+        f"{shown(base.path)} comes without a text encoder: name the empty prompt's embedding as base.context."
+    )
+
+
+def lengthened(tokens: Tensor, count: int, what: str) -> Tensor:
+    """The first `count` tokens. ConfigError if there are fewer."""
+    if tokens.shape[1] < count:
+        raise ConfigError(
+            f"The context of {what} has {tokens.shape[1]} tokens, network.tokens asks for {count}: lower it."
+        )
+    return tokens[:, :count].float()

@@ -1,0 +1,197 @@
+"""Batches: which pictures, in which order, a run learns from. Every draw follows from the seed and a place in the run.
+
+Micro-batch m of a run teaches one task: every round of T micro-batches teaches each of T tasks once, in an order of its
+own. Datasets of a task are drawn by weight, records of a dataset without replacement until it is used up. Nothing is
+remembered between draws: a run that goes on from step s sees what the unbroken one would have seen, and several
+processes share out what a single one would have seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..core.recipe import Recipe
+from .arrays import BrokenRecord
+from .augment import Augmentation, finish, generator, place
+from .data import Records, Sample, mostly_broken
+from .targets import TargetOptions, normalise
+from .truth import DatasetError
+
+log = logging.getLogger(__name__)
+
+TASK_ORDER, SOURCE_ORDER, RECORD_ORDER, AUGMENTATION, DRAWS = range(5)
+"""What a random number is for: the first of the numbers that seed it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one task with their targets."""
+
+    task: str
+    image: Tensor
+    """(B, 3, H, W) in [-1, 1]."""
+    target: Tensor
+    """(B, 3, H, W): the picture that the recipe's codec makes of the truth."""
+    valid: Tensor
+    """(B, 1, H, W) bool."""
+    seeds: Tensor
+    """(B,) int64, of whatever is drawn for a picture: timestep, noise, points."""
+    intrinsics: Tensor | None = None
+    """(B, 3, 3) in pixels, where all pictures' are known."""
+    keys: tuple[str, ...] = ()
+    """Tell pictures apart that look the same to the VAE: dataset, record and flip."""
+    faults: tuple[str, ...] = field(default=())
+    """One sentence for each broken record that another stands in for."""
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
+        """On the device; pictures in `dtype`."""
+        return replace(
+            self,
+            image=self.image.to(device, dtype, non_blocking=True),
+            target=self.target.to(device, dtype, non_blocking=True),
+            valid=self.valid.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One dataset that teaches one task."""
+
+    records: Records[Any]
+    recipe: Recipe
+    options: TargetOptions
+    augmentation: Augmentation
+    weight: float = 1.0
+
+    def sample(self, index: int, random: np.random.Generator) -> Sample:
+        """A record as it is learnt: flipped, cropped, normalised, resized. BrokenRecord if it cannot be."""
+        convention = self.records.convention
+        placed = place(self.records[index], convention, self.augmentation, random)
+        values, valid = normalise(self.recipe.row.name, placed.target, placed.valid, convention, self.options)
+        if not valid.any():
+            raise BrokenRecord(f"{self.records.name}: nothing of {placed.meta['record']} is valid.")
+        return finish(replace(placed, target=values, valid=valid), self.recipe.row.name, self.augmentation, random)
+
+
+class Batches(Dataset[Batch]):
+    """The micro-batches of one process, by their number in the run."""
+
+    def __init__(
+        self,
+        feeds: Sequence[Feed],
+        batch_size: int,
+        count: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        """count: micro-batches in the whole run."""
+        self.feeds, self.batch_size, self.count, self.seed = list(feeds), batch_size, count, seed
+        self.process, self.processes = process, processes
+        self.tasks = tuple(dict.fromkeys(feed.recipe.id for feed in feeds))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def task(self, number: int) -> str:
+        """What micro-batch `number` teaches; the same on every process."""
+        turn, place_in_round = divmod(number, len(self.tasks))
+        return self.tasks[generator(TASK_ORDER, self.seed, turn).permutation(len(self.tasks))[place_in_round]]
+
+    def __getitem__(self, number: int) -> Batch:
+        task = self.task(number)
+        feeds, earlier = self.drawn(task)
+        visit = number // len(self.tasks)
+        feed = feeds[visit]
+        first = (int(earlier[visit]) * self.processes + self.process) * self.batch_size
+        return collate(task, [self.sample(feed, first + i) for i in range(self.batch_size)])
+
+    def drawn(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """For every visit of a task, which feed it draws, and how often that was drawn before."""
+        return draw_feeds(
+            tuple((i, feed.weight) for i, feed in enumerate(self.feeds) if feed.recipe.id == task),
+            -(-self.count // len(self.tasks)),
+            (SOURCE_ORDER, self.seed, self.tasks.index(task)),
+        )
+
+    def sample(self, number: int, position: int) -> tuple[Sample, Tensor, int, list[str]]:
+        """Picture `position` of a feed's endless stream, its encoded target, its seed, and what was broken."""
+        feed, faults = self.feeds[number], []
+        size = len(feed.records)
+        epoch, turn = divmod(position, size)
+        order = shuffled(size, (RECORD_ORDER, self.seed, number, epoch))
+        for attempt in range(size):
+            index = int(order[(turn + attempt) % size])
+            place_in_run = (self.seed, number, epoch, turn)
+            try:
+                sample = feed.sample(index, generator(AUGMENTATION, *place_in_run))
+            except BrokenRecord as fault:
+                faults.append(str(fault))
+                if len(faults) * 2 > size:
+                    break
+                continue
+            seed = int(generator(DRAWS, *place_in_run).integers(2**62))
+            return sample, feed.recipe.target_codec().encode(sample.target[None])[0], seed, faults
+        raise DatasetError(mostly_broken(feed.records.name, len(faults), size, faults[0]))
+
+
+@lru_cache(maxsize=64)
+def shuffled(size: int, numbers: tuple[int, ...]) -> np.ndarray:
+    """A permutation."""
+    return generator(*numbers).permutation(size)
+
+
+@lru_cache(maxsize=64)
+def draw_feeds(
+    weighted: tuple[tuple[int, float], ...], visits: int, numbers: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(visits,) numbers of feeds, drawn by weight, and how often each had been drawn before."""
+    indices, weights = np.array([i for i, _ in weighted]), np.array([weight for _, weight in weighted])
+    drawn = generator(*numbers).choice(len(indices), visits, p=weights / weights.sum())
+    earlier = np.zeros(visits, np.int64)
+    for row in range(len(indices)):
+        mine = drawn == row
+        earlier[mine] = np.arange(mine.sum())
+    return indices[drawn], earlier
+
+
+def collate(task: str, rows: Sequence[tuple[Sample, Tensor, int, list[str]]]) -> Batch:
+    samples, targets, seeds, faults = zip(*rows)
+    cameras = [sample.meta.get("intrinsics") for sample in samples]
+    known = [torch.from_numpy(np.asarray(camera)) for camera in cameras if camera is not None]
+    return Batch(
+        task=task,
+        image=torch.stack([sample.image for sample in samples]) * 2 - 1,
+        target=torch.stack(targets),
+        valid=torch.stack([sample.valid for sample in samples]),
+        seeds=torch.tensor(seeds),
+        intrinsics=torch.stack(known) if len(known) == len(samples) else None,
+        faults=tuple(fault for listed in faults for fault in listed),
+    )
+
+
+def load(batches: Batches, first: int, workers: int, pin: bool = False) -> Iterator[Batch]:
+    """Micro-batches from number `first` to the last."""
+    # a worker reads whole batches, so that their order does not depend on how many there are
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(first, len(batches)),
+            num_workers=workers,
+            persistent_workers=False,
+            pin_memory=pin,
+        )
+    )

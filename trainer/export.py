@@ -1,0 +1,188 @@
+"""`export` and `extract`: checkpoints and adapters of any layout -> the project's own files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..core.adapter_files import write_adapter
+from ..core.adapters import Adapter, Delta, LowRank, Part, merge
+from ..core.bases import Base, negative_of, one_by_one, open_adapted, open_base
+from ..core.checkpoint import Checkpoint, open_all, open_checkpoint, write_checkpoint
+from ..core.extract import Extracted, Source, common_layers, extract
+from ..core.fingerprint import fingerprint
+from ..core.recipe import Recipe
+from .models import context_of, named_context, refuse_text_encoder
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+MODELSPEC = {"sd15": "stable-diffusion-v1", "sd21": "stable-diffusion-v2-768-v"}
+"""What the model metadata standard of Stability AI calls the generations."""
+
+
+def run_export(arguments: argparse.Namespace) -> list[str]:
+    """Write what the arguments name as one file of the project's; lines for a person about it."""
+    check_out(arguments.out, arguments.model, arguments.adapter)
+    if arguments.adapter is None:
+        checkpoints = [described(checkpoint, arguments) for checkpoint in every_recipe(arguments)]
+        first = checkpoints[0]
+        write_network(checkpoints, first.unet.load(), arguments)
+        return [told(arguments.out, [checkpoint.recipe for checkpoint in checkpoints])]
+    base = open_base(arguments.base)
+    checkpoint, adapter = open_adapted(base, arguments.adapter, arguments.family, arguments.task)
+    refuse_text_encoder(adapter, arguments.context)
+    checkpoint = described(checkpoint, arguments)
+    if arguments.merge:
+        channels = adapter.in_channels or base.architecture.in_channels
+        widened = replace(checkpoint, architecture=replace(base.architecture, in_channels=channels))
+        write_network([widened], merge(adapter, base.unet.load()), arguments)
+    else:
+        parts = {layer: cast_part(part, DTYPES[arguments.dtype]) for layer, part in adapter.parts.items()}
+        write_parts([checkpoint], base, replace(adapter, parts=parts), arguments)
+    return [told(arguments.out, [checkpoint.recipe])]
+
+
+def run_extract(arguments: argparse.Namespace) -> list[str]:
+    """Write what a fine-tuned UNet changed of its base as an adapter; lines for a person on what was kept."""
+    check_out(arguments.out, arguments.model)
+    base = open_base(arguments.base)
+    checkpoints = [described(checkpoint, arguments) for checkpoint in every_recipe(arguments)]
+    unet = checkpoints[0].unet
+    tuned, start = (Source(one_by_one(weights), weights.shapes) for weights in (unet, base.unet))
+    layers = tqdm(
+        extract(tuned, start, arguments.rank, DTYPES[arguments.dtype]),
+        total=len(common_layers(tuned.shapes, start.shapes)),
+        leave=False,
+    )
+    extracted = list(layers)
+    if not extracted:
+        raise ValueError(f"{arguments.model} is the same as its base {arguments.base}: there is nothing to extract.")
+    adapter = Adapter(arguments.out, {layer: part for layer, part, _ in extracted}, "extracted")
+    write_parts(checkpoints, base, adapter, arguments)
+    return [*report(extracted), told(arguments.out, [checkpoint.recipe for checkpoint in checkpoints])]
+
+
+def check_out(out: Path, *sources: Path | None) -> None:
+    """ValueError for a file that cannot be written, or that is being read."""
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out} is not named .safetensors: give it that ending.")
+    if out.exists() and any(source is not None and source.exists() and out.samefile(source) for source in sources):
+        raise ValueError(f"--out {out} is the file that is read: name another.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def every_recipe(arguments: argparse.Namespace) -> list[Checkpoint]:
+    """All recipes of the project's own file, which share a network; of anything else the one that is asked for."""
+    found = open_all(arguments.model, arguments.family, arguments.task)
+    if len({checkpoint.path for checkpoint in found}) == 1:
+        return found
+    return [open_checkpoint(arguments.model, arguments.family, arguments.task)]
+
+
+def described(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoint:
+    """With the recipe as the arguments have it."""
+    recipe = checkpoint.recipe.override(arguments.overrides)
+    licence, data = arguments.licence or recipe.licence, arguments.data or recipe.data
+    return replace(checkpoint, recipe=replace(recipe, licence=licence, data=data))
+
+
+def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], arguments: argparse.Namespace) -> None:
+    """The networks of some recipes, whole, with their contexts baked in."""
+    first, dtype = checkpoints[0], DTYPES[arguments.dtype]
+    vae = None
+    if first.vae is not None and first.vae_architecture is not None:
+        vae = first.vae_architecture, cast(first.vae.load(), dtype)
+    write_checkpoint(
+        arguments.out,
+        [checkpoint.recipe for checkpoint in checkpoints],
+        (first.architecture, cast(unet, dtype)),
+        vae,
+        heads_of(checkpoints, dtype),
+        contexts_of(checkpoints, arguments),
+        modelspec(arguments.out, first.recipe, ""),
+    )
+
+
+def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, arguments: argparse.Namespace) -> None:
+    """An adapter with its manifest; the base given with it is the one it was trained on, unless it says otherwise."""
+    first = checkpoints[0]
+    described = replace(
+        adapter,
+        recipes=tuple(checkpoint.recipe for checkpoint in checkpoints),
+        base=base.architecture.base,
+        fingerprint=adapter.fingerprint or fingerprint(one_by_one(base.unet)),
+        licence=first.recipe.licence or adapter.licence,
+        data=first.recipe.data or adapter.data,
+    )
+    contexts = contexts_of(checkpoints, arguments)
+    heads = heads_of(checkpoints, DTYPES[arguments.dtype])
+    write_adapter(arguments.out, described, heads, contexts, modelspec(arguments.out, first.recipe, "/lora"))
+
+
+def heads_of(checkpoints: list[Checkpoint], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
+    """{name: tensors} of the heads that the recipes name."""
+    held = {checkpoint.recipe.head: checkpoint.head for checkpoint in checkpoints}
+    return {name: cast(head.load(), dtype) for name, head in held.items() if head is not None}
+
+
+def contexts_of(checkpoints: list[Checkpoint], arguments: argparse.Namespace) -> dict[str, Tensor]:
+    """The tokens that each recipe uses. A guided one gets its prompt with each image; the empty one is its contrast."""
+    found = {}
+    for checkpoint in checkpoints:
+        recipe = checkpoint.recipe
+        guided = recipe.guidance_scale != 1
+        if arguments.context or not guided:
+            found[recipe.id] = context_of(checkpoint, arguments.context).first(recipe.tokens).tokens
+        if guided:
+            baked = negative_of(checkpoint.path, recipe, checkpoint.architecture)
+            given = arguments.negative_context
+            negative = named_context(given, checkpoint.architecture) if given else baked or context_of(checkpoint)
+            found[f"{recipe.id}.negative"] = negative.first(recipe.tokens).tokens
+    return found
+
+
+def modelspec(out: Path, recipe: Recipe, kind: str) -> dict[str, str]:
+    """Header fields that other programs show."""
+    fields = {
+        "sai_model_spec": "1.0.1",
+        "title": out.stem,
+        "architecture": f"{MODELSPEC[recipe.base]}{kind}" if recipe.base in MODELSPEC else "",
+        "implementation": "diffusers",
+        "license": recipe.licence,
+    }
+    return {f"modelspec.{name}": value for name, value in fields.items() if value}
+
+
+def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """In this precision."""
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def cast_part(part: Part, dtype: torch.dtype) -> Part:
+    """In this precision, the scale as it is."""
+    held = vars(part)
+    tensors = {name: value.to(dtype) for name, value in held.items() if isinstance(value, Tensor)}
+    return LowRank(**{**held, **tensors}) if isinstance(part, LowRank) else Delta(**{**held, **tensors})
+
+
+def report(extracted: list[Extracted]) -> list[str]:
+    """A line a layer: what it became and how much of the difference's energy that holds; and one for all."""
+    low = [energy for _, part, energy in extracted if isinstance(part, LowRank)]
+    lines = [f"{energy:7.2%}  {kind_of(part):10}  {layer}" for layer, part, energy in extracted]
+    if low:
+        mean = sum(low) / len(low)
+        lines.append(f"{mean:7.2%}  on average over the {len(low)} low-rank layers, {min(low):.2%} at least")
+    return lines
+
+
+def kind_of(part: Part) -> str:
+    return f"rank {part.up.shape[1]}" if isinstance(part, LowRank) else "whole"
+
+
+def told(out: Path, recipes: list[Recipe]) -> str:
+    return f"{out}: {', '.join(recipe.id for recipe in recipes)}, {out.stat().st_size / 1e6:.1f} MB"

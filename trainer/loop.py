@@ -1,0 +1,261 @@
+"""Loop: the training itself, as the algorithm reads."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from . import batches, state
+from .batches import Batch, Batches
+from .config import Config
+from .objective import Counted
+from .optimiser import Average, set_rates, share_of_peak
+
+log = logging.getLogger(__name__)
+
+
+class Learner(Protocol):
+    """The networks of a run; called with a batch they give what its losses sum up to, one entry each: (N,)."""
+
+    dtype: torch.dtype
+    """In which losses are computed."""
+
+    def weights(self, batch: Batch) -> Counted:
+        """What those entries are to be divided by."""
+        ...
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        """The weights that move, by name."""
+        ...
+
+
+class Judge(Protocol):
+    """Who measures a run on held-out pictures, and writes its files."""
+
+    def measure(self, done: int, main: bool) -> dict[str, float]:
+        """Metrics after `done` steps, with a `score` of which less is better; empty if there is nothing to measure."""
+        ...
+
+    def write(self, name: str, notes: Mapping[str, object]) -> None:
+        """The weights as they are, in the run's folder."""
+        ...
+
+
+@dataclass
+class Run:
+    """Everything that a run holds, set up by train.py."""
+
+    config: Config
+    accelerator: Accelerator
+    learner: Learner
+    model: nn.Module
+    """The learner, wrapped for several processes and mixed precision: what is called in training."""
+    optimiser: Optimizer
+    average: Average
+    data: Batches
+    judge: Judge
+    journal: Journal
+    first_step: int = 0
+    progress: dict[str, Any] = field(default_factory=dict)
+    """The best validation, and how many records were broken."""
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+
+def fit(run: Run) -> None:
+    """Train from `first_step` to the last step."""
+    config, learning = run.config, run.learner.learning()
+    stream = batches.load(run.data, run.first_step * config.accumulation, config.workers)
+    run.model.train()
+    for step in progress(run):
+        set_rates(run.optimiser, share_of_peak(step, config))
+        taken = [prepared(run, batch) for batch in itertools.islice(stream, config.accumulation)]
+        for batch, coefficients, last in zip(taken, coefficients_of(run, taken), last_of(taken)):
+            with gathered(run, last):
+                totals = run.model(batch)
+                terms = totals * coefficients.to(totals)
+                # processes' gradients are averaged, and are wanted summed
+                run.accelerator.backward(terms.sum() * run.accelerator.num_processes)
+            run.journal.note(batch.task, terms.detach())
+        if config.optimiser.max_norm:
+            run.accelerator.clip_grad_norm_(learning.values(), config.optimiser.max_norm)
+        run.optimiser.step()
+        run.optimiser.zero_grad()
+        run.average.update(learning, step)
+        after(run, step + 1)
+    finish(run)
+
+
+def progress(run: Run) -> Iterator[int]:
+    """The numbers of the optimiser steps, with a bar for the person who waits."""
+    steps = range(run.first_step, run.config.steps)
+    quiet = not run.accelerator.is_main_process
+    yield from tqdm(steps, initial=run.first_step, total=run.config.steps, desc="train", unit="step", disable=quiet)
+
+
+def prepared(run: Run, batch: Batch) -> Batch:
+    """On the device, in the precision that the run computes its losses in."""
+    for fault in batch.faults:
+        run.journal.fault(fault)
+    return batch.to(run.accelerator.device, run.learner.dtype)
+
+
+def last_of(taken: Sequence[Batch]) -> Iterator[bool]:
+    """Whether each is the last of its step."""
+    return (i == len(taken) - 1 for i in range(len(taken)))
+
+
+def gathered(run: Run, last: bool) -> AbstractContextManager[Any]:
+    """Processes add up their gradients once a step, with the last micro-batch."""
+    return nullcontext() if last else run.accelerator.no_sync(run.model)
+
+
+def coefficients_of(run: Run, taken: Sequence[Batch]) -> list[Tensor]:
+    """What each entry of each micro-batch's totals is multiplied by, so that the step's gradient is that of one batch.
+
+    An entry is divided by what all micro-batches of its task, on all processes, count together; a task has the share of
+    the step's loss that it has of its micro-batches.
+    """
+    counted = [run.learner.weights(batch) for batch in taken]
+    tasks = [batch.task for batch in taken]
+    added = {task: sum(part.weight for part, of in zip(counted, tasks) if of == task) for task in tasks}
+    # one reduction a step; every process has the same tasks in the same order
+    summed = run.accelerator.reduce(torch.cat(list(added.values())), "sum")
+    whole = dict(zip(added, summed.split([len(part) for part in added.values()])))
+    shares = run.config.objective.task_weights
+    return [
+        part.factor / whole[task].clamp(min=1) * (shares.get(task, 1.0) * tasks.count(task) / len(tasks))
+        for part, task in zip(counted, tasks)
+    ]
+
+
+def after(run: Run, done: int) -> None:
+    """What happens between steps: log, validate, save. `done` steps lie behind."""
+    config = run.config
+    if done % config.log_every == 0 or done == config.steps:
+        run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"])
+    if config.validate_every and done % config.validate_every == 0 and done < config.steps:
+        validate(run, done)
+    if done % config.save_every == 0 or done == config.steps:
+        save(run, done)
+
+
+def validate(run: Run, done: int) -> None:
+    """Measure on held-out pictures, and keep the weights if they were never better."""
+    run.model.eval()
+    main = run.accelerator.is_main_process
+    with run.average.in_place(run.learner.learning()), torch.no_grad():
+        found = run.judge.measure(done, main)
+        if found and main:
+            run.journal.validation(done, found)
+            if found["score"] < run.progress.get("best", float("inf")):
+                run.progress["best"] = found["score"]
+                run.judge.write("best", {"step": done, **found})
+    run.accelerator.wait_for_everyone()
+    run.model.train()
+
+
+def save(run: Run, done: int) -> None:
+    """The state, from which the run can go on."""
+    if run.accelerator.is_main_process:
+        scaler = run.accelerator.scaler
+        state.save(
+            run.out / state.FILE,
+            run.config,
+            done,
+            run.learner.learning(),
+            run.optimiser,
+            run.average,
+            scaler.state_dict() if scaler is not None else {},
+            run.progress,
+        )
+    run.accelerator.wait_for_everyone()
+
+
+def finish(run: Run) -> None:
+    """The last validation, and the file that the run was for."""
+    validate(run, run.config.steps)
+    if run.accelerator.is_main_process:
+        with run.average.in_place(run.learner.learning()):
+            run.judge.write("last", {"step": run.config.steps})
+        run.journal.close()
+    run.accelerator.wait_for_everyone()
+
+
+class Journal:
+    """The log of a run: log.jsonl, a line an event, and TensorBoard's files where that is installed."""
+
+    def __init__(self, out: Path, main: bool) -> None:
+        self.file = (out / "log.jsonl").open("a", encoding="utf-8") if main else None
+        self.board = board(out) if main else None
+        self.losses: dict[str, list[Tensor]] = {}
+        self.faults: set[str] = set()
+        self.since, self.steps = time.monotonic(), 0
+
+    def note(self, task: str, terms: Tensor) -> None:
+        """A micro-batch's part of the loss, not yet read from the device."""
+        self.losses.setdefault(task, []).append(terms.sum())
+
+    def fault(self, sentence: str) -> None:
+        """A broken record, named once."""
+        if sentence not in self.faults:
+            self.faults.add(sentence)
+            log.warning("Skipped: %s", sentence)
+
+    def write(self, accelerator: Accelerator, done: int, rate: float) -> None:
+        """The mean loss of each task since the last line."""
+        tasks = sorted(self.losses)
+        sums = torch.stack([torch.stack(self.losses[task]).sum().float() for task in tasks])
+        sums = accelerator.reduce(sums, "sum").tolist()
+        means = {task: total / len(self.losses[task]) for task, total in zip(tasks, sums)}
+        self.losses.clear()
+        seconds = time.monotonic() - self.since
+        self.since = time.monotonic()
+        self.event({"step": done, "loss": means, "lr": rate, "seconds": round(seconds, 3), "broken": len(self.faults)})
+        for task, value in means.items():
+            self.scalar(f"loss/{task}", value, done)
+        self.scalar("lr", rate, done)
+
+    def validation(self, done: int, found: dict[str, float]) -> None:
+        self.event({"step": done, "validation": found})
+        for name, value in found.items():
+            self.scalar(f"validation/{name}", value, done)
+
+    def event(self, row: dict[str, Any]) -> None:
+        if self.file is not None:
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        if self.board is not None:
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+        if self.file is not None:
+            self.file.close()
+
+
+def board(out: Path) -> Any:
+    """TensorBoard's writer, None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"))

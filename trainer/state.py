@@ -1,0 +1,86 @@
+"""State: everything that a killed run needs to go on as if it had not been, in one file that is whole or absent."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .config import Config, ConfigError, to_toml
+from .optimiser import Average, fill
+
+FILE = "state.pt"
+FREE = (
+    *("out", "device", "workers", "resume", "save_every", "validate_every", "validation_images", "samples"),
+    *("log_every", "licence", "title", "save_precision"),
+)
+"""Keys that may change between the parts of a run, for they do not change what it learns."""
+
+
+def save(
+    path: Path,
+    config: Config,
+    step: int,
+    learning: dict[str, nn.Parameter],
+    optimiser: Optimizer,
+    average: Average,
+    scaler: dict[str, Any],
+    progress: dict[str, Any],
+) -> None:
+    """Write the state after `step` optimiser steps; data order, timesteps and noise follow from step and seed."""
+    content = {
+        "config": told(config),
+        "step": step,
+        "weights": {name: weight.detach().cpu() for name, weight in learning.items()},
+        "optimiser": optimiser.state_dict(),
+        "average": average.weights,
+        "scaler": scaler,
+        "progress": progress,
+        "random": {"torch": torch.get_rng_state()},
+    }
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: dict[str, Any]) -> None:
+    """A neighbour is filled and then takes the name: a kill leaves the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(
+    path: Path, config: Config, learning: dict[str, nn.Parameter], optimiser: Optimizer, average: Average
+) -> dict[str, Any]:
+    """Fill weights, optimiser and average from a state; returns the rest of it. ConfigError if it is another run's."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content["config"] != told(config):
+        raise ConfigError(
+            f"{path.parent} holds a run with other settings ({difference(content['config'], told(config))}): "
+            "choose another `out`, or set resume = false to start anew."
+        )
+    fill(learning, content["weights"])
+    optimiser.load_state_dict(content["optimiser"])
+    for name, weight in content["average"].items():
+        average.weights[name].copy_(weight)
+    torch.set_rng_state(content["random"]["torch"])
+    return content
+
+
+def told(config: Config) -> str:
+    """What of a config decides what is learnt."""
+    defaults = Config()
+    return to_toml(replace(config, **{name: getattr(defaults, name) for name in FREE}))
+
+
+def difference(one: str, other: str) -> str:
+    """The first line that differs."""
+    rows = set(one.splitlines())
+    return next((line for line in other.splitlines() if line not in rows), "a key is missing")

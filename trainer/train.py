@@ -1,0 +1,227 @@
+"""`train`: a config -> networks, data and optimiser set up, and the loop started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from ..core.colour import PALETTES
+from ..core.heads import build_head
+from ..core.recipe import Recipe
+from . import objective, state
+from .augment import Augmentation
+from .base import Start, start
+from .batches import Batches, Feed
+from .config import Config, ConfigError, Source, build, check_known, to_toml
+from .data import Records
+from .loop import Journal, Judge, Run, fit
+from .optimiser import OPTIMISERS, Average
+from .readers import open_dataset
+from .student import DTYPES, Student, Written, choose, groups, widened
+from .targets import TargetOptions, options_for
+from .vae import Apprentice, Examiner
+from .vae import architecture as vae_architecture
+from .validate import Validator
+
+
+def run(config: Config) -> None:
+    """Train. ValueError, in one sentence, for what a person can mend."""
+    check(config)
+    fit(prepare(config))
+
+
+def check(config: Config) -> None:
+    """What can be told before anything is read."""
+    if not config.tasks:
+        raise ConfigError('Nothing says what to learn: set tasks, such as tasks = ["depth"].')
+    for task in config.tasks:
+        if not config.sources(task):
+            raise ConfigError(f"There is no [[data]] to learn {task} from: name a dataset that has it.")
+    if config.learn == "perception" and len(config.tasks) > 1 and not config.learns_context:
+        raise ConfigError(
+            'Several tasks on one network are told apart by learnt contexts: set network.learn_context = "auto".'
+        )
+    if len(config.tasks) > 1 and config.network.head:
+        raise ConfigError("A head is made for one task: train one, or leave network.head out.")
+    frozen, precision = config.network.frozen_precision, config.precision
+    if frozen not in ("fp32", precision):
+        raise ConfigError(f'network.frozen_precision = "{frozen}" needs precision = "{frozen}".')
+
+
+def prepare(config: Config) -> Run:
+    """Everything that the loop needs, as it was when a killed run last saved it."""
+    accelerator = Accelerator(
+        mixed_precision="no" if config.precision == "fp64" else config.precision,
+        cpu=config.device == "cpu",
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    set_seed(config.seed)
+    out = Path(config.out)
+    setup = SETUPS[config.learn](config, accelerator)
+    if config.precision == "fp64":
+        setup.learner.double()
+    optimiser = OPTIMISERS[config.optimiser.name](list(groups(setup.learner, config)), config.optimiser)
+    average = Average(setup.learner.learning(), config.optimiser.ema)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.toml").write_text(to_toml(config), "utf-8")
+    accelerator.wait_for_everyone()
+    made = Run(
+        config,
+        accelerator,
+        setup.learner,
+        *accelerator.prepare(setup.learner, optimiser),
+        average,
+        batches_for(config, setup.feeds, accelerator),
+        setup.judge,
+        Journal(out, accelerator.is_main_process),
+    )
+    if config.resume and (out / state.FILE).is_file():
+        resume(made)
+    return made
+
+
+class Setup(NamedTuple):
+    """What differs between the kinds of runs."""
+
+    learner: Student | Apprentice
+    feeds: list[Feed]
+    judge: Judge
+
+
+def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
+    """A UNet that learns to predict maps."""
+    begun = start(config.base)
+    feeds, held_out = open_feeds(config, begun.architecture.base)
+    recipes = {feed.recipe.id: feed.recipe for feed in feeds}
+    objective.check(config, recipes)
+    student, kept = make(config, begun, recipes)
+    student.to(accelerator.device)
+    written = Written(config, begun.architecture, begun.vae_architecture, kept, begun.fingerprint)
+    return Setup(student, feeds, Validator(config, student, written, held_out, accelerator.device))
+
+
+def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
+    """A VAE that learns to encode pictures and their targets."""
+    feeds, held_out = open_feeds(config, "custom")
+    vae = AutoencoderKL.from_config(vae_architecture(config.autoencoder).config())
+    apprentice = Apprentice(vae, config.autoencoder).to(accelerator.device)
+    watched = held_out or feeds
+    pictures = min(sum(len(feed.records) for feed in watched), config.validation_images or 100)
+    seen = Batches(watched, config.batch_size, -(-pictures // config.batch_size), config.seed)
+    return Setup(apprentice, feeds, Examiner(config, apprentice, seen, bool(held_out), accelerator.device))
+
+
+SETUPS: dict[str, Callable[[Config, Accelerator], Setup]] = {"perception": set_up_perception, "vae": set_up_vae}
+
+
+def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
+    """What the run learns from, and what it is measured on: whole pictures of the same size, nothing random."""
+    augmentation = build(Augmentation, {**config.augment, "size": list(config.size)}, "augment")
+    kept = {"size", "shape", "image_filter", "target_filter"}
+    plain = Augmentation(**{name: value for name, value in vars(augmentation).items() if name in kept})
+    feeds, held_out = [], []
+    for task in config.tasks:
+        recipe = recipe_for(task, config, base)
+        opened = [(source, open_source(source, recipe)) for source in config.sources(task)]
+        recipe = informed(recipe, [records for _, records in opened])
+        feeds += [feed(config, recipe, source, records, augmentation) for source, records in opened]
+        measured = [(source, open_source(source, recipe)) for source in config.sources(task, validation=True)]
+        held_out += [feed(config, recipe, source, records, plain) for source, records in measured]
+    return feeds, held_out
+
+
+def open_source(source: Source, recipe: Recipe) -> Records[Any]:
+    """A dataset, for the recipe's task. DatasetError if it has nothing of it."""
+    return open_dataset(source.reader, recipe.row.name, root=source.root, **source.settings)
+
+
+def informed(recipe: Recipe, opened: list[Records[Any]]) -> Recipe:
+    """The recipe with what its datasets say of their values, where the config does not."""
+    first = opened[0]
+    palette = first.palette.name if first.palette and first.palette.name in PALETTES else ""
+    return replace(
+        recipe,
+        axes=recipe.axes or first.convention.axes,
+        palette=recipe.palette or palette,
+        data=recipe.data or ", ".join(dict.fromkeys(records.name for records in opened)),
+    )
+
+
+def feed(config: Config, recipe: Recipe, source: Source, records: Records[Any], augmentation: Augmentation) -> Feed:
+    """A dataset that teaches what the recipe, and [target] above it, say."""
+    default = options_for(recipe, records.palette.colours if records.palette else ())
+    options = build(TargetOptions, {**vars(default), **config.target_fields(recipe.row.name)}, "target")
+    return Feed(records, recipe, options, augmentation, source.weight)
+
+
+def batches_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> Batches:
+    """This process's share of the run."""
+    count = config.steps * config.accumulation
+    process, processes = accelerator.process_index, accelerator.num_processes
+    return Batches(feeds, config.batch_size, count, config.seed, process, processes)
+
+
+def resume(run: Run) -> None:
+    """Go on from the saved state."""
+    content = state.load(run.out / state.FILE, run.config, run.learner.learning(), run.optimiser, run.average)
+    if run.accelerator.scaler is not None and content["scaler"]:
+        run.accelerator.scaler.load_state_dict(content["scaler"])
+    run.first_step, run.progress = content["step"], content["progress"]
+
+
+def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[Student, dict[str, Tensor]]:
+    """The student, its weights that learn chosen; and what those were that are trained whole beside LoRA."""
+    channels = 8 if next(iter(recipes.values())).paradigm == "stochastic" else 4
+    unet = widened(begun.unet, channels)
+    contexts = {task: begun.context(task, config.network.tokens) for task in recipes}
+    student = Student(unet, begun.vae, contexts, recipes, config.objective, new_head(config, begun, recipes))
+    kept = choose(student, config)
+    dtype = DTYPES[config.network.frozen_precision]
+    for part in (student.unet, student.vae):
+        for weight in part.parameters():
+            if not weight.requires_grad:
+                weight.data = weight.data.to(dtype)
+    return student, kept
+
+
+def new_head(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> nn.Module | None:
+    """An untrained head for the UNet's features."""
+    if not config.network.head:
+        return None
+    width = config.network.head_width
+    fine = begun.architecture.widths
+    inputs = (fine[0], fine[1], fine[2], fine[3])
+    shapes = {f"neck.convs.{i}.weight": (width, channels, 3, 3) for i, channels in enumerate(inputs)}
+    middle = max(width // 8, 1)
+    shapes |= {"head.head.2.weight": (middle, width // 2, 3, 3), "head.head.4.weight": (1, middle, 1, 1)}
+    return build_head(config.network.head, shapes)
+
+
+def recipe_for(task: str, config: Config, base: str) -> Recipe:
+    """How the weights of a task are to be run. ConfigError for fields that a recipe does not have."""
+    fields = config.recipe_fields(task)
+    hints = Recipe.__dataclass_fields__
+    for name in fields:
+        check_known("key", f"recipe.{name}", [f"recipe.{field}" for field in hints])
+    defaults: dict[str, Any] = {
+        "base": base,
+        "resolution": max(config.size),
+        "licence": config.licence,
+        "head": config.network.head,
+    }
+    if "axes" in fields:
+        fields["axes"] = tuple(fields["axes"])
+    if config.learns_context:
+        fields["tokens"] = 0
+    try:
+        return Recipe(task, **{**defaults, **fields})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"[recipe] for {task}: {error}") from None
