@@ -382,8 +382,9 @@ def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:
     whole = read_json(folder / "tokenizer.json")
     vocabulary = read_json(folder / "vocab.json") or whole.get("model", {}).get("vocab", {})
     start, end = vocabulary.get("<|startoftext|>", 49406), vocabulary.get("<|endoftext|>", 49407)
-    # SD1 pads with the end, SD2 with "!"
-    stated = read_json(folder / "special_tokens_map.json").get("pad_token", "<|endoftext|>")
+    # SD1 pads with the end, SD2 with "!"; where both files speak, the map is right
+    said = {**read_json(folder / "tokenizer_config.json"), **read_json(folder / "special_tokens_map.json")}
+    stated = said.get("pad_token") or "<|endoftext|>"
     pad = vocabulary.get(stated["content"] if isinstance(stated, dict) else stated, end)
     return [start, end, *([pad] * 75 if padded else [])]
 

@@ -290,8 +290,8 @@ def filled(module: nn.Module, tensors: dict[str, Tensor], weights: Weights) -> n
     wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
     if wrong:
         raise CheckpointError(
-            f"{weights.path.name} does not fit a {type(module).__name__} of its own shape: {len(wrong)} weights differ "
-            f"({wrong[0]} ...)."
+            f"{weights.path.name} is not whole: {len(wrong)} of the weights that its {type(module).__name__} needs are "
+            f"missing or of another shape ({wrong[0]} ...); get the file again."
         )
     module.load_state_dict(tensors)
     return module.eval().requires_grad_(False)

@@ -100,7 +100,8 @@ def context_of(checkpoint: Checkpoint) -> Context:
     if checkpoint.text_encoder is not None:
         folder = checkpoint.text_encoder
         weights = network(find_files(folder), lambda names: {name: name for name in names})
-        tokens = host.encode_empty_prompt(weights, read_json(folder / "config.json"), empty_prompt(folder))
+        prompt = empty_prompt(folder, padded=not recipe.tokens)
+        tokens = host.encode_empty_prompt(weights, read_json(folder / "config.json"), prompt)
         return as_context(tokens, architecture, folder)
     own = host.sd2_empty_prompt() if architecture.context_dim == 1024 and recipe.tokens == 2 else None
     if own is None:

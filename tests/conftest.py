@@ -15,6 +15,14 @@ settings.load_profile("unhurried")
 ROOT = Path(__file__).absolute().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """On tensors this small a second thread only waits for the first, and on a busy machine for a long time."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of vectors that the papers' own code gave."""

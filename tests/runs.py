@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import tiny
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.config import Config, build, merged
@@ -20,7 +21,9 @@ SIZE = 32
 TASKS = ("depth", "disparity", "normal", "mask", "matte", "segmentation", "albedo", "shading")
 
 
-def write_balls(root: Path, count: int, seed: int = 0, size: int = SIZE, holes: bool = False) -> Path:
+def write_balls(
+    root: Path, count: int, seed: int = 0, size: int = SIZE, holes: bool = False, camera: bool = False
+) -> Path:
     """Balls before a wall, with the truth of every task; holes: of each picture another share is not valid."""
     random = np.random.default_rng(seed)
     for index in range(count):
@@ -31,9 +34,10 @@ def write_balls(root: Path, count: int, seed: int = 0, size: int = SIZE, holes: 
         for kind, values in kinds.items():
             (root / kind).mkdir(parents=True, exist_ok=True)
             save(root / kind / f"{index:03}", values)
+    lens = "[camera]\nfov_deg = 60.0\n" if camera else ""
     (root / "dataset.toml").write_text(
-        'name = "balls"\n[normal]\naxes = ["right", "up", "back"]\n[segmentation]\nclasses = ["wall", "ball"]\n'
-        'palette = ["202060", "F0C030"]\nignore = []\n[shading]\ncolour = "linear"\n'
+        f'name = "balls"\n{lens}[normal]\naxes = ["right", "up", "back"]\n[segmentation]\nclasses = ["wall", "ball"]\n'
+        'palette = ["202060", "F0C030"]\nignore = []\n[disparity]\nunit = "1/m"\n[shading]\ncolour = "linear"\n'
     )
     return root
 
@@ -70,9 +74,57 @@ def save(path: Path, values: np.ndarray) -> None:
         np.save(path.with_suffix(".npy"), values)
 
 
-@cache
-def vae() -> AutoencoderKL:
-    """Four levels in a fraction of a millisecond: latents that keep an eighth of the picture, and so can be decoded."""
+class Posterior(NamedTuple):
+    mean: Tensor
+    std: Tensor
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+
+class Encoded(NamedTuple):
+    latent_dist: Posterior
+
+
+class PatchVAE(nn.Module):
+    """An autoencoder that needs no training: a latent is the mean colour of its 8x8 pixels.
+
+    It stands in for AutoencoderKL, whose untrained decoder would show a loss between pictures next to nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(scaling_factor=2.0)
+        self.encoder, self.quant_conv = nn.Identity(), nn.Identity()
+        self.decoder, self.post_quant_conv = nn.Conv2d(4, 3, 1, bias=False), nn.Conv2d(4, 4, 1)
+        with torch.no_grad():
+            self.decoder.weight.copy_(torch.eye(4)[:3, :, None, None])
+            self.post_quant_conv.weight.copy_(torch.eye(4)[:, :, None, None])
+            self.post_quant_conv.bias.zero_()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.weight.device
+
+    def encode(self, picture: Tensor) -> Encoded:
+        means = F.avg_pool2d(picture, 8)
+        latent = torch.cat([means, means.mean(1, keepdim=True)], 1)
+        return Encoded(Posterior(latent, torch.full_like(latent, 1e-3)))
+
+    def decode(self, latent: Tensor, return_dict: bool = True) -> tuple[Tensor]:
+        colours = self.decoder(self.post_quant_conv(latent))
+        return (F.interpolate(colours, scale_factor=8, mode="bilinear"),)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Nothing to save."""
+
+
+def write_vae(folder: Path) -> Path:
+    """A real one, untrained: four levels in as few weights as there can be."""
     torch.manual_seed(11)
     network = AutoencoderKL(
         block_out_channels=(32, 32, 32, 32),
@@ -83,15 +135,7 @@ def vae() -> AutoencoderKL:
     )
     with torch.no_grad():
         network.quant_conv.weight.mul_(10)
-    return network.requires_grad_(False).eval()
-
-
-def write_vae(folder: Path) -> Path:
-    return tiny.write(folder, vae())
-
-
-def context(tokens: int = 77) -> Tensor:
-    return tiny.context(tokens=tokens)
+    return tiny.write(folder, network)
 
 
 def config(root: Path, **settings: Any) -> Config:
@@ -103,6 +147,7 @@ def config(root: Path, **settings: Any) -> Config:
         "steps": 2,
         "batch_size": 2,
         "workers": 0,
+        "estimate": False,
         "device": "cpu",
         "validate_every": 0,
         "samples": 0,
@@ -117,13 +162,3 @@ def config(root: Path, **settings: Any) -> Config:
 
 def recipe(task: str, **fields: Any) -> Recipe:
     return Recipe(task, base="custom", **fields)
-
-
-def train(run: Run) -> tuple[float, float]:
-    """The held-out error before and after a run."""
-    before = run.judge.measure(0, True)
-    fit(run)
-    return before[LOSS_OF[run.config.learn]], run.judge.measure(run.config.steps, True)[LOSS_OF[run.config.learn]]
-
-
-LOSS_OF = {"perception": "loss", "vae": "l1"}

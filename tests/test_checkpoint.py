@@ -570,6 +570,22 @@ def test_the_empty_prompt_is_spelt_as_the_tokenizer_spells_it(tmp_path, layout):
     assert empty_prompt(tmp_path / "text_encoder") == [4, 3]
 
 
+@pytest.mark.parametrize(
+    ("files", "pad"),
+    [
+        ({}, 3),
+        ({"special_tokens_map.json": {"pad_token": "!"}, "tokenizer_config.json": {"pad_token": "<|endoftext|>"}}, 0),
+        ({"special_tokens_map.json": {"pad_token": {"content": "!"}}}, 0),
+        ({"tokenizer_config.json": {"pad_token": "!"}}, 0),
+    ],
+)
+def test_a_padded_empty_prompt_has_77_tokens_of_its_generation(tmp_path, files, pad):
+    vocabulary = {"!": 0, "<|startoftext|>": 4, "<|endoftext|>": 3}
+    for name, content in {"vocab.json": vocabulary, **files}.items():
+        tiny.write_json(tmp_path / "tokenizer" / name, content)
+    assert empty_prompt(tmp_path / "text_encoder", padded=True) == [4, 3, *[pad] * 75]
+
+
 def test_the_empty_prompt_is_clips_where_there_is_no_tokenizer(tmp_path):
     assert empty_prompt(tmp_path / "text_encoder") == [49406, 49407]
 

@@ -196,6 +196,16 @@ def test_a_head_travels_with_the_adapter(tmp_path, base):
     assert np.abs(found - predicted(tmp_path, *model)).max() < 1e-4
 
 
+def test_a_decoder_that_was_trained_along_is_told(tmp_path, base, capsys):
+    folder = write_tuned(tmp_path / "tuned")
+    arguments = ("extract", "--model", folder, "--base", base, "--rank", 4, "--out", tmp_path / "x.safetensors")
+    run(*arguments)
+    assert "Its VAE" not in capsys.readouterr().out
+    tiny.write(folder / "vae", tiny.vae(seed=5))
+    run(*arguments)
+    assert "Its VAE decodes otherwise" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_the_wrong_base_is_told(tmp_path, base, capsys):
     other = tmp_path / "other"
     tiny.write(other / "unet_normal_v2", tiny.unet(context=32))

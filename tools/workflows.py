@@ -110,8 +110,8 @@ def editor_node(name: str, graph: Graph, schemas: Mapping[str, Any], links: list
     ]
     return {
         "id": int(name), "type": class_type, "pos": place(int(name)), "size": [320, 220], "flags": {},
-        "order": int(name) - 1, "mode": 0, "inputs": sockets, "outputs": outputs, "properties": {"Node name for S&R": class_type},
-        "widgets_values": widgets,
+        "order": int(name) - 1, "mode": 0, "inputs": sockets, "outputs": outputs, "widgets_values": widgets,
+        "properties": {"Node name for S&R": class_type},
     }  # fmt: skip
 
 

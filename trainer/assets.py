@@ -82,7 +82,7 @@ def _archive_of(package: Package, cache: Path, packages_folder: Path | None) -> 
     if not found and packages_folder is None:
         if shutil.which("apt-get") is None:
             raise MissingAssetError(
-                f"{wanted} is not in {folder} and this machine has no apt-get: download that .deb from a Debian mirror "
+                f"{wanted} is not in {folder} and this machine has no apt-get: download that .deb from Debian "
                 f"(suite bookworm) and give its folder with --assets."
             )
         got = subprocess.run(

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core.recipe import Recipe
 from .arrays import BrokenRecord
-from .augment import Augmentation, finish, generator, place
+from .augment import Augmentation, finish, flip, generator, place
 from .data import Records, Sample, mostly_broken
 from .targets import TargetOptions, normalise
 from .truth import DatasetError
@@ -48,7 +48,7 @@ class Batch:
     intrinsics: Tensor | None = None
     """(B, 3, 3) in pixels, where all pictures' are known."""
     keys: tuple[str, ...] = ()
-    """Tell pictures apart that look the same to the VAE: dataset, record and flip."""
+    """Which record each picture is, and whether it is flipped."""
     faults: tuple[str, ...] = field(default=())
     """One sentence for each broken record that another stands in for."""
 
@@ -74,15 +74,33 @@ class Feed:
     options: TargetOptions
     augmentation: Augmentation
     weight: float = 1.0
+    origin: str = ""
+    """Where the records lie: tells datasets apart."""
 
-    def sample(self, index: int, random: np.random.Generator) -> Sample:
-        """A record as it is learnt: flipped, cropped, normalised, resized. BrokenRecord if it cannot be."""
-        convention = self.records.convention
-        placed = place(self.records[index], convention, self.augmentation, random)
+    def sample(self, index: int, random: np.random.Generator) -> tuple[Sample, str]:
+        """A record as it is learnt, flipped, cropped, normalised, resized; and its key. BrokenRecord if it is none."""
+        convention, sample = self.records.convention, self.records[index]
+        flipped = random.random() < self.augmentation.flip
+        placed = flip(sample, convention) if flipped else sample
+        placed = place(placed, convention, replace(self.augmentation, flip=0.0), random)
         values, valid = normalise(self.recipe.row.name, placed.target, placed.valid, convention, self.options)
         if not valid.any():
             raise BrokenRecord(f"{self.records.name}: nothing of {placed.meta['record']} is valid.")
-        return finish(replace(placed, target=values, valid=valid), self.recipe.row.name, self.augmentation, random)
+        learnt = replace(placed, target=values, valid=valid)
+        key = f"{self.origin} {index} {'flipped' if flipped else 'upright'}"
+        return finish(learnt, self.recipe.row.name, self.augmentation, random), key
+
+
+class Drawn(NamedTuple):
+    """One picture of a batch."""
+
+    sample: Sample
+    target: Tensor
+    """(3, H, W), encoded."""
+    seed: int
+    key: str
+    faults: list[str]
+    """What was broken in its place."""
 
 
 class Batches(Dataset[Batch]):
@@ -126,8 +144,8 @@ class Batches(Dataset[Batch]):
             (SOURCE_ORDER, self.seed, self.tasks.index(task)),
         )
 
-    def sample(self, number: int, position: int) -> tuple[Sample, Tensor, int, list[str]]:
-        """Picture `position` of a feed's endless stream, its encoded target, its seed, and what was broken."""
+    def sample(self, number: int, position: int) -> Drawn:
+        """Picture `position` of a feed's endless stream."""
         feed, faults = self.feeds[number], []
         size = len(feed.records)
         epoch, turn = divmod(position, size)
@@ -136,14 +154,14 @@ class Batches(Dataset[Batch]):
             index = int(order[(turn + attempt) % size])
             place_in_run = (self.seed, number, epoch, turn)
             try:
-                sample = feed.sample(index, generator(AUGMENTATION, *place_in_run))
+                sample, key = feed.sample(index, generator(AUGMENTATION, *place_in_run))
             except BrokenRecord as fault:
                 faults.append(str(fault))
                 if len(faults) * 2 > size:
                     break
                 continue
             seed = int(generator(DRAWS, *place_in_run).integers(2**62))
-            return sample, feed.recipe.target_codec().encode(sample.target[None])[0], seed, faults
+            return Drawn(sample, feed.recipe.target_codec().encode(sample.target[None])[0], seed, key, faults)
         raise DatasetError(mostly_broken(feed.records.name, len(faults), size, faults[0]))
 
 
@@ -167,8 +185,8 @@ def draw_feeds(
     return indices[drawn], earlier
 
 
-def collate(task: str, rows: Sequence[tuple[Sample, Tensor, int, list[str]]]) -> Batch:
-    samples, targets, seeds, faults = zip(*rows)
+def collate(task: str, rows: Sequence[Drawn]) -> Batch:
+    samples, targets, seeds, keys, faults = zip(*rows)
     cameras = [sample.meta.get("intrinsics") for sample in samples]
     known = [torch.from_numpy(np.asarray(camera)) for camera in cameras if camera is not None]
     return Batch(
@@ -178,6 +196,7 @@ def collate(task: str, rows: Sequence[tuple[Sample, Tensor, int, list[str]]]) ->
         valid=torch.stack([sample.valid for sample in samples]),
         seeds=torch.tensor(seeds),
         intrinsics=torch.stack(known) if len(known) == len(samples) else None,
+        keys=keys,
         faults=tuple(fault for listed in faults for fault in listed),
     )
 

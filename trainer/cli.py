@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 from pathlib import Path
@@ -29,7 +30,21 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one line, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        self.exit(2, f"{self.prog}: {message}{self.nearest(message)}; see --help\n")
+
+    def nearest(self, message: str) -> str:
+        """What was probably meant by a flag that does not exist."""
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        flags = [flag for action in self._actions for flag in flags_of(action)]
+        near = difflib.get_close_matches(words.split("=")[0].split(" ")[0], flags, 1) if unknown else []
+        return f" (did you mean {near[0]}?)" if near else ""
+
+
+def flags_of(action: argparse.Action) -> list[str]:
+    """Those of an argument, or of all arguments of all commands."""
+    commands = action.choices.values() if isinstance(action.choices, dict) else ()
+    inner = [flag for command in commands for argument in command._actions for flag in argument.option_strings]
+    return [*action.option_strings, *inner]
 
 
 def parser() -> Parser:

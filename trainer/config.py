@@ -205,6 +205,7 @@ class Config:
     cache_latents: Annotated[
         bool, "encode each picture once and keep its latent on disk; only flips are then augmented"
     ] = False
+    estimate: Annotated[bool, "say before the first step what memory and time it will take"] = True
     resume: Annotated[bool, "go on from the last state in `out`; false starts anew"] = True
     save_every: Annotated[int, "optimiser steps between saved states"] = 500
     validate_every: Annotated[int, "optimiser steps between validations; 0 only at the end"] = 500
@@ -316,12 +317,21 @@ def build(cls: type, table: Any, where: str) -> Any:
         raise ConfigError(f"{where} is {table!r}: expected a table, [{where}].")
     hints = get_type_hints(cls)
     for key in table:
-        check_known("key", f"{where}.{key}" if where else key, [f"{where}.{name}" if where else name for name in hints])
+        check_key(key, hints, where)
     missing = [row.name for row in fields(cls) if is_needed(row) and row.name not in table]
     if missing:
         raise ConfigError(f"{where} lacks {missing[0]}.")
     values = {key: typed(hints[key], value, f"{where}.{key}" if where else key) for key, value in table.items()}
     return cls(**values)
+
+
+def check_key(key: str, known: Iterable[str], where: str) -> None:
+    """ConfigError that names the nearest right key of the section, or the section in which there is such a key."""
+    section = f"{where}." if where else ""
+    elsewhere = [other for other, *_ in leaves() if other.rpartition(".")[2] == key]
+    if key not in known and elsewhere:
+        raise ConfigError(f"There is no key '{section}{key}': did you mean {elsewhere[0]!r}?")
+    check_known("key", f"{section}{key}", [f"{section}{name}" for name in known])
 
 
 def is_needed(row: Field[Any]) -> bool:

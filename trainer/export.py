@@ -64,7 +64,10 @@ def run_extract(arguments: argparse.Namespace) -> list[str]:
         raise ValueError(f"{arguments.model} is the same as its base {arguments.base}: there is nothing to extract.")
     adapter = Adapter(arguments.out, {layer: part for layer, part, _ in extracted}, "extracted")
     write_parts(checkpoints, base, adapter, arguments)
-    return [*report(extracted), told(arguments.out, [checkpoint.recipe for checkpoint in checkpoints])]
+    lines = [*report(extracted), told(arguments.out, [checkpoint.recipe for checkpoint in checkpoints])]
+    if has_own_decoder(checkpoints[0], base):
+        lines.append("Its VAE decodes otherwise than the base's and is no part of the adapter: keep it beside it.")
+    return lines
 
 
 def check_out(out: Path, *sources: Path | None) -> None:
@@ -74,6 +77,19 @@ def check_out(out: Path, *sources: Path | None) -> None:
     if out.exists() and any(source is not None and source.exists() and out.samefile(source) for source in sources):
         raise ValueError(f"--out {out} is the file that is read: name another.")
     out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def has_own_decoder(checkpoint: Checkpoint, base: Base) -> bool:
+    """Whether a checkpoint's VAE was trained along."""
+    if checkpoint.vae is None or base.vae is None:
+        return False
+    one, other = one_by_one(checkpoint.vae), one_by_one(base.vae)
+    same = (torch.allclose(one(name).float(), other(name).float(), 1e-2, 1e-3) for name in DECODER)
+    return not all(same)
+
+
+DECODER = ("decoder.conv_in.weight", "decoder.conv_out.weight", "post_quant_conv.weight")
+"""Enough of a decoder to tell whether it was trained."""
 
 
 def every_recipe(arguments: argparse.Namespace) -> list[Checkpoint]:

@@ -37,9 +37,15 @@ class Learner(Protocol):
         """What those entries are to be divided by."""
         ...
 
+    def rehearse(self, batch: Batch) -> Tensor:
+        """A pass through everything that a step runs, but for losses."""
+        ...
+
     def learning(self) -> dict[str, nn.Parameter]:
         """The weights that move, by name."""
         ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class Judge(Protocol):

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..core.codecs import reduce_channels
 from ..core.diffusion import PARAMETERISATIONS, TRAIN_STEPS, alpha_bars, to_sample
-from ..core.image import CELL
 from ..core.losses import LOSSES, Loss, at_least_float32, valid_cells
 from ..core.recipe import Recipe
 from ..core.tasks import task_named
@@ -224,12 +223,12 @@ def answer(
     """The network's answer to one question about each picture, in the spaces that are asked for."""
     timesteps = draw_timesteps(batch.seeds, recipe, settings)
     tokens = student.tokens(batch.task, len(batch))
-    image = student.encode(batch.image, batch, "image", settings)
+    image = student.encode(batch.image, batch, "image")
     if student.head is not None:
         prediction = student.read_head(image, timesteps, tokens, batch.target.shape[-2:])
         return {"picture": Answer(prediction, true_picture(batch))}
     needs_target = "latent" in spaces or recipe.paradigm != "one-step"
-    sample = student.encode(batch.target, batch, "target", settings) if needs_target else image
+    sample = student.encode(batch.target, batch, "target") if needs_target else image
     question = ask(image, sample, timesteps, batch.seeds, recipe, settings)
     output = at_least_float32(student.output(question.shown, timesteps, tokens))
     guess = to_sample(output, question.noisy, question.alpha_bar, recipe.prediction_type)
@@ -267,19 +266,19 @@ def extras(batch: Batch) -> dict[str, Any]:
 
 def check(config: Config, recipes: Mapping[str, Recipe]) -> None:
     """ConfigError for objectives that cannot be had."""
-    settings = config.objective
+    settings, network = config.objective, config.network
+    if network.head and settings.loss != "pixel":
+        raise ConfigError('A head makes pictures, no latents: set objective.loss = "pixel", or leave it out.')
+    if network.head and network.decoder:
+        raise ConfigError("network.head stands in the decoder's place: train one of the two.")
+    if network.decoder and settings.loss == "latent":
+        raise ConfigError('The decoder learns from pictures only: set objective.loss to "pixel" or "both".')
     for recipe in recipes.values():
-        terms_of(recipe.task, settings)
-        if config.network.head and settings.loss != "pixel":
-            raise ConfigError('A head makes pictures, no latents: set objective.loss = "pixel", or leave it out.')
-        if config.network.head and config.network.decoder:
-            raise ConfigError("network.head stands in the decoder's place: train one of the two.")
-        if config.network.decoder and settings.loss == "latent":
-            raise ConfigError('The decoder learns from pictures only: set objective.loss to "pixel" or "both".')
+        terms = terms_of(recipe.task, settings)
+        if any(term.loss.name == "cross-entropy" for term in terms):
+            raise ConfigError("cross-entropy compares class scores, and a UNet makes colours: take another loss.")
         if recipe.prediction_type == "epsilon" and (settings.loss != "latent" or recipe.paradigm == "one-step"):
             raise ConfigError(
                 'recipe.prediction_type = "epsilon" says nothing of a target that left no trace: take it with '
                 'objective.loss = "latent" and a paradigm of several steps, or predict "v_prediction" or "sample".'
             )
-        if config.size[0] % CELL or config.size[1] % CELL:
-            raise ConfigError(f"size = {list(config.size)} is not in multiples of {CELL}.")

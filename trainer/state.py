@@ -16,7 +16,7 @@ from .optimiser import Average, fill
 
 FILE = "state.pt"
 FREE = (
-    *("out", "device", "workers", "resume", "save_every", "validate_every", "validation_images", "samples"),
+    *("out", "device", "workers", "resume", "estimate", "save_every", "validate_every", "validation_images", "samples"),
     *("log_every", "licence", "title", "save_precision"),
 )
 """Keys that may change between the parts of a run, for they do not change what it learns."""

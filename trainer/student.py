@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,8 +25,9 @@ from ..core.recipe import Recipe
 from ..core.weights import CheckpointError
 from . import objective
 from .batches import Batch
-from .config import Config, ConfigError
+from .config import Config, ConfigError, Network
 from .config import Objective as Settings
+from .latents import Latents
 from .models import DiffusersAutoencoder, DiffusersBackbone, DiffusersHead
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -44,9 +46,11 @@ class Student(nn.Module):
         recipes: Mapping[str, Recipe],
         settings: Settings,
         head: nn.Module | None = None,
+        latents: Latents | None = None,
     ) -> None:
-        """contexts: (1, L, D) for each task, all of one length."""
+        """contexts: (1, L, D) for each task, all of one length; latents: where they are kept, if they are."""
         super().__init__()
+        self.latents = latents
         self.unet, self.vae, self.head = unet, vae, head
         self.recipes, self.settings = dict(recipes), settings
         self.tasks = tuple(recipes)
@@ -57,6 +61,16 @@ class Student(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The entries of objective.totals: (N,)."""
         return objective.totals(self, batch, self.terms[batch.task], self.settings)
+
+    def rehearse(self, batch: Batch) -> Tensor:
+        """A pass through every network that a step runs, with a gradient and without losses."""
+        image = self.encode(batch.image, batch, "image")
+        timesteps, tokens = torch.ones(len(batch), device=image.device), self.tokens(batch.task, len(batch))
+        if self.head is not None:
+            return self.read_head(image, timesteps, tokens, batch.image.shape[-2:]).sum()
+        self.encode(batch.target, batch, "target")
+        output = self.output(image.repeat(1, self.unet.config.in_channels // 4, 1, 1), timesteps, tokens)
+        return (output if self.settings.loss == "latent" else self.decode(output)).sum()
 
     def weights(self, batch: Batch) -> objective.Counted:
         """What those entries are to be divided by."""
@@ -77,11 +91,18 @@ class Student(nn.Module):
         return self.unet(shown.to(self.unet.dtype), timesteps, tokens.to(self.unet.dtype), return_dict=False)[0]
 
     @torch.no_grad()
-    def encode(self, picture: Tensor, batch: Batch, purpose: str, settings: Settings) -> Tensor:
-        """Pictures -> scaled latents, the posterior's mean, or drawn from it where the settings say so."""
+    def encode(self, picture: Tensor, batch: Batch, purpose: str) -> Tensor:
+        """Pictures -> scaled latents: the posterior's mean, or drawn from it where the settings say so."""
+        if self.latents is None or not batch.keys:
+            return self.encode_anew(picture, batch, purpose)
+        about = purpose if purpose == "image" else f"{purpose} {batch.task}"
+        keys = [f"{key} {about}" for key in batch.keys]
+        return self.latents.encode(picture, keys, lambda unknown: self.encode_anew(unknown, batch, purpose))
+
+    def encode_anew(self, picture: Tensor, batch: Batch, purpose: str) -> Tensor:
         posterior = self.vae.encode(picture.to(self.vae.dtype)).latent_dist
         latent = at_least_float32(posterior.mean)
-        if settings.sample_latents:
+        if self.settings.sample_latents:
             sources = [objective.source(seed, purpose) for seed in batch.seeds.tolist()]
             draws = [torch.randn(latent.shape[1:], generator=source) for source in sources]
             latent = latent + at_least_float32(posterior.std) * torch.stack(draws).to(latent)
@@ -129,15 +150,14 @@ class Student(nn.Module):
 # Which weights learn
 
 
-def choose(student: Student, config: Config) -> dict[str, Tensor]:
-    """Let learn what the config says; returns the layers trained whole beside LoRA, as they were: {weight: value}."""
+def choose(student: Student, config: Config) -> None:
+    """Let learn what the config says. ConfigError if that is nothing."""
     network = config.network
     student.requires_grad_(False)
-    kept: dict[str, Tensor] = {}
     if network.unet == "full":
         student.unet.requires_grad_(True)
     elif network.unet == "lora":
-        kept = add_lora(student.unet, config, student.recipes)
+        add_lora(student.unet, network)
     if student.head is not None:
         student.head.requires_grad_(True)
         for unread in (student.unet.conv_norm_out, student.unet.conv_out):
@@ -154,31 +174,43 @@ def choose(student: Student, config: Config) -> dict[str, Tensor]:
             "Nothing would learn: the UNet is frozen, and there is no head, decoder or context to train; "
             'set network.unet to "lora" or "full".'
         )
-    return kept
 
 
-def add_lora(unet: UNet2DConditionModel, config: Config, recipes: Mapping[str, Recipe]) -> dict[str, Tensor]:
-    """Put LoRA beside the layers that the config names. ConfigError if there are none of that name."""
-    network = config.network
-    whole = [name for name, weight in unet.named_parameters() if name.startswith(network.whole)]
-    missing = [name for name in network.whole if not any(weight.startswith(name) for weight in whole)]
+def whole_weights(unet: UNet2DConditionModel, network: Network) -> dict[str, Tensor]:
+    """The weights that are trained whole beside LoRA, as they are before. ConfigError for layers that do not exist."""
+    if network.unet != "lora":
+        return {}
+    weights = dict(unet.named_parameters())
+    for layer in network.whole:
+        if not any(is_inside(layer, name) for name in weights):
+            raise ConfigError(f"The UNet has no layer {layer!r} to train whole: give diffusers names, such as conv_in.")
+    chosen = {
+        name: weight for name, weight in weights.items() if any(is_inside(layer, name) for layer in network.whole)
+    }
+    return {name: weight.detach().clone() for name, weight in chosen.items()}
+
+
+def add_lora(unet: UNet2DConditionModel, network: Network) -> None:
+    """Put LoRA beside the layers that the config names. ConfigError for layers that do not exist."""
     layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    missing += [name for name in network.lora_layers if not any(is_ending(name, layer) for layer in layers)]
-    if missing:
-        raise ConfigError(f"The UNet has no layer {missing[0]!r} to train: name the endings of its diffusers names.")
-    kept = {name: weight.detach().clone() for name, weight in unet.named_parameters() if name in whole}
-    chosen = [layer for layer in layers if any(is_ending(name, layer) for name in network.lora_layers)]
+    for ending in network.lora_layers:
+        if not any(is_ending(ending, layer) for layer in layers):
+            raise ConfigError(f"The UNet has no layer {ending!r} to put LoRA beside: give endings of diffusers names.")
+    chosen = [layer for layer in layers if any(is_ending(ending, layer) for ending in network.lora_layers)]
     lora = LoraConfig(
         r=network.rank,
         lora_alpha=network.alpha or network.rank,
         init_lora_weights="gaussian",
-        target_modules=[layer for layer in chosen if not f"{layer}.".startswith(network.whole or ("/",))],
+        target_modules=[layer for layer in chosen if not any(is_inside(whole, layer) for whole in network.whole)],
     )
     unet.add_adapter(lora, adapter_name=LORA)
     for name, weight in unet.named_parameters():
-        if name in whole:
+        if any(is_inside(layer, name) for layer in network.whole):
             weight.requires_grad_(True)
-    return kept
+
+
+def is_inside(layer: str, name: str) -> bool:
+    return f"{name}.".startswith(f"{layer}.")
 
 
 def is_ending(ending: str, layer: str) -> bool:
@@ -258,8 +290,10 @@ class Written:
             write_adapter(partial, adapter, heads, contexts, metadata)
         else:
             vae = (self.vae_architecture, self.tensors(student.vae.state_dict()))
-            unet = (self.architecture, self.tensors(unet_weights(student.unet)))
+            weights = self.tensors(unet_weights(student.unet))
+            unet = (replace(self.architecture, in_channels=weights["conv_in.weight"].shape[1]), weights)
             write_checkpoint(partial, recipes, unet, vae, heads, contexts, metadata)
+        partial.chmod(0o644)  # safetensors writes files that only their owner can read
         partial.replace(path)
 
     def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

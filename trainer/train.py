@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..core.colour import PALETTES
 from ..core.heads import build_head
 from ..core.recipe import Recipe
-from . import objective, state
+from . import latents, objective, state
 from .augment import Augmentation
 from .base import Start, start
 from .batches import Batches, Feed
 from .config import Config, ConfigError, Source, build, check_known, to_toml
 from .data import Records
+from .estimate import GIB, advice, estimate, said_plainly
+from .latents import Latents, weights_of
 from .loop import Journal, Judge, Run, fit
 from .optimiser import OPTIMISERS, Average
 from .readers import open_dataset
-from .student import DTYPES, Student, Written, choose, groups, widened
+from .student import DTYPES, Student, Written, choose, groups, whole_weights, widened
 from .targets import TargetOptions, options_for
 from .vae import Apprentice, Examiner
 from .vae import architecture as vae_architecture
 from .validate import Validator
 
+log = logging.getLogger(__name__)
+
 
 def run(config: Config) -> None:
     """Train. ValueError, in one sentence, for what a person can mend."""
     check(config)
-    fit(prepare(config))
+    with said_plainly(config):
+        made = prepare(config)
+        if config.estimate and made.first_step < config.steps:
+            foretell(made)
+        fit(made)
+
+
+def foretell(run: Run) -> None:
+    """Say what a step will take. What cannot be foretold is passed over: the run itself will tell."""
+    accelerator, config = run.accelerator, run.config
+    if not accelerator.is_main_process:
+        return
+    device = accelerator.device
+    try:
+        found = estimate(config, run.learner, run.data[0], accelerator.autocast, device)
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        log.debug("No estimate: %s", error)
+        return
+    tqdm.write(found.sentence(config.steps - run.first_step), sys.stderr)
+    room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    if 0 < room < found.memory:
+        tqdm.write(f"The GPU has {room / GIB:.1f} GiB. If that is not enough: {advice(config)}.", sys.stderr)
 
 
 def check(config: Config) -> None:
@@ -125,6 +154,8 @@ SETUPS: dict[str, Callable[[Config, Accelerator], Setup]] = {"perception": set_u
 def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
     """What the run learns from, and what it is measured on: whole pictures of the same size, nothing random."""
     augmentation = build(Augmentation, {**config.augment, "size": list(config.size)}, "augment")
+    if config.cache_latents:
+        latents.check(augmentation, config)
     kept = {"size", "shape", "image_filter", "target_filter"}
     plain = Augmentation(**{name: value for name, value in vars(augmentation).items() if name in kept})
     feeds, held_out = [], []
@@ -159,7 +190,8 @@ def feed(config: Config, recipe: Recipe, source: Source, records: Records[Any], 
     """A dataset that teaches what the recipe, and [target] above it, say."""
     default = options_for(recipe, records.palette.colours if records.palette else ())
     options = build(TargetOptions, {**vars(default), **config.target_fields(recipe.row.name)}, "target")
-    return Feed(records, recipe, options, augmentation, source.weight)
+    origin = f"{source.reader} {source.root} {source.settings}"
+    return Feed(records, recipe, options, augmentation, source.weight, origin)
 
 
 def batches_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> Batches:
@@ -179,11 +211,24 @@ def resume(run: Run) -> None:
 
 def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[Student, dict[str, Tensor]]:
     """The student, its weights that learn chosen; and what those were that are trained whole beside LoRA."""
-    channels = 8 if next(iter(recipes.values())).paradigm == "stochastic" else 4
+    needed = {8 if recipe.paradigm == "stochastic" else 4 for recipe in recipes.values()}
+    if len(needed) > 1:
+        raise ConfigError("One network cannot be shown one latent for a task and two for another: set one paradigm.")
+    (channels,) = needed
+    learns_input = config.network.unet == "full" or "conv_in" in config.network.whole
+    if begun.architecture.in_channels != channels and not learns_input:
+        raise ConfigError(
+            "The stochastic paradigm shows the network two latents, and its first layer must learn to read them: set "
+            'network.whole = ["conv_in"] beside LoRA.'
+        )
+    kept = whole_weights(begun.unet, config.network)
     unet = widened(begun.unet, channels)
     contexts = {task: begun.context(task, config.network.tokens) for task in recipes}
-    student = Student(unet, begun.vae, contexts, recipes, config.objective, new_head(config, begun, recipes))
-    kept = choose(student, config)
+    head = new_head(config, begun, recipes)
+    about = (config.size, config.augment, config.target, list(recipes.values()), weights_of(begun.vae))
+    known = Latents(Path(config.out) / "latents", config.precision, *about) if config.cache_latents else None
+    student = Student(unet, begun.vae, contexts, recipes, config.objective, head, known)
+    choose(student, config)
     dtype = DTYPES[config.network.frozen_precision]
     for part in (student.unet, student.vae):
         for weight in part.parameters():

@@ -46,6 +46,10 @@ class Apprentice(nn.Module):
         parts = [torch.full_like(part, factor, dtype=torch.float64) for part, factor in zip(counted, factors)]
         return Counted(torch.cat(counted), torch.cat(parts))
 
+    def rehearse(self, batch: Batch) -> Tensor:
+        """A pass through the whole VAE, with a gradient and without losses."""
+        return self.vae(both(batch)[0].to(self.vae.dtype), return_dict=False)[0].sum()
+
     def forward(self, batch: Batch) -> Tensor:
         pictures, valid = both(batch)
         posterior = self.vae.encode(pictures.to(self.vae.dtype)).latent_dist
@@ -117,6 +121,7 @@ class Examiner:
         partial = file.with_name(f".{file.name}.partial")
         save_file(weights, partial, metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **shape.config()}, indent=2))
+        partial.chmod(0o644)
         partial.replace(file)
 
     def deviation(self) -> float:

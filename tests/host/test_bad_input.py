@@ -94,7 +94,7 @@ CHECKPOINTS = [
     (write_malicious, "malicious", ["something other than tensors", ".safetensors"]),
     (write_sdxl, "sdxl.safetensors", ["SDXL", "SD 1.x and SD 2.x"]),
     (write_unknown, "unknown.safetensors", ["family", "task"]),
-    (write_incomplete, "torn/unet_depth_v2.safetensors", ["weights", "up_blocks"]),
+    (write_incomplete, "torn/unet_depth_v2.safetensors", ["not whole", "weights", "output_blocks"]),
     (write_empty_folder, "hollow", ["no UNet", "unet/"]),
     (None, "../../input/fine.png", ["leads out of models/perception"]),
     (None, "/etc/passwd", ["leads out of models/perception"]),

@@ -1,0 +1,124 @@
+"""The config: every key is a flag and a TOML key, presets are laid under it, and what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from diffusion_perception.core.losses import LOSSES
+from diffusion_perception.trainer import config
+from diffusion_perception.trainer.cli import main
+from diffusion_perception.trainer.config import Config, ConfigError, leaves, read, to_toml
+from diffusion_perception.trainer.presets import PRESETS
+
+
+def written(tmp_path, text):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_is_said_stands_above_the_preset_and_flags_above_both(tmp_path):
+    path = written(tmp_path, 'preset = "genpercept-depth"\nsteps = 7\n[optimiser]\nlr = 1e-4\n')
+    found = read(path, {"optimiser.lr": "2e-4", "size": "64,96"})
+    assert (found.steps, found.optimiser.lr, found.size) == (7, 2e-4, (64, 96))
+    assert (found.optimiser.warmup, found.objective.pixel_losses["depth"]) == (100, ["mse", "ssi", "vertical-gradient"])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_prints_its_whole_config_which_reads_as_the_same(tmp_path, capsys, name):
+    assert main(["train", "--preset", name, "--print-config"]) == 0
+    text = capsys.readouterr().out
+    assert read(written(tmp_path, text)) == read(None, {"preset": name})
+    assert all(f"{key.rpartition('.')[2]} = " in text for key, *_ in leaves())
+
+
+def test_texts_survive_being_printed(tmp_path):
+    asked = Config(title='a "title"\\ with\nlines', data=(config.Source("C:\\rooms", settings={"a b": [1.5, True]}),))
+    assert read(written(tmp_path, to_toml(asked))) == asked
+
+
+def test_no_two_keys_share_a_flag():
+    names = [key.rpartition(".")[2] for key, *_ in leaves()]
+    assert len(names) == len(set(names))
+
+
+def test_every_key_says_what_it_is():
+    assert all(len(text) > 3 for _, text, _ in leaves())
+
+
+def test_presets_name_losses_that_exist():
+    listed = [PRESETS[name].settings.get("objective", {}).get("pixel_losses", {}) for name in PRESETS]
+    assert {loss for losses in listed for names in losses.values() for loss in names} <= set(LOSSES)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PRESETS if name.startswith("genpercept") or name == "marigold-depth"]
+)
+def test_the_papers_presets_look_at_32_pictures_a_step(name):
+    found = read(None, {"preset": name})
+    assert found.batch_size * found.accumulation == 32
+
+
+WRONG = {
+    "a misspelt key": ("stpes = 3", "There is no key 'stpes': did you mean 'steps'?"),
+    "a misspelt key in a section": ("[optimiser]\nlearning = 1", "There is no key 'optimiser.learning'"),
+    "a key of another section": ("lr = 1e-4", "There is no key 'lr': did you mean 'optimiser.lr'?"),
+    "a key in the wrong section": ("[network]\nlr = 1e-4", "no key 'network.lr': did you mean 'optimiser.lr'?"),
+    "a word for a number": ('steps = "many"', "steps = 'many': expected a whole number."),
+    "a number for a text": ("out = 3", "out = 3: expected a text."),
+    "a truth value for a number": ("steps = true", "steps = True: expected a whole number."),
+    "a choice that there is not": ('precision = "fp8"', "precision = 'fp8' is not one of"),
+    "an odd size": ("size = [100, 64]", "size = [100, 64]: height and width must be multiples of 8"),
+    "one number for a size": ("size = [64]", "size = [64]: expected 2 values."),
+    "no steps": ("steps = 0", "steps = 0 is outside 1.."),
+    "an unknown task": ('tasks = ["depht"]', "There is no task 'depht': did you mean 'depth'?"),
+    "an unknown preset": ('preset = "genpercept-dept"', "There is no preset 'genpercept-dept': did you mean"),
+    "data without a folder": ("[[data]]\nweight = 1.0", "data.0 lacks root."),
+    "data without weight": ('[[data]]\nroot = "a"\nweight = 0.0', "weight = 0 of a is not above 0."),
+    "no TOML": ("steps = = 3", "is not TOML"),
+    "a section for a value": ("[steps]\na = 1", "expected a whole number"),
+    "a value for a section": ("optimiser = 3", "optimiser is 3: expected a table, [optimiser]."),
+}
+
+
+@pytest.mark.parametrize(("text", "sentence"), WRONG.values(), ids=WRONG)
+def test_a_wrong_config_is_refused_in_one_line_with_exit_code_2(tmp_path, capsys, text, sentence):
+    assert main(["train", str(written(tmp_path, text))]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_a_missing_config_is_refused(tmp_path, capsys):
+    assert main(["train", str(tmp_path / "none.toml")]) == 2
+    assert "There is no config" in capsys.readouterr().err
+
+
+def test_a_misspelt_flag_is_told_the_nearest(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--stpes", "3"])
+    assert "did you mean --steps?" in capsys.readouterr().err
+
+
+def test_both_spellings_of_a_flag_are_understood():
+    for flags in (["--batch-size", "3"], ["--batch_size=3"]):
+        with pytest.raises(ConfigError, match="Nothing says what to learn"):
+            raise_of(flags)
+
+
+def raise_of(flags):
+    from diffusion_perception.trainer.cli import parser
+
+    arguments = parser().parse_args(["train", *flags])
+    assert vars(arguments)["batch_size"] == "3"
+    arguments.run(arguments)
+
+
+def test_reading_configs_needs_no_heavy_package():
+    """--help and --print-config answer at once."""
+    heavy = "{'torch', 'diffusers', 'accelerate', 'transformers', 'numpy'}"
+    code = f"import sys, diffusion_perception.trainer.config; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

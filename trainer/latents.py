@@ -1,0 +1,72 @@
+"""Latents: what the frozen VAE made of each picture, kept on disk so that it is asked once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .augment import Augmentation
+from .config import Config, ConfigError
+
+
+def check(augmentation: Augmentation, config: Config) -> None:
+    """ConfigError where pictures are not the same every time."""
+    plain = Augmentation(
+        augmentation.size,
+        flip=augmentation.flip,
+        image_filter=augmentation.image_filter,
+        target_filter=augmentation.target_filter,
+    )
+    if augmentation != plain or config.objective.sample_latents:
+        raise ConfigError(
+            "cache_latents needs pictures that are the same every time: leave only flip in [augment], and "
+            "objective.sample_latents false."
+        )
+
+
+class Latents:
+    """A folder of latents, by the keys of their pictures."""
+
+    def __init__(self, folder: Path, *about: object) -> None:
+        """about: whatever they depend on besides their pictures."""
+        self.folder = folder / digest(*about)
+
+    def encode(self, pictures: Tensor, keys: Sequence[str], encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Latents of pictures, by `encode` where they are not known."""
+        files = [self.file(key) for key in keys]
+        unknown = [index for index, file in enumerate(files) if not file.is_file()]
+        if unknown:
+            for index, latent in zip(unknown, encode(pictures[unknown])):
+                save(files[index], latent)
+        return torch.stack([torch.from_numpy(np.load(file)) for file in files]).to(pictures.device)
+
+    def file(self, key: str) -> Path:
+        name = digest(key)
+        return self.folder / name[:2] / f"{name[2:]}.npy"
+
+
+def digest(*about: object) -> str:
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:32]
+
+
+def save(file: Path, latent: Tensor) -> None:
+    """Whole or absent, also where several processes write the same."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    with partial.open("wb") as stream:
+        np.save(stream, latent.cpu().numpy())
+    partial.replace(file)
+
+
+def weights_of(network: nn.Module) -> list[float]:
+    """A few values of every weight: tells networks apart."""
+    return [
+        weight.detach().double().flatten()[:: max(weight.numel() // 4, 1)].sum().item()
+        for weight in network.parameters()
+    ]
