@@ -14,6 +14,8 @@ from inside_host import InsideHost
 from recording_server import RecordingServer
 
 HERE = Path(__file__).parent
+# Tiny networks gain nothing from a second thread, and on a busy machine the threads wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from comfyui_server import NodeFailed
 from graph import Graph, Node
-from networks import context, write_narrow_sd2, write_own_file
+from networks import write_narrow_sd2, write_own_file
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
+from tiny import context
 
 from diffusion_perception.core.adapter_files import write_adapter
 from diffusion_perception.core.adapters import Adapter, LowRank

@@ -9,9 +9,10 @@ import pytest
 import torch
 from comfyui_server import GraphRejected, Interrupted, NodeFailed
 from graph import Graph, perceive_file
-from networks import context, unet, write_own_file
+from networks import write_own_file
 from PIL import Image
 from safetensors.torch import save_file
+from tiny import context, unet
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def perceive_under_pressure(model, pressure):
     management.is_device_cpu = lambda other: other == torch.device("cpu")
     unet = perception.backbone.patcher
     size = unet.model_size()
-    free = {"plenty": 100 * size, "half": management.minimum_inference_memory() + size // 2, "evict": 64 * 1024**2}[
+    free = {"plenty": 64 * 1024**3, "half": management.minimum_inference_memory() + size // 2, "evict": 64 * 1024**2}[
         pressure
     ]
     management.get_free_memory = lambda dev=None, torch_free_too=False: (free, free) if torch_free_too else free

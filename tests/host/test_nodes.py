@@ -119,7 +119,8 @@ def test_a_latent_is_perceived_like_the_image_that_was_encoded(comfyui, model):
     result = comfyui.submit(graph)
     from_latent, from_image = (np.load(result.files(name)[0]) for name in saved)
     assert from_latent.shape == (40, 64)
-    assert np.abs(from_latent - from_image).max() <= 1e-4
+    # ComfyUI's own VAE Encode works on channels-last memory, where PyTorch's group norm loses a digit
+    assert np.abs(from_latent - from_image).max() <= 5e-4
 
 
 def test_a_connected_vae_serves_a_checkpoint_without_one(comfyui, model, photo):
