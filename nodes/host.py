@@ -55,7 +55,7 @@ class HostBackbone:
             return h, skip
 
         # the last up block's result is what goes into the layer after it
-        hook = self.network.out.register_forward_pre_hook(
+        hook = self.network.get_submodule("out").register_forward_pre_hook(
             lambda module, inputs: captured.append(inputs[0].float().clone())
         )
         try:
@@ -133,7 +133,7 @@ class HostAutoencoder:
             return network.decode((latent / self.scaling_factor).to(self.vae.device, torch.float32)).float()
 
     @contextmanager
-    def loaded(self, memory: float) -> Iterator[nn.Module]:
+    def loaded(self, memory: float) -> Iterator[Any]:
         """The network on its device, computing in single precision: half precision shows as steps in a depth."""
         self.vae.throw_exception_if_invalid()
         comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=memory)
@@ -161,7 +161,7 @@ class HostHead:
 @contextmanager
 def single_precision(network: nn.Module) -> Iterator[None]:
     """Layers of the host cast their weights to the input's dtype while this lasts; nothing is copied or kept."""
-    layers = [layer for layer in network.modules() if getattr(layer, "comfy_cast_weights", None) is False]
+    layers: list[Any] = [layer for layer in network.modules() if getattr(layer, "comfy_cast_weights", None) is False]
     for layer in layers:
         layer.comfy_cast_weights = True
     try:

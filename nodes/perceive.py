@@ -188,18 +188,18 @@ class PerceiveTasks(io.ComfyNode):
         vae: Any = None,
         **perceptions: Perceiver,
     ) -> io.NodeOutput:
-        if (image is None) == (latent is None):
-            raise ValueError("Connect an image or a latent, and not both.")
         places = [name for name in TASK_INPUTS if perceptions.get(name) is not None]
         perceivers = one_autoencoder([with_vae(perceptions[name], vae) for name in places])
-        if image is not None:
+        if latent is not None and image is None:
+            samples = check_latent(latent["samples"]) * scaling_factor(perceivers[0])
+            tick = host.ticker(passes_of_tasks(perceivers, len(samples), batch_size, None))
+            maps = predict_latent_tasks(perceivers, samples, batch_size=batch_size, tick=tick)
+        elif image is not None and latent is None:
             pictures = as_rgb(check_image(image)).movedim(-1, 1)
             tick = host.ticker(passes_of_tasks(perceivers, len(pictures), batch_size, resolution))
             maps = predict_tasks(perceivers, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
         else:
-            samples = check_latent(latent["samples"]) * scaling_factor(perceivers[0])
-            tick = host.ticker(passes_of_tasks(perceivers, len(samples), batch_size, None))
-            maps = predict_latent_tasks(perceivers, samples, batch_size=batch_size, tick=tick)
+            raise ValueError("Connect an image or a latent, and not both.")
         found = dict(zip(places, maps))
         return io.NodeOutput(*(found.get(name) for name in TASK_INPUTS))
 
