@@ -100,7 +100,7 @@ class PatchVAE(nn.Module):
         with torch.no_grad():
             self.decoder.weight.copy_(torch.eye(4)[:3, :, None, None])
             self.post_quant_conv.weight.copy_(torch.eye(4)[:, :, None, None])
-            self.post_quant_conv.bias.zero_()
+            nn.init.zeros_(self.post_quant_conv.bias)  # pyright: ignore[reportArgumentType]
 
     @property
     def dtype(self) -> torch.dtype:

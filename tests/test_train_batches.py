@@ -1,7 +1,8 @@
-"""The order of pictures: drawn from the seed and the place in the run, shared out among processes, resumable anywhere."""
+"""The order of pictures: drawn from the seed and the place in the run, shared out among processes, resumable."""
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -97,6 +98,12 @@ def test_a_flipped_picture_is_flipped_with_its_truth(root):
     mirrored = flipped.target[order].flip(-1)
     assert torch.allclose(mirrored[:, 0], -upright.target[:, 0], atol=1e-6)
     assert torch.allclose(mirrored[:, 1:], upright.target[:, 1:], atol=1e-6)
+
+
+def test_batches_travel_to_worker_processes_however_these_are_started(root):
+    made = batches([feed(root), feed(root, "normal")])
+    travelled = pickle.loads(pickle.dumps(made))
+    assert torch.equal(travelled[3].image, made[3].image)
 
 
 def test_pictures_and_targets_are_the_decoders(root):

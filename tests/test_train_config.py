@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from diffusion_perception.core.align import ALIGNMENTS
 from diffusion_perception.core.losses import LOSSES
+from diffusion_perception.core.metrics import METRICS
+from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer import config
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import Config, ConfigError, leaves, read, to_toml
@@ -60,6 +63,16 @@ def test_presets_name_losses_that_exist():
 def test_the_papers_presets_look_at_32_pictures_a_step(name):
     found = read(None, {"preset": name})
     assert found.batch_size * found.accumulation == 32
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+def test_every_task_names_losses_an_alignment_and_metrics_that_exist(task):
+    assert task.losses
+    assert set(task.losses) <= set(LOSSES)
+    assert task.align in ALIGNMENTS
+    assert task.metrics
+    assert set(task.metrics) <= set(METRICS)
+    assert METRICS[task.metrics[0]].perfect < float("inf")
 
 
 WRONG = {

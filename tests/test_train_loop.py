@@ -18,7 +18,7 @@ from diffusion_perception.core.weights import read_metadata
 from diffusion_perception.trainer import models
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import ConfigError, to_toml
-from diffusion_perception.trainer.loop import fit
+from diffusion_perception.trainer.loop import Diverged, fit
 from diffusion_perception.trainer.train import prepare
 from diffusion_perception.trainer.train import run as train
 
@@ -241,6 +241,23 @@ def test_how_often_is_saved_may_change_between_the_parts_of_a_run(root, tmp_path
     assert prepare(runs.config(root, out=str(tmp_path), save_every=7, workers=1)).first_step == 2
 
 
+def test_a_run_may_be_made_longer_where_its_rates_do_not_depend_on_that(root, tmp_path):
+    finished(root, tmp_path / "constant")
+    assert finished(root, tmp_path / "constant", steps=4).first_step == 2
+    finished(root, tmp_path / "cosine", optimiser={"schedule": "cosine"})
+    with pytest.raises(ConfigError, match=r"other settings \(steps = 4\)"):
+        prepare(runs.config(root, out=str(tmp_path / "cosine"), steps=4, optimiser={"schedule": "cosine"}))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(root, tmp_path):
+    run = prepare(runs.config(root, out=str(tmp_path), steps=3, save_every=1, log_every=100))
+    with torch.no_grad():
+        run.learner.unet.conv_out.weight.fill_(torch.inf)
+    with pytest.raises(Diverged, match=r"The loss of depth is nan at step 1: lower optimiser\.lr"):
+        fit(run)
+    assert not (tmp_path / "state.pt").exists()
+
+
 # Input that cannot be used
 
 
@@ -331,6 +348,7 @@ IMPOSSIBLE = {
     ),
     "class scores": ({"objective": {"loss": "pixel", "pixel_losses": {"depth": ["cross-entropy"]}}}, "class scores"),
     "half weights in a full pass": ({"network": {"frozen_precision": "fp16"}}, 'needs precision = "fp16"'),
+    "fp16 without a GPU": ({"precision": "fp16"}, 'precision = "fp16" needs a GPU'),
     "more tokens than there are": ({"network": {"tokens": 78}}, "tokens = 78 is outside"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from itertools import pairwise
 
 import pytest
 import runs
@@ -39,7 +40,7 @@ def test_every_schedule_warms_up_and_never_exceeds_its_peak(schedule):
     shares = [share_of_peak(step, config(schedule=schedule, warmup=10)) for step in range(1001)]
     assert shares[:11] == pytest.approx([step / 10 for step in range(11)])
     assert max(shares) == 1
-    assert all(after <= before for before, after in zip(shares[10:], shares[11:]))
+    assert all(after <= before for before, after in pairwise(shares[10:]))
 
 
 def test_decay_ends_where_it_is_told_to():
@@ -132,11 +133,13 @@ def test_a_rehearsal_leaves_no_gradient_behind(root, tmp_path):
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "vae"])
 def test_running_out_of_memory_says_what_to_lower(name):
     found = read(None, {"preset": name})
-    with pytest.raises(
-        OutOfMemory, match="^Out of memory: lower batch_size and raise accumulation by as much, or"
-    ) as said:
-        with said_plainly(found):
-            torch.empty(1 << 60, dtype=torch.uint8)
+    with (
+        pytest.raises(
+            OutOfMemory, match="^Out of memory: lower batch_size and raise accumulation by as much, or"
+        ) as said,
+        said_plainly(found),
+    ):
+        torch.empty(1 << 60, dtype=torch.uint8)
     assert "\n" not in str(said.value)
     assert "network.checkpointing = true" in str(said.value)
 

@@ -64,7 +64,7 @@ def free_port() -> str:
 
 
 def test_two_processes_reach_the_weights_of_one_with_the_doubled_batch(root):
-    """In float64, with several tasks and losses, accumulation, clipping, and valid masks that differ between the two."""
+    """In float64, with several tasks and losses, accumulation, clipping, and valid masks unequal between the two."""
     settings = {
         "tasks": ["depth", "normal"],
         "steps": 4,
@@ -113,3 +113,20 @@ def test_a_run_killed_at_a_random_step_resumes_to_the_same_weights(root):
 
 def saved_steps(state: Path) -> int:
     return torch.load(state, weights_only=True)["step"] if state.is_file() else 0
+
+
+@pytest.mark.parametrize("unet", ["lora", "full"])
+def test_half_precision_trains_validates_and_writes(root, unet):
+    """bf16, with what does not learn kept in it too."""
+    network = {"unet": unet, "frozen_precision": "bf16"}
+    config = runs.config(
+        root,
+        out=str(root / f"half-{unet}"),
+        precision="bf16",
+        network=network,
+        objective={"loss": "both"},
+        validation=[{"root": str(root / "train")}],
+    )
+    end(begin(config))
+    assert all(weight.dtype == torch.float32 for weight in weights(config).values())
+    assert (Path(config.out) / "best.safetensors").is_file()

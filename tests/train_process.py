@@ -1,4 +1,4 @@
-"""A training run in a process of its own: `python train_process.py CONFIG.toml`; several with the variables of torchrun."""
+"""A training run in a process of its own: `python train_process.py CONFIG.toml`."""
 
 from __future__ import annotations
 

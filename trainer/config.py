@@ -16,7 +16,7 @@ from .presets import PRESETS
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
 class ConfigError(ValueError):
@@ -273,8 +273,8 @@ def for_task(table: Mapping[str, Any], task: str) -> dict[str, Any]:
 # From tables
 
 
-def read(path: Path | None, flags: Mapping[str, str] | None = None) -> Config:
-    """The config in a TOML file, over those of its preset, under the flags {dotted key: text}. ConfigError."""
+def read(path: Path | None, flags: Mapping[str, Any] | None = None) -> Config:
+    """The config in a TOML file, over those of its preset, under the flags {dotted key: value or text}. ConfigError."""
     table = parse_toml(path) if path else {}
     for key, text in (flags or {}).items():
         place(table, key, text)

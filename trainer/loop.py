@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,8 +31,10 @@ log = logging.getLogger(__name__)
 class Learner(Protocol):
     """The networks of a run; called with a batch they give what its losses sum up to, one entry each: (N,)."""
 
-    dtype: torch.dtype
-    """In which losses are computed."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which losses are computed."""
+        ...
 
     def weights(self, batch: Batch) -> Counted:
         """What those entries are to be divided by."""
@@ -85,33 +88,39 @@ class Run:
 
 def fit(run: Run) -> None:
     """Train from `first_step` to the last step."""
-    config, learning = run.config, run.learner.learning()
-    stream = batches.load(run.data, run.first_step * config.accumulation, config.workers)
+    stream = batches.load(run.data, run.first_step * run.config.accumulation, run.config.workers)
     run.model.train()
     for step in progress(run):
-        set_rates(run.optimiser, share_of_peak(step, config))
-        taken = [prepared(run, batch) for batch in itertools.islice(stream, config.accumulation)]
-        for batch, coefficients, last in zip(taken, coefficients_of(run, taken), last_of(taken)):
-            with gathered(run, last):
-                totals = run.model(batch)
-                terms = totals * coefficients.to(totals)
-                # processes' gradients are averaged, and are wanted summed
-                run.accelerator.backward(terms.sum() * run.accelerator.num_processes)
-            run.journal.note(batch.task, terms.detach())
-        if config.optimiser.max_norm:
-            run.accelerator.clip_grad_norm_(learning.values(), config.optimiser.max_norm)
-        run.optimiser.step()
-        run.optimiser.zero_grad()
-        run.average.update(learning, step)
+        take_step(run, list(itertools.islice(stream, run.config.accumulation)), step)
         after(run, step + 1)
     finish(run)
+
+
+def take_step(run: Run, taken: list[Batch], step: int) -> None:
+    """One optimiser step, number `step` from 0, on all its micro-batches."""
+    set_rates(run.optimiser, share_of_peak(step, run.config))
+    taken = [prepared(run, batch) for batch in taken]
+    for batch, coefficients, last in zip(taken, coefficients_of(run, taken), last_of(taken)):
+        with gathered(run, last):
+            terms = run.model(batch) * coefficients
+            # processes' gradients are averaged, and are wanted summed
+            run.accelerator.backward(terms.sum() * run.accelerator.num_processes)
+        run.journal.note(batch.task, terms.detach())
+    learning = run.learner.learning()
+    if run.config.optimiser.max_norm:
+        run.accelerator.clip_grad_norm_(learning.values(), run.config.optimiser.max_norm)
+    run.optimiser.step()
+    run.optimiser.zero_grad()
+    run.average.update(learning, step)
 
 
 def progress(run: Run) -> Iterator[int]:
     """The numbers of the optimiser steps, with a bar for the person who waits."""
     steps = range(run.first_step, run.config.steps)
     quiet = not run.accelerator.is_main_process
-    yield from tqdm(steps, initial=run.first_step, total=run.config.steps, desc="train", unit="step", disable=quiet)
+    bar = tqdm(steps, initial=run.first_step, total=run.config.steps, desc="train", unit="step", disable=quiet)
+    run.journal.bar = bar
+    yield from bar
 
 
 def prepared(run: Run, batch: Batch) -> Batch:
@@ -139,25 +148,35 @@ def coefficients_of(run: Run, taken: Sequence[Batch]) -> list[Tensor]:
     """
     counted = [run.learner.weights(batch) for batch in taken]
     tasks = [batch.task for batch in taken]
-    added = {task: sum(part.weight for part, of in zip(counted, tasks) if of == task) for task in tasks}
+    of_task = {task: [part.weight for part, its in zip(counted, tasks) if its == task] for task in tasks}
     # one reduction a step; every process has the same tasks in the same order
-    summed = run.accelerator.reduce(torch.cat(list(added.values())), "sum")
-    whole = dict(zip(added, summed.split([len(part) for part in added.values()])))
-    shares = run.config.objective.task_weights
+    summed = reduced(run.accelerator, torch.cat([torch.stack(parts).sum(0) for parts in of_task.values()]))
+    whole = dict(zip(of_task, summed.split([len(parts[0]) for parts in of_task.values()])))
+    factors = run.config.objective.task_weights
+    shares = {task: factors.get(task, 1.0) * tasks.count(task) / len(tasks) for task in whole}
     return [
-        part.factor / whole[task].clamp(min=1) * (shares.get(task, 1.0) * tasks.count(task) / len(tasks))
+        (part.factor / whole[task].clamp(min=1) * shares[task]).to(run.learner.dtype)
         for part, task in zip(counted, tasks)
     ]
+
+
+def reduced(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """Their sum over all processes."""
+    summed = accelerator.reduce(values, "sum")
+    assert isinstance(summed, Tensor)
+    return summed
 
 
 def after(run: Run, done: int) -> None:
     """What happens between steps: log, validate, save. `done` steps lie behind."""
     config = run.config
-    if done % config.log_every == 0 or done == config.steps:
+    last, saves = done == config.steps, done % config.save_every == 0
+    # what is saved has been looked at: a state of NaN would be of no use
+    if done % config.log_every == 0 or saves or last:
         run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"])
-    if config.validate_every and done % config.validate_every == 0 and done < config.steps:
+    if config.validate_every and done % config.validate_every == 0 and not last:
         validate(run, done)
-    if done % config.save_every == 0 or done == config.steps:
+    if saves or last:
         save(run, done)
 
 
@@ -165,7 +184,7 @@ def validate(run: Run, done: int) -> None:
     """Measure on held-out pictures, and keep the weights if they were never better."""
     run.model.eval()
     main = run.accelerator.is_main_process
-    with run.average.in_place(run.learner.learning()), torch.no_grad():
+    with run.average.in_place(run.learner.learning()), torch.no_grad(), run.accelerator.autocast():
         found = run.judge.measure(done, main)
         if found and main:
             run.journal.validation(done, found)
@@ -203,6 +222,10 @@ def finish(run: Run) -> None:
     run.accelerator.wait_for_everyone()
 
 
+class Diverged(ValueError):
+    """A loss that is no number any more."""
+
+
 class Journal:
     """The log of a run: log.jsonl, a line an event, and TensorBoard's files where that is installed."""
 
@@ -211,7 +234,8 @@ class Journal:
         self.board = board(out) if main else None
         self.losses: dict[str, list[Tensor]] = {}
         self.faults: set[str] = set()
-        self.since, self.steps = time.monotonic(), 0
+        self.since = time.monotonic()
+        self.bar: tqdm[int] | None = None
 
     def note(self, task: str, terms: Tensor) -> None:
         """A micro-batch's part of the loss, not yet read from the device."""
@@ -224,15 +248,23 @@ class Journal:
             log.warning("Skipped: %s", sentence)
 
     def write(self, accelerator: Accelerator, done: int, rate: float) -> None:
-        """The mean loss of each task since the last line."""
+        """The mean loss of each task since the last line. Diverged if one is no number any more."""
         tasks = sorted(self.losses)
         sums = torch.stack([torch.stack(self.losses[task]).sum().float() for task in tasks])
-        sums = accelerator.reduce(sums, "sum").tolist()
+        sums = reduced(accelerator, sums).tolist()
         means = {task: total / len(self.losses[task]) for task, total in zip(tasks, sums)}
         self.losses.clear()
+        lost = [task for task, value in means.items() if not math.isfinite(value)]
+        if lost:
+            raise Diverged(
+                f"The loss of {lost[0]} is {means[lost[0]]} at step {done}: lower optimiser.lr, set "
+                'optimiser.max_norm = 1, or leave half precision (precision = "no"); the last good state was kept.'
+            )
         seconds = time.monotonic() - self.since
         self.since = time.monotonic()
         self.event({"step": done, "loss": means, "lr": rate, "seconds": round(seconds, 3), "broken": len(self.faults)})
+        if self.bar is not None:
+            self.bar.set_postfix({task: f"{value:.3g}" for task, value in means.items()})
         for task, value in means.items():
             self.scalar(f"loss/{task}", value, done)
         self.scalar("lr", rate, done)

@@ -27,7 +27,7 @@ def adamw(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
 def adamw_8bit(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
     """Moments in 8 bits: a quarter of the memory."""
     try:
-        import bitsandbytes
+        import bitsandbytes  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError(
             'optimiser.name = "adamw8bit" needs the package bitsandbytes: install it, or take "adamw".'

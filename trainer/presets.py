@@ -53,6 +53,8 @@ GENPERCEPT: dict[str, Any] = {
 SMALL = {"size": [480, 640], "batch_size": 8, "accumulation": 4}
 ABLATION = over(GENPERCEPT, {"size": [480, 640], "batch_size": 2, "accumulation": 16, "objective": {"loss": "latent"}})
 SIGNAL = {"beta_start": 0.00085, "beta_end": 0.012}
+WHOLE = {"span": "whole"}
+"""Each target stretched to its ends."""
 DEPTH_LOSSES = ["mse", "ssi", "vertical-gradient"]
 
 DMP: dict[str, Any] = {
@@ -63,7 +65,7 @@ DMP: dict[str, Any] = {
     "seed": 42,
     "augment": {"flip": 0.0},
     "save_every": 1000,
-    "objective": {"loss": "latent", "timesteps": "random"},
+    "objective": {"loss": "latent", "timesteps": "random", "sample_latents": True},
     "network": {"unet": "lora", "rank": 4, "tokens": 77},
     "optimiser": {
         "name": "adamw",
@@ -109,12 +111,12 @@ PRESETS: dict[str, Preset] = {
         "GenPercept v2, normals",
         genpercept("normal", ["angular"], recipe={"normal": {"axes": ["left", "up", "back"]}}),
     ),
-    "genpercept-mask": Preset("GenPercept v2, dichotomous segmentation", genpercept("mask", ["mse"])),
-    "genpercept-matte": Preset("GenPercept v2, matting", genpercept("matte", ["mse"])),
-    "genpercept-segmentation": Preset("GenPercept v2, segmentation", genpercept("segmentation", ["mse"])),
+    "genpercept-mask": Preset("GenPercept v2, dichotomous segmentation", genpercept("mask", ["mse"], target=WHOLE)),
+    "genpercept-matte": Preset("GenPercept v2, matting", genpercept("matte", ["mse"], target=WHOLE)),
+    "genpercept-segmentation": Preset("GenPercept v2, segmentation", genpercept("segmentation", ["mse"], target=WHOLE)),
     "genpercept-both": Preset(
         "GenPercept v2 with the latent loss beside that of pictures",
-        genpercept("mask", ["mse"], objective={"loss": "both"}),
+        genpercept("mask", ["mse"], objective={"loss": "both"}, target=WHOLE),
     ),
     "genpercept-latent": Preset(
         "GenPercept's ablation baseline: depth between latents",
@@ -183,9 +185,7 @@ PRESETS: dict[str, Preset] = {
             },
         ),
     ),
-    "dmp-normal": Preset(
-        "DMP, normals", over(DMP, {"tasks": ["normal"], "recipe": {"normal": {"axes": ["left", "up", "back"]}}})
-    ),
+    "dmp-normal": Preset("DMP, normals", over(DMP, {"tasks": ["normal"]})),
     "dmp-depth": Preset(
         "DMP, depth in metres up to 8",
         over(DMP, {"tasks": ["depth"], "recipe": {"codec": "unbounded", "target_scale": 8.0, "metric": True}}),

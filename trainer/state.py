@@ -19,7 +19,8 @@ FREE = (
     *("out", "device", "workers", "resume", "estimate", "save_every", "validate_every", "validation_images", "samples"),
     *("log_every", "licence", "title", "save_precision"),
 )
-"""Keys that may change between the parts of a run, for they do not change what it learns."""
+"""Keys that may change between the parts of a run, for they do not change what it learns; `steps` joins them where the
+learning rate does not depend on it."""
 
 
 def save(
@@ -76,8 +77,10 @@ def load(
 
 def told(config: Config) -> str:
     """What of a config decides what is learnt."""
-    defaults = Config()
-    return to_toml(replace(config, **{name: getattr(defaults, name) for name in FREE}))
+    defaults, optimiser = Config(), config.optimiser
+    ends_anywhere = optimiser.schedule == "constant" or optimiser.decay_steps > 0
+    free = (*FREE, "steps") if ends_anywhere else FREE
+    return to_toml(replace(config, **{name: getattr(defaults, name) for name in free}))
 
 
 def difference(one: str, other: str) -> str:

@@ -199,7 +199,7 @@ def add_lora(unet: UNet2DConditionModel, network: Network) -> None:
     chosen = [layer for layer in layers if any(is_ending(ending, layer) for ending in network.lora_layers)]
     lora = LoraConfig(
         r=network.rank,
-        lora_alpha=network.alpha or network.rank,
+        lora_alpha=network.alpha or network.rank,  # pyright: ignore[reportArgumentType]
         init_lora_weights="gaussian",
         target_modules=[layer for layer in chosen if not any(is_inside(whole, layer) for whole in network.whole)],
     )
@@ -335,11 +335,9 @@ def widened(unet: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
             f"The base takes {have} input channels, its paradigm shows it {channels}: take another base."
         )
     old = unet.conv_in
-    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding)
-    with torch.no_grad():
-        new.weight.copy_(old.weight.repeat(1, channels // have, 1, 1) * (have / channels))
-        new.bias.copy_(old.bias)
-    unet.conv_in = new
+    unet.conv_in = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    weight = old.weight.detach().repeat(1, channels // have, 1, 1) * (have / channels)
+    unet.conv_in.load_state_dict({"weight": weight, "bias": old.bias})
     unet.register_to_config(in_channels=channels)
     return unet
 

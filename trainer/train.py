@@ -6,13 +6,13 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import set_seed
-from diffusers import AutoencoderKL
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -29,14 +29,25 @@ from .estimate import GIB, advice, estimate, said_plainly
 from .latents import Latents, weights_of
 from .loop import Journal, Judge, Run, fit
 from .optimiser import OPTIMISERS, Average
+from .predict import device_named
 from .readers import open_dataset
 from .student import DTYPES, Student, Written, choose, groups, whole_weights, widened
 from .targets import TargetOptions, options_for
-from .vae import Apprentice, Examiner
-from .vae import architecture as vae_architecture
+from .vae import Apprentice, Examiner, untrained
 from .validate import Validator
 
 log = logging.getLogger(__name__)
+
+PATIENCE = timedelta(hours=4)
+"""How long processes wait for the one that validates."""
+COPIES = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.MULTI_NPU,
+    DistributedType.MULTI_XPU,
+)
+"""Kinds of launch where every process holds all weights."""
 
 
 def run(config: Config) -> None:
@@ -56,7 +67,7 @@ def foretell(run: Run) -> None:
         return
     device = accelerator.device
     try:
-        found = estimate(config, run.learner, run.data[0], accelerator.autocast, device)
+        found = estimate(config, run.learner, run.data[0], lambda: accelerator.autocast(), device)
     except (RuntimeError, NotImplementedError, AttributeError) as error:
         log.debug("No estimate: %s", error)
         return
@@ -86,11 +97,22 @@ def check(config: Config) -> None:
 
 def prepare(config: Config) -> Run:
     """Everything that the loop needs, as it was when a killed run last saved it."""
+    device = torch.device(device_named(config.device)).type
+    if config.precision == "fp16" and device == "cpu":
+        raise ConfigError('precision = "fp16" needs a GPU: on a CPU take "no", or "bf16".')
     accelerator = Accelerator(
         mixed_precision="no" if config.precision == "fp64" else config.precision,
-        cpu=config.device == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        cpu=device == "cpu",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
+    if accelerator.distributed_type not in COPIES:
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} splits weights among processes, which this trainer does not: choose "
+            "plain multi-GPU in `accelerate config`; see network.checkpointing and adamw8bit if memory is short."
+        )
     set_seed(config.seed)
     out = Path(config.out)
     setup = SETUPS[config.learn](config, accelerator)
@@ -102,11 +124,13 @@ def prepare(config: Config) -> Run:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.toml").write_text(to_toml(config), "utf-8")
     accelerator.wait_for_everyone()
+    model, optimiser = accelerator.prepare(setup.learner, optimiser)
     made = Run(
         config,
         accelerator,
         setup.learner,
-        *accelerator.prepare(setup.learner, optimiser),
+        model,
+        optimiser,
         average,
         batches_for(config, setup.feeds, accelerator),
         setup.judge,
@@ -140,8 +164,7 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
 def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
     """A VAE that learns to encode pictures and their targets."""
     feeds, held_out = open_feeds(config, "custom")
-    vae = AutoencoderKL.from_config(vae_architecture(config.autoencoder).config())
-    apprentice = Apprentice(vae, config.autoencoder).to(accelerator.device)
+    apprentice = Apprentice(untrained(config.autoencoder), config.autoencoder).to(accelerator.device)
     watched = held_out or feeds
     pictures = min(sum(len(feed.records) for feed in watched), config.validation_images or 100)
     seen = Batches(watched, config.batch_size, -(-pictures // config.batch_size), config.seed)

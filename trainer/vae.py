@@ -19,8 +19,10 @@ from .config import Autoencoder as Settings
 from .config import Config
 from .objective import Counted, source
 
-FACTOR = 8
-"""Pixels along one latent cell."""
+FACTOR, LATENT = 8, 4
+"""Pixels along one latent cell, and its channels."""
+QUIET = -6.0
+"""Logarithm of the variance that latents begin with."""
 
 
 class Apprentice(nn.Module):
@@ -41,7 +43,7 @@ class Apprentice(nn.Module):
         pictures, valid = both(batch)
         counted = [LOSSES[name].weight(pictures, valid) for name in ("l1", "gradient")]
         cells = pictures.shape[-2] // FACTOR * (pictures.shape[-1] // FACTOR)
-        counted.append(torch.tensor([len(pictures) * 4 * cells], device=pictures.device))
+        counted.append(torch.tensor([len(pictures) * LATENT * cells], device=pictures.device))
         factors = (self.settings.l1, self.settings.gradient, self.settings.kl)
         parts = [torch.full_like(part, factor, dtype=torch.float64) for part, factor in zip(counted, factors)]
         return Counted(torch.cat(counted), torch.cat(parts))
@@ -76,8 +78,13 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return (mean.square() + log_variance.exp() - 1 - log_variance).sum()[None] / 2
 
 
-def architecture(settings: Settings) -> VAEArchitecture:
-    return VAEArchitecture(settings.vae_widths, settings.vae_layers, scaling_factor=1.0)
+def untrained(settings: Settings) -> AutoencoderKL:
+    """A VAE whose latents begin with little noise, so that the decoder sees its pictures from the first step."""
+    vae = AutoencoderKL.from_config(VAEArchitecture(settings.vae_widths, settings.vae_layers, 1.0).config())
+    with torch.no_grad():
+        vae.quant_conv.weight[LATENT:] = 0
+        vae.quant_conv.bias[LATENT:] = QUIET
+    return vae
 
 
 class Examiner:

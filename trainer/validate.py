@@ -143,7 +143,9 @@ class Validator:
             if number < self.config.samples:
                 self.picture(seen, sample, feed, done, number)
             measured = PREPARED[perceiver.recipe.row.name](seen.values.movedim(-1, 1), sample, feed)
-            for row in rows if measured else []:
+            if measured is None:
+                continue
+            for row in rows:
                 part = row.measure(measured.prediction, measured.target, measured.valid)
                 sums[row.name] = sums[row.name] + part if row.name in sums else part
         return {row.name: row.value(sums[row.name]) for row in rows if row.name in sums}
