@@ -166,3 +166,4 @@ def test_training_goes_on_from_a_context_that_was_learnt_before(tmp_path):
     path = tiny.write_own(tmp_path / "own.safetensors", [runs.recipe("depth"), runs.recipe("normal")])
     begun = start(Base(path=str(path)))
     torch.testing.assert_close(begun.context("normal", 2), tiny.context(1))
+    torch.testing.assert_close(begun.context("mask", 2), (tiny.context(0) + tiny.context(1)) / 2)

@@ -105,6 +105,25 @@ def test_a_wrong_config_is_refused_in_one_line_with_exit_code_2(tmp_path, capsys
     assert said.count("\n") == 1
 
 
+def test_recipe_fields_are_set_as_predict_sets_them(capsys):
+    assert main(["train", "--set", "steps=4", "--set", "axes=left,up,back", "--print-config"]) == 0
+    assert '[recipe]\nsteps = 4\naxes = ["left", "up", "back"]' in capsys.readouterr().out
+    assert main(["train", "--set", "stpes=4"]) == 2
+    assert "did you mean 'steps'" in capsys.readouterr().err
+
+
+def test_folders_on_the_command_line_stand_in_place_of_the_files(tmp_path, capsys):
+    path = written(tmp_path, '[[data]]\nroot = "a"\n[[data]]\nroot = "b"\n')
+    assert main(["train", str(path), "--data", "c", "--validation", "d", "--print-config"]) == 0
+    found = read(written(tmp_path, capsys.readouterr().out))
+    assert ([source.root for source in found.data], [source.root for source in found.validation]) == (["c"], ["d"])
+
+
+def test_a_flag_for_a_section_that_is_none_is_refused(tmp_path, capsys):
+    assert main(["train", str(written(tmp_path, "optimiser = 3")), "--lr", "1e-4"]) == 2
+    assert "optimiser is 3: expected a table" in capsys.readouterr().err
+
+
 def test_a_missing_config_is_refused(tmp_path, capsys):
     assert main(["train", str(tmp_path / "none.toml")]) == 2
     assert "There is no config" in capsys.readouterr().err

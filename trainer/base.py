@@ -15,7 +15,7 @@ from ..core.architecture import UNetArchitecture, VAEArchitecture
 from ..core.bases import Base, open_base
 from ..core.checkpoint import as_vae, find_vae, own_context, read_metadata_if_any
 from ..core.fingerprint import Fingerprint, fingerprint
-from ..core.recipe import KEY, Recipe, from_header
+from ..core.recipe import KEY, from_header
 from ..core.weights import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
 from .config import Base as Settings
 from .config import ConfigError, check_known
@@ -132,12 +132,15 @@ def open_vae(path: Path) -> tuple[Weights, VAEArchitecture]:
 
 def contexts(settings: Settings, base: Base | None, architecture: UNetArchitecture) -> Callable[[str, int], Tensor]:
     """A function (task, tokens) -> the context (1, tokens, D) that a task starts from."""
+    learnt = {} if settings.context else learnt_contexts(base, architecture)
     empty: list[Tensor] = []
 
     def context(task: str, tokens: int) -> Tensor:
-        own = trained_context(base, task, architecture)
-        if own is not None:
-            return lengthened(own, tokens, task)
+        if task in learnt:
+            return lengthened(learnt[task], tokens, task)
+        if learnt:
+            # a new task starts between those that the network knows
+            return torch.stack([lengthened(known, tokens, name) for name, known in learnt.items()]).mean(0)
         if not empty:
             empty.append(empty_prompt(settings, base, architecture, tokens))
         return lengthened(empty[0], tokens, "the empty prompt")
@@ -145,16 +148,14 @@ def contexts(settings: Settings, base: Base | None, architecture: UNetArchitectu
     return context
 
 
-def trained_context(base: Base | None, task: str, architecture: UNetArchitecture) -> Tensor | None:
-    """What a checkpoint of the project's own has learnt for a task already."""
-    if base is None or base.path.is_dir():
-        return None
+def learnt_contexts(base: Base | None, architecture: UNetArchitecture) -> dict[str, Tensor]:
+    """{task: tokens} of a checkpoint of the project's own, which is then trained further; empty for any other base."""
+    if base is None or base.path.is_dir() or architecture.context_dim != base.architecture.context_dim:
+        return {}
     metadata = read_metadata_if_any(base.path)
-    if KEY not in metadata or architecture.context_dim != base.architecture.context_dim:
-        return None
-    recipe = next((recipe for recipe in from_header(metadata, base.path.name) if recipe.task == task), Recipe(task))
-    found = own_context(base.path, recipe, architecture)
-    return found.tokens if found else None
+    recipes = from_header(metadata, base.path.name) if KEY in metadata else ()
+    found = {recipe.task: own_context(base.path, recipe, architecture) for recipe in recipes}
+    return {task: context.tokens for task, context in found.items() if context is not None}
 
 
 def empty_prompt(settings: Settings, base: Base | None, architecture: UNetArchitecture, tokens: int) -> Tensor:

@@ -49,10 +49,12 @@ def flags_of(action: argparse.Action) -> list[str]:
 
 def parser() -> Parser:
     """All commands."""
-    root = Parser(prog="diffusion-perception", description=__doc__, formatter_class=Formatter)
+    about = "Depth, normals, masks and other dense maps by Stable Diffusion models: predict them, train for them."
+    root = Parser(prog="diffusion-perception", description=about, formatter_class=Formatter)
     verbs = root.add_subparsers(metavar="COMMAND", required=True)
     add_predict(verbs.add_parser("predict", help="predict dense maps of images", formatter_class=Formatter))
     add_train(verbs.add_parser("train", help="train weights for the nodes and for predict", formatter_class=Formatter))
+    add_scenes(verbs.add_parser("scenes", help="render training data with exact truth", formatter_class=Formatter))
     add_export(verbs.add_parser("export", help="write a checkpoint or adapter as one file", formatter_class=Formatter))
     add_extract(verbs.add_parser("extract", help="make an adapter of a fine-tuned UNet", formatter_class=Formatter))
     add_info(verbs.add_parser("info", help="say what a checkpoint holds and how it is run", formatter_class=Formatter))
@@ -64,6 +66,14 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, [], "") else super()._get_help_string(action)
+
+
+def add_scenes(verb: argparse.ArgumentParser) -> None:
+    """`scenes`: its flags stand with the renderer."""
+    from . import scenes
+
+    scenes.add_arguments(verb)
+    verb.set_defaults(run=scenes.run)
 
 
 def add_checkpoint_arguments(verb: argparse.ArgumentParser) -> None:
@@ -126,6 +136,8 @@ def add_train(verb: argparse.ArgumentParser) -> None:
     roots = "plain folder to learn from, or to measure on, in place of the config's [[data]] or [[validation]]"
     for name in ("data", "validation"):
         verb.add_argument(f"--{name}", dest=f"{name}s", action="append", default=[], metavar="ROOT", help=roots)
+    setting = "set a recipe field, for every task"
+    verb.add_argument("--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help=setting)
     for key, help, default in leaves():
         section, _, last = key.rpartition(".")
         short = section if last in ("path", "name") else last  # --base, --optimiser
@@ -142,8 +154,13 @@ def run_train(arguments: argparse.Namespace) -> None:
 
     said = vars(arguments)
     flags = {key: said[key] for key, *_ in leaves() if key in said}
-    folders = {name: said[f"{name}s"] for name in ("data", "validation") if said[f"{name}s"]}
-    config = read(arguments.config, {**flags, **{k: [{"root": r} for r in v] for k, v in folders.items()}})
+    for name in ("data", "validation"):
+        flags |= {name: [{"root": root} for root in said[f"{name}s"]]} if said[f"{name}s"] else {}
+    if arguments.overrides:
+        from ..core.recipe import parse_assignment
+
+        flags |= {f"recipe.{field}": value for field, value in map(parse_assignment, arguments.overrides)}
+    config = read(arguments.config, flags)
     if arguments.print_config:
         print(to_toml(config), end="")
         return

@@ -195,7 +195,10 @@ class Config:
     size: Annotated[tuple[int, int], "height and width of training pictures, multiples of 8"] = (512, 512)
     steps: Annotated[int, "optimiser steps"] = 10_000
     batch_size: Annotated[int, "pictures a process looks at at once"] = 1
-    accumulation: Annotated[int, "batches a process adds up before each optimiser step"] = 1
+    accumulation: Annotated[
+        int,
+        "batches a process adds up before each optimiser step; as many as there are tasks shows each step all of them",
+    ] = 1
     precision: Annotated[
         Literal["no", "fp16", "bf16", "fp64"], "of the forward pass; fp64 keeps the weights in it too, for checks"
     ] = "no"
@@ -299,6 +302,8 @@ def place(table: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{section} is {table!r}: expected a table, [{section}].")
     table[last] = value
 
 

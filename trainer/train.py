@@ -23,7 +23,7 @@ from . import latents, objective, state
 from .augment import Augmentation
 from .base import Start, start
 from .batches import Batches, Feed
-from .config import Config, ConfigError, Source, build, check_known, to_toml
+from .config import Config, ConfigError, Source, build, to_toml
 from .data import Records
 from .estimate import GIB, advice, estimate, said_plainly
 from .latents import Latents, weights_of
@@ -276,20 +276,17 @@ def new_head(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> nn.
 def recipe_for(task: str, config: Config, base: str) -> Recipe:
     """How the weights of a task are to be run. ConfigError for fields that a recipe does not have."""
     fields = config.recipe_fields(task)
-    hints = Recipe.__dataclass_fields__
-    for name in fields:
-        check_known("key", f"recipe.{name}", [f"recipe.{field}" for field in hints])
     defaults: dict[str, Any] = {
         "base": base,
         "resolution": max(config.size),
         "licence": config.licence,
         "head": config.network.head,
     }
-    if "axes" in fields:
-        fields["axes"] = tuple(fields["axes"])
     if config.learns_context:
         fields["tokens"] = 0
     try:
-        return Recipe(task, **{**defaults, **fields})
-    except (TypeError, ValueError) as error:
+        return build(Recipe, {**defaults, **fields, "task": task}, "recipe")
+    except ConfigError:
+        raise
+    except ValueError as error:
         raise ConfigError(f"[recipe] for {task}: {error}") from None
