@@ -316,10 +316,10 @@ def test_a_scaled_recipe_still_fills_its_codec(scale):
 
 def test_truth_that_does_not_fit_the_recipe_is_refused():
     with pytest.raises(ValueError, match="no metric depth"):
-        check_fit("mine", "depth", RELATIVE, None, TargetOptions(span="metric"))
-    with pytest.raises(ValueError, match="other classes or colours"):
-        check_fit("mine", "segmentation", Convention(), PALETTES["coco"], options("segmentation"))
-    check_fit("mine", "segmentation", Convention(), PALETTES["nyu40"], options("segmentation"))
+        check_fit("mine", "depth", RELATIVE, TargetOptions(span="metric"))
+    with pytest.raises(ValueError, match="unknown shift"):
+        check_fit("mine", "depth", DISPARITY, TargetOptions())
+    check_fit("mine", "disparity", DISPARITY, TargetOptions())
 
 
 def test_unknown_tasks_and_quantiles_that_are_no_range_are_refused():

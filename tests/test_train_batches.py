@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import pickle
 from collections import Counter
 
@@ -12,11 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffusion_perception.core.perception_map import Convention
 from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.trainer.arrays import BrokenRecord
 from diffusion_perception.trainer.augment import Augmentation
-from diffusion_perception.trainer.batches import Batches, Feed, load
+from diffusion_perception.trainer.batches import Batches, Feed, Reading, Tally, in_order, load
+from diffusion_perception.trainer.data import Records, Sample
 from diffusion_perception.trainer.readers import open_dataset
 from diffusion_perception.trainer.targets import options_for
+from diffusion_perception.trainer.truth import DatasetError, Truth
 
 COUNT = 5
 
@@ -113,3 +119,98 @@ def test_pictures_and_targets_are_the_decoders(root):
         assert picture.min() >= -1
         assert picture.max() <= 1
     assert batch.valid.dtype == torch.bool
+
+
+class Numbers(Records[int]):
+    """Records that know their number; negative ones are broken."""
+
+    def __init__(self, name: str, numbers: list[int]) -> None:
+        super().__init__(name, "depth", Convention(high=None, near="low", metric=True), numbers)
+
+    def read(self, record: int) -> Sample:
+        if record < 0:
+            raise BrokenRecord(f"{self.name}: {record} is broken.")
+        values = torch.arange(1.0, 65.0).view(1, 8, 8)
+        truth = Truth(values, torch.ones(1, 8, 8, dtype=torch.bool))
+        return self.sample(str(record), torch.full((3, 8, 8), record / 100), truth)
+
+
+def counted(name: str, numbers: list[int]) -> Feed:
+    recipe = Recipe("depth", base="custom")
+    return Feed(Numbers(name, numbers), recipe, options_for(recipe), Augmentation((8, 8)), origin=name)
+
+
+def shown(batch) -> list[int]:
+    """The numbers of the records in a batch."""
+    return [round((value.item() + 1) * 50) for value in batch.image[:, 0, 0, 0]]
+
+
+def test_a_broken_record_gives_way_to_the_next_and_is_named_once(caplog):
+    feeds = [counted("one", [0, -1, 2, 3])]
+    tally = Tally(feeds)
+    numbers = Counter()
+    with caplog.at_level(logging.INFO):
+        for batch in load(batches(feeds, count=10), 0, workers=0):
+            tally.add(batch.readings)
+            numbers.update(shown(batch))
+        tally.close()
+    assert set(numbers) == {0, 2, 3}
+    assert sum(numbers.values()) == 20
+    assert caplog.text.count("-1 is broken") == 1
+    assert "one: 4 records read, 1 skipped" in caplog.text
+    assert tally.skipped == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_mostly_broken_stops_the_run_in_one_sentence(workers):
+    stream = load(batches([counted("one", [-1, -2, -3, 3])], batch_size=4), 0, workers)
+    with pytest.raises(DatasetError, match="3 of 4 records are broken") as raised:
+        list(stream)
+    assert "\n" not in str(raised.value)
+
+
+def test_mostly_broken_is_counted_over_what_was_read():
+    tally = Tally([counted("one", list(range(100)))])
+    tally.add([Reading(0, number, "x is broken." if number % 2 else "") for number in range(40)])
+    tally.close()
+    with pytest.raises(DatasetError, match="31 of 60 records are broken"):
+        tally.add([Reading(0, number, "x is broken." if number >= 49 else "") for number in range(40, 60)])
+
+
+def test_few_records_are_judged_at_the_end_of_the_run():
+    tally = Tally([counted("one", list(range(100))), counted("two", [1])])
+    tally.add([Reading(0, 0, ""), Reading(0, 1, "x is broken."), Reading(0, 2, "y is broken."), Reading(1, 0, "")])
+    assert tally.summary() == "one: 3 records read, 2 skipped; two: 1 records read, 0 skipped"
+    with pytest.raises(DatasetError, match="2 of 3 records are broken; .*x is broken"):
+        tally.close()
+
+
+def test_measuring_leaves_broken_records_out_and_counts_none_twice(caplog):
+    feeds, named = [counted("one", [0, -1, 2, -3, 4]), counted("two", [9])], set()
+    for _ in range(2):
+        found = [shown(batch) for batch in in_order(feeds, 2, 0, 0, named)]
+        assert found == [[0], [2], [4], [9]]
+    assert caplog.text.count("-1 is broken") == 1
+    assert len(named) == 2
+
+
+def test_measuring_stops_at_the_share_of_each_dataset_and_sees_the_same_every_time():
+    feeds = [counted("one", list(range(9))), counted("two", [50, 51, 52])]
+    one, other = (list(in_order(feeds, 3, 4, 7, set())) for _ in range(2))
+    assert list(map(shown, one)) == [[0, 1], [50, 51]]
+    for batch, again in zip(one, other, strict=True):
+        assert torch.equal(batch.seeds, again.seeds)
+
+
+def test_nothing_to_measure_is_said():
+    with pytest.raises(DatasetError, match="None of the pictures of one"):
+        list(in_order([counted("one", [-1, -2])], 2, 0, 0, set()))
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_workers_change_nothing(root, workers):
+    made = batches([feed(root), feed(root, "normal")], count=6)
+    for one, other in itertools.zip_longest(load(made, 0, 0), load(made, 0, workers)):
+        assert one.keys == other.keys
+        assert torch.equal(one.target, other.target)
+        assert one.readings == other.readings

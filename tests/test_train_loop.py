@@ -214,8 +214,8 @@ def stop_after(run, steps):
     """Leave a run between two steps."""
     write = run.journal.write
 
-    def stopping(accelerator, done, rate):
-        write(accelerator, done, rate)
+    def stopping(accelerator, done, rate, broken):
+        write(accelerator, done, rate, broken)
         if done == steps + 1:
             raise Stopped
 
@@ -292,6 +292,49 @@ def test_a_folder_that_is_mostly_broken_is_refused(root, tmp_path, capsys):
     assert "3 of 4 records are broken" in refused(root, tmp_path, capsys, data=[{"root": str(tmp_path / "bad")}])
 
 
+def no_pair(root):
+    for file in (root / "depth").iterdir():
+        file.unlink()
+
+
+def empty_pictures(root):
+    for file in (root / "images").iterdir():
+        file.write_bytes(b"")
+
+
+def no_depth(root):
+    for file in (root / "depth").iterdir():
+        np.save(file, np.zeros((32, 32), np.float32))
+
+
+def other_size(root):
+    for file in (root / "depth").iterdir():
+        np.save(file, np.ones((32, 48), np.float32))
+
+
+SPOILT = {
+    no_pair: "",
+    empty_pictures: ".png is empty",
+    no_depth: "no pixel of its truth is valid (all zero, NaN, or out of range)",
+    other_size: "the picture is 32x32, but its truth 48x32",
+}
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), SPOILT.items(), ids=[spoil.__name__ for spoil in SPOILT])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_spoilt_all_over_ends_the_command_in_one_line(root, tmp_path, capsys, spoil, sentence, workers):
+    bad = runs.write_balls(tmp_path / "bad", 3)
+    spoil(bad)
+    assert sentence in refused(root, tmp_path, capsys, data=[{"root": str(bad)}], workers=workers)
+
+
+def test_a_misspelt_key_ends_the_command_in_one_line(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text('tasks = ["depth"]\n[optimiser]\nweight_decy = 1\n')
+    assert main(["train", str(tmp_path / "config.toml")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("There is no key 'optimiser.weight_decy': did you mean 'optimiser.weight_decay'?")
+
+
 def test_single_broken_records_are_named_skipped_and_counted(root, tmp_path, caplog):
     bad = runs.write_balls(tmp_path / "bad", 12)
     (bad / "depth" / "000.npy").unlink()
@@ -303,6 +346,7 @@ def test_single_broken_records_are_named_skipped_and_counted(root, tmp_path, cap
     for part in ("000", "001.png is empty", "002: no pixel of its truth is valid", "003: the picture is 32x32"):
         assert any(part in sentence for sentence in named), part
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["broken"] == 2
+    assert "balls: 10 records read, 2 skipped" in named
 
 
 def test_a_base_that_is_no_unet_is_refused(root, tmp_path, capsys):
@@ -361,6 +405,12 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(root, tmp_path, setti
     with pytest.raises(ValueError, match=re.escape(sentence)) as refusal:
         train(runs.config(root, out=str(tmp_path), **settings))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_launch_that_splits_weights_is_refused_in_one_line(root, tmp_path, capsys, monkeypatch):
+    """accelerate takes up FSDP and DeepSpeed on GPUs only, so that one of the launches that work stands in for them."""
+    monkeypatch.setattr("diffusion_perception.trainer.train.COPIES", ())
+    assert "NO splits weights among processes, which this trainer does not" in refused(root, tmp_path, capsys)
 
 
 def test_bitsandbytes_is_asked_for_where_it_is_missing(root, tmp_path):

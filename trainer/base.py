@@ -80,13 +80,20 @@ class Start:
     fingerprint: Fingerprint
 
 
-def start(settings: Settings) -> Start:
-    """Load or make the networks. CheckpointError or ConfigError if they cannot be had."""
+def shape_of(settings: Settings) -> UNetArchitecture:
+    """Of the UNet that will be trained, before any weight is read. CheckpointError or ConfigError if there is none."""
     shape = architecture_of(settings)
     if shape is None and not settings.path:
         raise ConfigError(
             "Nothing says what to start from: name a Stable Diffusion model as base.path, or set base.architecture."
         )
+    return shape or open_base(Path(settings.path)).architecture
+
+
+def start(settings: Settings) -> Start:
+    """Load or make the networks. CheckpointError or ConfigError if they cannot be had."""
+    shape_of(settings)
+    shape = architecture_of(settings)
     base = open_base(Path(settings.path)) if settings.path else None
     vae_weights, vae_architecture = vae_of(settings, base)
     if shape is None:

@@ -3,7 +3,8 @@
 Micro-batch m of a run teaches one task: every round of T micro-batches teaches each of T tasks once, in an order of its
 own. Datasets of a task are drawn by weight, records of a dataset without replacement until it is used up. Nothing is
 remembered between draws: a run that goes on from step s sees what the unbroken one would have seen, and several
-processes share out what a single one would have seen.
+processes share out what a single one would have seen: nothing else may share the batches out once more, which
+accelerate would do to a loader that it prepares.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.recipe import Recipe
 from .arrays import BrokenRecord
 from .augment import Augmentation, finish, flip, generator, place
-from .data import Records, Sample, mostly_broken
+from .data import MOST_NAMED, Records, Sample, mostly_broken
 from .targets import TargetOptions, normalise
 from .truth import DatasetError
 
@@ -30,6 +31,18 @@ log = logging.getLogger(__name__)
 
 TASK_ORDER, SOURCE_ORDER, RECORD_ORDER, AUGMENTATION, DRAWS = range(5)
 """What a random number is for: the first of the numbers that seed it."""
+ENOUGH = 50
+"""So many records of a dataset must have been read before too many broken ones stop a run; at its end any number will
+do."""
+
+
+class Reading(NamedTuple):
+    """A record that was tried."""
+
+    feed: int
+    index: int
+    fault: str
+    """Why it is broken; empty if it is not."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +62,8 @@ class Batch:
     """(B, 3, 3) in pixels, where all pictures' are known."""
     keys: tuple[str, ...] = ()
     """Which record each picture is, and whether it is flipped."""
-    faults: tuple[str, ...] = field(default=())
-    """One sentence for each broken record that another stands in for."""
+    readings: tuple[Reading, ...] = field(default=())
+    """Every record that was tried on the way, those too that another stands in for."""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -99,8 +112,8 @@ class Drawn(NamedTuple):
     """(3, H, W), encoded."""
     seed: int
     key: str
-    faults: list[str]
-    """What was broken in its place."""
+    readings: list[Reading]
+    """The record, after those that were broken in its place."""
 
 
 class Batches(Dataset[Batch]):
@@ -145,24 +158,61 @@ class Batches(Dataset[Batch]):
         )
 
     def sample(self, number: int, position: int) -> Drawn:
-        """Picture `position` of a feed's endless stream."""
-        feed, faults = self.feeds[number], []
-        size = len(feed.records)
+        """Picture `position` of a feed's endless stream; a broken record gives way to the next one."""
+        size = len(self.feeds[number].records)
         epoch, turn = divmod(position, size)
         order = shuffled(size, (RECORD_ORDER, self.seed, number, epoch))
-        for attempt in range(size):
-            index = int(order[(turn + attempt) % size])
-            place_in_run = (self.seed, number, epoch, turn)
-            try:
-                sample, key = feed.sample(index, generator(AUGMENTATION, *place_in_run))
-            except BrokenRecord as fault:
-                faults.append(str(fault))
-                if len(faults) * 2 > size:
-                    break
-                continue
-            seed = int(generator(DRAWS, *place_in_run).integers(2**62))
-            return Drawn(sample, feed.recipe.target_codec().encode(sample.target[None])[0], seed, key, faults)
-        raise DatasetError(mostly_broken(feed.records.name, len(faults), size, faults[0]))
+        readings: list[Reading] = []
+        for attempt in range(size // 2 + 1):
+            found = drawn(self.feeds, number, int(order[(turn + attempt) % size]), (self.seed, number, epoch, turn))
+            if isinstance(found, Drawn):
+                return found._replace(readings=[*readings, *found.readings])
+            readings.append(found)
+        raise DatasetError(mostly_broken(self.feeds[number].records.name, len(readings), size, readings[0].fault))
+
+
+def drawn(feeds: Sequence[Feed], number: int, index: int, place_in_run: tuple[int, ...]) -> Drawn | Reading:
+    """A record of a feed as it is learnt at a place in the run; why there is none if it is broken."""
+    feed = feeds[number]
+    try:
+        sample, key = feed.sample(index, generator(AUGMENTATION, *place_in_run))
+    except BrokenRecord as fault:
+        return Reading(number, index, str(fault))
+    target = feed.recipe.target_codec().encode(sample.target[None])[0]
+    seed = int(generator(DRAWS, *place_in_run).integers(2**62))
+    return Drawn(sample, target, seed, key, [Reading(number, index, "")])
+
+
+def in_order(feeds: Sequence[Feed], batch_size: int, most: int, seed: int, named: set[str]) -> Iterator[Batch]:
+    """The first records of each feed once each, the same every time: `most` of all feeds together, all if that is 0.
+
+    Broken ones are left out, so that a measure counts none twice, and named unless they are among `named`, which grows.
+    DatasetError if there is no other.
+    """
+    share = max(most // len(feeds), 1) if most else 0
+    found = 0
+    for number, feed in enumerate(feeds):
+        count = min(len(feed.records), share or len(feed.records))
+        for first in range(0, count, batch_size):
+            places = range(first, min(first + batch_size, count))
+            tried = [drawn(feeds, number, i, (seed, number, 0, i)) for i in places]
+            name_once([row.fault for row in tried if isinstance(row, Reading)], named)
+            rows = [row for row in tried if isinstance(row, Drawn)]
+            found += len(rows)
+            if rows:
+                yield collate(feed.recipe.id, rows)
+    if not found:
+        names = " and ".join(dict.fromkeys(feed.records.name for feed in feeds))
+        raise DatasetError(f"None of the pictures of {names} that are to be measured can be read: mend it.")
+
+
+def name_once(faults: Sequence[str], named: set[str]) -> None:
+    """Say what is broken, up to a number."""
+    for fault in dict.fromkeys(faults):
+        if fault not in named:
+            named.add(fault)
+            if len(named) <= MOST_NAMED:
+                log.warning("Skipped: %s", fault)
 
 
 @lru_cache(maxsize=64)
@@ -186,7 +236,7 @@ def draw_feeds(
 
 
 def collate(task: str, rows: Sequence[Drawn]) -> Batch:
-    samples, targets, seeds, keys, faults = zip(*rows)
+    samples, targets, seeds, keys, readings = zip(*rows)
     cameras = [sample.meta.get("intrinsics") for sample in samples]
     known = [torch.from_numpy(np.asarray(camera)) for camera in cameras if camera is not None]
     return Batch(
@@ -197,20 +247,83 @@ def collate(task: str, rows: Sequence[Drawn]) -> Batch:
         seeds=torch.tensor(seeds),
         intrinsics=torch.stack(known) if len(known) == len(samples) else None,
         keys=keys,
-        faults=tuple(fault for listed in faults for fault in listed),
+        readings=tuple(reading for listed in readings for reading in listed),
     )
+
+
+class Failure(NamedTuple):
+    """Why there is no batch; it travels in place of an exception, whose message a worker makes a traceback of."""
+
+    reason: str
+
+
+class Guarded(Dataset[Batch | Failure]):
+    """Batches, or the sentence that says why there are none."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> Batch | Failure:
+        try:
+            return self.batches[number]
+        except (ValueError, OSError) as error:
+            return Failure(str(error))
 
 
 def load(batches: Batches, first: int, workers: int, pin: bool = False) -> Iterator[Batch]:
-    """Micro-batches from number `first` to the last."""
+    """Micro-batches from number `first` to the last. DatasetError in one sentence, whichever process met it."""
     # a worker reads whole batches, so that their order does not depend on how many there are
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(first, len(batches)),
-            num_workers=workers,
-            persistent_workers=False,
-            pin_memory=pin,
-        )
+    loader = DataLoader(
+        Guarded(batches),
+        batch_size=None,
+        sampler=range(first, len(batches)),
+        num_workers=workers,
+        persistent_workers=False,
+        pin_memory=pin,
     )
+    for found in loader:
+        if isinstance(found, Failure):
+            raise DatasetError(found.reason)
+        yield found
+
+
+class Tally:
+    """Which records a run has read and which of them were broken; each is named once."""
+
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self.names = [feed.records.name for feed in feeds]
+        self.read: list[set[int]] = [set() for _ in feeds]
+        self.broken: list[dict[int, str]] = [{} for _ in feeds]
+        self.named: set[str] = set()
+
+    def add(self, readings: Sequence[Reading]) -> None:
+        """DatasetError once more than half of the many records that were read of a dataset are broken."""
+        for feed, index, fault in readings:
+            self.read[feed].add(index)
+            if fault:
+                self.broken[feed].setdefault(index, fault)
+        name_once([fault for *_, fault in readings if fault], self.named)
+        for feed in {feed for feed, *_ in readings}:
+            if len(self.read[feed]) >= ENOUGH:
+                self.check(feed)
+
+    def check(self, feed: int) -> None:
+        broken, total = self.broken[feed], len(self.read[feed])
+        if len(broken) * 2 > total:
+            raise DatasetError(mostly_broken(self.names[feed], len(broken), total, next(iter(broken.values()))))
+
+    @property
+    def skipped(self) -> int:
+        return sum(map(len, self.broken))
+
+    def summary(self) -> str:
+        """One line: how many records of each dataset were read and skipped."""
+        # a dataset that teaches several tasks is a feed for each, and its pictures may be broken for one of them only
+        parts = zip(self.names, self.read, self.broken, strict=True)
+        return "; ".join(f"{name}: {len(read)} records read, {len(broken)} skipped" for name, read, broken in parts)
+
+    def close(self) -> None:
+        """Log the summary, as a warning where something was skipped. DatasetError if most of a dataset is broken."""
+        log.log(logging.WARNING if self.skipped else logging.INFO, "%s", self.summary())
+        for feed in range(len(self.names)):
+            self.check(feed)

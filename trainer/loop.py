@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +19,10 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from . import batches, state
-from .batches import Batch, Batches
+from .batches import Batch, Batches, Tally
 from .config import Config
 from .objective import Counted
 from .optimiser import Average, set_rates, share_of_peak
-
-log = logging.getLogger(__name__)
 
 
 class Learner(Protocol):
@@ -79,7 +76,10 @@ class Run:
     journal: Journal
     first_step: int = 0
     progress: dict[str, Any] = field(default_factory=dict)
-    """The best validation, and how many records were broken."""
+    """The best validation."""
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.data.feeds)
 
     @property
     def out(self) -> Path:
@@ -125,8 +125,7 @@ def progress(run: Run) -> Iterator[int]:
 
 def prepared(run: Run, batch: Batch) -> Batch:
     """On the device, in the precision that the run computes its losses in."""
-    for fault in batch.faults:
-        run.journal.fault(fault)
+    run.tally.add(batch.readings)
     return batch.to(run.accelerator.device, run.learner.dtype)
 
 
@@ -173,7 +172,7 @@ def after(run: Run, done: int) -> None:
     last, saves = done == config.steps, done % config.save_every == 0
     # what is saved has been looked at: a state of NaN would be of no use
     if done % config.log_every == 0 or saves or last:
-        run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"])
+        run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
     if config.validate_every and done % config.validate_every == 0 and not last:
         validate(run, done)
     if saves or last:
@@ -213,13 +212,14 @@ def save(run: Run, done: int) -> None:
 
 
 def finish(run: Run) -> None:
-    """The last validation, and the file that the run was for."""
+    """The last validation, the file that the run was for, and what of its data could not be read."""
     validate(run, run.config.steps)
     if run.accelerator.is_main_process:
         with run.average.in_place(run.learner.learning()):
             run.judge.write("last", {"step": run.config.steps})
         run.journal.close()
     run.accelerator.wait_for_everyone()
+    run.tally.close()
 
 
 class Diverged(ValueError):
@@ -233,7 +233,6 @@ class Journal:
         self.file = (out / "log.jsonl").open("a", encoding="utf-8") if main else None
         self.board = board(out) if main else None
         self.losses: dict[str, list[Tensor]] = {}
-        self.faults: set[str] = set()
         self.since = time.monotonic()
         self.bar: tqdm[int] | None = None
 
@@ -241,13 +240,7 @@ class Journal:
         """A micro-batch's part of the loss, not yet read from the device."""
         self.losses.setdefault(task, []).append(terms.sum())
 
-    def fault(self, sentence: str) -> None:
-        """A broken record, named once."""
-        if sentence not in self.faults:
-            self.faults.add(sentence)
-            log.warning("Skipped: %s", sentence)
-
-    def write(self, accelerator: Accelerator, done: int, rate: float) -> None:
+    def write(self, accelerator: Accelerator, done: int, rate: float, broken: int) -> None:
         """The mean loss of each task since the last line. Diverged if one is no number any more."""
         tasks = sorted(self.losses)
         sums = torch.stack([torch.stack(self.losses[task]).sum().float() for task in tasks])
@@ -262,7 +255,7 @@ class Journal:
             )
         seconds = time.monotonic() - self.since
         self.since = time.monotonic()
-        self.event({"step": done, "loss": means, "lr": rate, "seconds": round(seconds, 3), "broken": len(self.faults)})
+        self.event({"step": done, "loss": means, "lr": rate, "seconds": round(seconds, 3), "broken": broken})
         if self.bar is not None:
             self.bar.set_postfix({task: f"{value:.3g}" for task, value in means.items()})
         for task, value in means.items():

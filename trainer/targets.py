@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.colour import PALETTES, Palette, levels
+from ..core.colour import Palette, levels, palette_named
 from ..core.geometry import CAMERA, Axes, change_axes, decode_normals
 from ..core.perception_map import Convention
 from ..core.recipe import Recipe
@@ -27,6 +27,7 @@ DEFAULT_AXES: Axes = CAMERA
 """Right, up, back: what normals are trained along unless the recipe says otherwise."""
 LEAST_LENGTH = 1e-6
 """A normal shorter than this has no direction."""
+UNKNOWN_SHIFT = "Relative disparity has an unknown shift, so depth cannot be had from it: train disparity."
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class TargetOptions:
     """RRGGBB of every class."""
     classes: bool = False
     """Class numbers instead of their colours, for heads that predict classes."""
+    renumbered: tuple[int, ...] = ()
+    """The number that is learnt for each class of the dataset, -1 where it is not; none: their own."""
 
     def __post_init__(self) -> None:
         low, high = self.quantiles
@@ -65,20 +68,37 @@ class TargetOptions:
 
 def options_for(recipe: Recipe, colours: tuple[str, ...] = ()) -> TargetOptions:
     """What a recipe says about its targets. colours: of the dataset's classes, where the recipe names no palette."""
-    named = PALETTES[recipe.palette].colours if recipe.palette else colours
+    named = palette_named(recipe.palette).colours if recipe.palette else colours
     span = "metric" if recipe.metric else "min-max" if recipe.target_scale <= 0 else ""
     scale = recipe.target_scale if recipe.target_scale > 0 else 1.0
     codec = recipe.target_codec()
     clip = codec.high is not None
-    return TargetOptions(span, scale=scale, clip=clip, axes=recipe.axes, unit=codec.unit, colours=named)
+    classes = codec.classes
+    return TargetOptions(
+        span, scale=scale, clip=clip, axes=recipe.axes, unit=codec.unit, colours=named, classes=classes
+    )
 
 
-def check_fit(name: str, task: str, convention: Convention, palette: Palette | None, options: TargetOptions) -> None:
-    """ValueError if a dataset's truth cannot become what the options ask for."""
+def renumbering(name: str, dataset: Palette, learnt: Palette) -> tuple[int, ...]:
+    """TargetOptions.renumbered for a dataset of that name, by the names of its classes; those that are not among the
+    learnt ones are not truth. ValueError if none is."""
+    if all(label.isdecimal() for label in dataset.classes) and len(dataset.classes) <= len(learnt.classes):
+        return ()  # classes without names are meant in their order
+    numbers = {label.lower(): number for number, label in enumerate(learnt.classes)}
+    found = tuple(numbers.get(label.lower(), -1) for label in dataset.classes)
+    if max(found) < 0:
+        raise ValueError(
+            f"{name} has none of the classes of the recipe's palette: its own are {', '.join(dataset.classes[:5])} ..."
+        )
+    return () if found == tuple(range(len(learnt.classes))) else found
+
+
+def check_fit(name: str, task: str, convention: Convention, options: TargetOptions) -> None:
+    """ValueError if a dataset's truth cannot become what the options ask for; classes see to that in renumbering()."""
     if options.span == "metric" and not convention.metric:
         raise ValueError(f"{name} has no metric {task}: train with target_scale and metric left out, or drop it.")
-    if palette and options.colours and palette.colours != options.colours:
-        raise ValueError(f"{name} has other classes or colours than the recipe's palette: bring one of them in line.")
+    if task == "depth" and convention.near == "high" and not convention.metric:
+        raise ValueError(UNKNOWN_SHIFT)
 
 
 Normalised = tuple[Tensor, Tensor]
@@ -99,7 +119,7 @@ def normalise(task: str, target: Tensor, valid: Tensor, convention: Convention, 
 def depth(target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:
     """0 near, 1 far: GenPercept and Marigold between the 2 % and 98 % quantiles of what is valid and above 0."""
     if convention.near == "high" and not convention.metric:
-        raise ValueError("Relative disparity has an unknown shift, so depth cannot be had from it: train disparity.")
+        raise ValueError(UNKNOWN_SHIFT)
     values, known = inverse(target, valid) if convention.near == "high" else (target, valid & (target > 0))
     values, known = along_span(values, known, options)
     if options.fill == "far":
@@ -213,6 +233,9 @@ def segmentation(target: Tensor, valid: Tensor, convention: Convention, options:
     GenPercept stretches each picture to its ends (span = "whole"), so that its colours are absolute only where 0 and
     255 both occur.
     """
+    if options.renumbered and target.shape[0] == 1:
+        learnt = torch.tensor(options.renumbered)[target.long()]
+        target, valid = learnt.clamp(min=0).float(), valid & (learnt >= 0)
     if options.classes:
         return class_numbers(target), valid
     painted = paint(target, options.colours) if target.shape[0] == 1 else target

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.architecture import VAEArchitecture
 from ..core.losses import LOSSES, Reduction, at_least_float32
-from .batches import Batch, Batches
+from .batches import Batch, Feed, in_order
 from .config import Autoencoder as Settings
 from .config import Config
 from .objective import Counted, source
@@ -91,11 +91,12 @@ class Examiner:
     """Measures a VAE on held-out batches, and writes it as a folder that base.vae can name."""
 
     def __init__(
-        self, config: Config, apprentice: Apprentice, seen: Batches, held_out: bool, device: torch.device
+        self, config: Config, apprentice: Apprentice, feeds: list[Feed], held_out: bool, device: torch.device
     ) -> None:
-        """seen: what it looks at; held_out: whether the run does not learn from that."""
-        self.config, self.apprentice, self.seen, self.held_out = config, apprentice, seen, held_out
+        """feeds: what it looks at; held_out: whether the run does not learn from that."""
+        self.config, self.apprentice, self.feeds, self.held_out = config, apprentice, feeds, held_out
         self.device = device
+        self.named: set[str] = set()
 
     @torch.no_grad()
     def measure(self, done: int, main: bool) -> dict[str, float]:
@@ -112,8 +113,9 @@ class Examiner:
         return {"l1": l1 / 2, "psnr": -10 * math.log10(max(mse / 4, 1e-12)), "score": l1}
 
     def batches(self) -> Iterator[Batch]:
-        for number in range(len(self.seen)):
-            yield self.seen[number].to(self.device)
+        config = self.config
+        for batch in in_order(self.feeds, config.batch_size, config.validation_images or 100, config.seed, self.named):
+            yield batch.to(self.device)
 
     @torch.no_grad()
     def write(self, name: str, notes: Mapping[str, object]) -> None:

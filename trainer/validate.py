@@ -23,7 +23,7 @@ from ..core.picture import ready
 from ..core.pipeline import Perceiver, predict
 from ..core.recipe import Recipe
 from .arrays import BrokenRecord
-from .batches import Batches, Feed
+from .batches import Feed, in_order
 from .config import Config
 from .data import Sample
 from .student import Student, Written
@@ -71,12 +71,20 @@ def levels(values: Tensor, sample: Sample, feed: Feed) -> Measured:
 
 
 def classes(values: Tensor, sample: Sample, feed: Feed) -> Measured | None:
-    """The class whose colour is nearest; a dataset that holds colours only tells nothing."""
-    if sample.target.shape[0] != 1 or not feed.options.colours:
+    """The class that was predicted, or whose colour is nearest; a dataset that holds colours only tells nothing."""
+    options = replace(feed.options, classes=True)
+    if sample.target.shape[0] != 1 or not options.colours:
         return None
-    palette = Palette("", tuple(map(str, range(len(feed.options.colours)))), feed.options.colours)
-    index, _ = classify(values.movedim(1, -1), palette)
-    return Measured(index[:, None].float(), sample.target[None], sample.valid[None])
+    target, valid = normalise("segmentation", sample.target, sample.valid, feed.records.convention, options)
+    if not feed.recipe.target_codec().classes:
+        palette = Palette("", tuple(map(str, range(len(options.colours)))), options.colours)
+        values = classify(values.movedim(1, -1), palette)[0][:, None].float()
+    return Measured(values, target[None], valid[None])
+
+
+def heatmaps(values: Tensor, sample: Sample, feed: Feed) -> Measured:
+    """Of one person."""
+    return Measured(values, sample.target[None], sample.valid[None])
 
 
 PREPARED: dict[str, Prepare] = {
@@ -88,6 +96,7 @@ PREPARED: dict[str, Prepare] = {
     "segmentation": classes,
     "albedo": levels,
     "shading": levels,
+    "keypoints": heatmaps,
 }
 
 
@@ -98,6 +107,8 @@ class Validator:
         self, config: Config, student: Student, written: Written, feeds: list[Feed], device: torch.device
     ) -> None:
         self.config, self.student, self.written, self.feeds, self.device = config, student, written, feeds, device
+        self.named: set[str] = set()
+        """What of the held-out pictures is broken, as it was said."""
 
     def write(self, name: str, notes: Mapping[str, object]) -> None:
         self.written.checkpoint(self.student, Path(self.config.out) / f"{name}.safetensors", notes)
@@ -123,12 +134,10 @@ class Validator:
     @torch.no_grad()
     def loss(self, feeds: list[Feed]) -> float:
         """What training minimises, on the same held-out pictures, timesteps and noise every time."""
-        size = self.config.batch_size
-        pictures = min(sum(len(feed.records) for feed in feeds), self.config.validation_images or 10**9)
-        data = Batches(feeds, min(size, pictures), max(pictures // size, 1), self.config.seed)
         sums: list[Reduction] = []
-        for number in range(len(data)):
-            batch = data[number].to(self.device, self.student.dtype)
+        config = self.config
+        for read in in_order(feeds, config.batch_size, config.validation_images, config.seed, self.named):
+            batch = read.to(self.device, self.student.dtype)
             counted = self.student.weights(batch)
             sums.append(Reduction(self.student(batch) * counted.factor.to(self.student.dtype), counted.weight))
         return sum(sums[1:], sums[0]).mean().item()
