@@ -4,7 +4,8 @@ The project's file is the one of core.checkpoint without networks. Header: `diff
 recipes) and `diffusion_perception.adapter` (a JSON object: base, fingerprint, rank, alpha, licence, data, and the
 spelling that it was made from). Tensors: `adapter.<layer>.down`, `.up` and `.scale` of low-rank parts (the weight grows
 by scale * up @ down; without a scale it is 1), `adapter.<layer>.weight` and `.bias` of differences, `head.<name>.*`,
-and `context.<recipe>` with, for guidance, `context.<recipe>.negative`. Layers go by their diffusers names.
+`decoder.<name>.*` and `encoder.<name>.*` of light halves, and `context.<recipe>` with, for guidance,
+`context.<recipe>.negative`. Layers go by their diffusers names.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from .adapter_keys import STABLE_DIFFUSION, Key, Layout, reader
 from .adapters import Adapter, Delta, LowRank, Part
 from .checkpoint import ADAPTER_KEY, read_metadata_if_any
+from .light import Stored, named
 from .recipe import from_header, to_header
 from .spellings import assemble, read_foreign, refuse_unread
 from .weights import CheckpointError, find_files, read_shapes, shown
@@ -31,6 +33,8 @@ STEMS = ("pytorch_lora_weights", "adapter_model")
 MANIFEST = ("base", "fingerprint", "licence", "data")
 OWN = re.compile(r"adapter\.(.+)\.(down|up|scale|weight|bias)")
 """The project's own names."""
+BESIDE = ("head.", "decoder.", "encoder.", "context.")
+"""What else its files hold."""
 
 
 def find_adapter(path: Path) -> Path:
@@ -79,7 +83,7 @@ def read_own(file: Path, metadata: Mapping[str, str]) -> Adapter:
         manifest = json.loads(metadata[ADAPTER_KEY])
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    names = [name for name in read_shapes(file) if not name.startswith(("head.", "context."))]
+    names = [name for name in read_shapes(file) if not name.startswith(BESIDE)]
     keys = {name: Key(match[1], match[2]) for name in names if (match := OWN.fullmatch(name))}
     refuse_unread(file, [name for name in names if name not in keys], len(names))
     adapter = Adapter(file, assemble(file, keys, lambda layer, rank: 1.0), "own", recipes=recipes)
@@ -92,13 +96,15 @@ def write_adapter(
     heads: Mapping[str, Mapping[str, Tensor]] | None = None,
     contexts: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, str] | None = None,
+    light: Stored | None = None,
 ) -> None:
-    """Write the project's file. heads, contexts and metadata as in core.checkpoint.write_checkpoint."""
+    """Write the project's file. heads, contexts, metadata and light as in core.checkpoint.write_checkpoint."""
     tensors: dict[str, Tensor] = {}
     for layer, part in adapter.parts.items():
         tensors |= {f"adapter.{layer}.{name}": tensor for name, tensor in named_tensors(part).items()}
     for head, weights in (heads or {}).items():
         tensors |= {f"head.{head}.{name}": tensor for name, tensor in weights.items()}
+    tensors |= named(light or {})
     tensors |= {f"context.{name}": tensor for name, tensor in (contexts or {}).items()}
     manifest = {
         **{name: getattr(adapter, name) for name in MANIFEST},

@@ -165,13 +165,13 @@ def check(adapter: Adapter, shapes: Shapes) -> None:
         wanted, found = (BY_CONTEXT.get(size, "another network") for size in (adapter.context_dim, width))
         raise CheckpointError(
             f"{adapter.name} is for {wanted} ({adapter.context_dim}-wide text), the loaded model is {found} "
-            f"({width}-wide text): load a {wanted} checkpoint, or get the adapter for {found}."
+            f"({width}-wide text): load the model that it was made for, or get the adapter for this one."
         )
     misfits = [name for name, part in adapter.parts.items() if not fits(name, part, shapes)]
     if misfits:
         raise CheckpointError(
-            f"{adapter.name} does not fit the loaded model, where {len(misfits)} of its {len(adapter.parts)} layers "
-            f"are unknown or of another shape ({first(misfits)})."
+            f"{adapter.name} was made for another network: the loaded model lacks {len(misfits)} of its "
+            f"{len(adapter.parts)} layers or has them in another shape ({first(misfits)})."
         )
 
 

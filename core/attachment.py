@@ -43,7 +43,6 @@ def attach(layers: Mapping[str, nn.Module], adapter: Adapter) -> Iterator[None]:
 
 def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[RemovableHandle]:
     """Put one part beside one layer."""
-    ready: dict[tuple[torch.device, torch.dtype], Part] = {}
     whole: list[Tensor] = []
 
     def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -53,10 +52,9 @@ def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[Rem
     def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         reached.add(name)
         x = whole.pop() if whole else inputs[0]
-        place = (x.device, x.dtype)
-        if place not in ready:
-            ready[place] = part.to(x)
-        return output + ready[place].beside(layer, x).to(output.dtype)
+        # moved anew each time: a call comes here once, and keeping all of them would double the adapter's memory
+        added = part.to(x).beside(layer, x).to(output.dtype)
+        return output + added if added.ndim < output.ndim else added.add_(output)
 
     handles = [layer.register_forward_hook(after)]
     if name == "conv_in" and part.shape and part.shape[1] > channels_of(layer):

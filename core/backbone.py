@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+Features = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What the four up blocks give, each after its upsampler, deepest first."""
+Layers = ModuleType | Any
+"""Where a head's layers come from: torch.nn, or a host's namespace of layers that it can move and cast."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Backbone(Protocol):
 
     def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor: ...
 
-    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the four up blocks give, each after its upsampler, deepest first."""
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
+        """What its up blocks give for the same input."""
         ...
 
     def modules(self) -> dict[str, nn.Module]:
@@ -71,4 +77,4 @@ class Autoencoder(Protocol):
 class Head(Protocol):
     """A decoder on UNet features: the four up-block tensors in, a picture (B, C, H', W') out."""
 
-    def __call__(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor: ...
+    def __call__(self, features: Features) -> Tensor: ...

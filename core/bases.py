@@ -22,10 +22,12 @@ from .checkpoint import (
     find_text_encoder,
     find_vae,
     is_called,
+    own_config,
     own_context,
     own_head,
 )
 from .families import Clues, family_named, recipe_for, recognise
+from .light import own_light
 from .recipe import Recipe
 from .tasks import task_named
 from .weights import CheckpointError, Weights, find_files, network, pick_unet, pick_vae, read, read_json, shown
@@ -54,9 +56,11 @@ def open_base(path: Path) -> Base:
     """The Stable Diffusion model in a folder in diffusers layout, a UNet's folder, or a single file."""
     path = absolute(path)
     if not path.is_dir():
-        unet, architecture = as_unet(network((path,), pick_unet), {}, path)
+        # a file of the project's own says what its weights do not: how many heads, and how latents are scaled
+        unet, architecture = as_unet(network((path,), pick_unet), own_config(path, "unet"), path)
         inside = network((path,), pick_vae)
-        vae, vae_architecture = as_vae(inside, {}, path) if inside.shapes else find_vae((path.parent,))
+        said = own_config(path, "vae")
+        vae, vae_architecture = as_vae(inside, said, path) if inside.shapes else find_vae((path.parent,))
         context = find_context((path.parent,), architecture)
         return Base(path, unet, architecture, vae, vae_architecture, context, find_text_encoder(path.parent))
     folder = path / "unet" if find_files(path / "unet") else path
@@ -97,6 +101,8 @@ def open_adapted(base: Base, path: Path, family: str = "auto", task: str = "") -
             context=context_of(adapter, recipe, base.architecture) or base.context,
             text_encoder=base.text_encoder,
             recognised=recipe.family,
+            decoder=own_light(adapter.path, "decoder", recipe) if adapter.recipes else None,
+            encoder=own_light(adapter.path, "encoder", recipe) if adapter.recipes else None,
         ),
         adapter,
     )  # fmt: skip
@@ -109,7 +115,10 @@ def recipe_of(adapter: Adapter, architecture: UNetArchitecture, family: str = "a
     clues = clues_of(adapter, architecture)
     row = recognise(clues) if family == "auto" else family_named(family)
     if row is None:
-        raise CheckpointError(f"{adapter.name} does not say how it was trained: name its family and task.")
+        raise CheckpointError(
+            f"{adapter.name} does not say how it was trained, as LoRAs for pictures do not: if it is one to perceive "
+            "with, name its task, and its family (as in family=genpercept)."
+        )
     try:
         return recipe_for(row, clues, task_named(task).name if task else "")
     except ValueError as error:

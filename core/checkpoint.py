@@ -18,6 +18,7 @@ from . import keys
 from .architecture import Shapes, UNetArchitecture, VAEArchitecture
 from .backbone import Context
 from .families import FAMILIES, HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
+from .light import LIGHT_KEY, Stored, named, own_light
 from .recipe import KEY, Recipe, from_header, to_header
 from .tasks import task_named
 from .weights import (
@@ -56,6 +57,10 @@ class Checkpoint:
     """A folder in diffusers layout that can make the context where none came."""
     recognised: str = ""
     """The family that its files speak of; a person may have named another for the recipe."""
+    decoder: Weights | None = None
+    """The light decoder that the recipe names."""
+    encoder: Weights | None = None
+    """The light encoder, likewise."""
 
 
 class UnsuitedError(CheckpointError):
@@ -103,6 +108,11 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
     metadata = read_metadata(path)
     if ADAPTER_KEY in metadata:
         raise CheckpointError(f"{path.name} is an adapter, which needs a base: use --adapter or Apply Adapter.")
+    if LIGHT_KEY in metadata:
+        raise CheckpointError(
+            f"{path.name} holds light halves of a VAE only, which need a checkpoint: give it as --decoder or "
+            "--encoder, or write it into the checkpoint by `export`."
+        )
     try:
         recipes = from_header(metadata, path.name)
         configs = {name: json.loads(metadata.get(key, "{}")) for name, key in NETWORK_KEYS.items()}
@@ -123,6 +133,8 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
             context=own_context(path, recipe, architecture) or find_context((path.parent,), architecture),
             text_encoder=find_text_encoder(path.parent),
             recognised=recipe.family,
+            decoder=own_light(path, "decoder", recipe),
+            encoder=own_light(path, "encoder", recipe),
         )
         for recipe in wanted
     ]  # fmt: skip
@@ -131,6 +143,14 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
 def is_called(recipe: Recipe, name: str) -> bool:
     """By its id, its task, or one of the task's other names."""
     return name in (recipe.id, recipe.row.name, *recipe.row.aliases)
+
+
+def own_config(path: Path, part: str) -> dict[str, Any]:
+    """What the header of a file of the project's own says of its unet, vae or head; {} for any other file."""
+    try:
+        return json.loads(read_metadata_if_any(path).get(NETWORK_KEYS[part], "{}"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path.name} has a damaged header ({error}): export or download it again.") from None
 
 
 def own_vae(path: Path, config: Mapping[str, Any]) -> tuple[Weights | None, VAEArchitecture | None]:
@@ -166,10 +186,12 @@ def write_checkpoint(
     heads: Mapping[str, Mapping[str, Tensor]] | None = None,
     contexts: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, str] | None = None,
+    light: Stored | None = None,
 ) -> None:
     """Write the project's single file: networks under diffusers names, recipes and configs in the header.
 
-    heads: {name: tensors}; contexts: {recipe id: (1, L, D)}; metadata: further header fields, such as modelspec.*.
+    heads: {name: tensors}; contexts: {recipe id: (1, L, D)}; metadata: further header fields, such as modelspec.*;
+    light: {role: {name: tensors}}, the halves that recipes name.
     ValueError if two recipes have one id, or a context belongs to none of them.
     """
     ids = [recipe.id for recipe in recipes]
@@ -182,6 +204,7 @@ def write_checkpoint(
         header[NETWORK_KEYS["vae"]] = json.dumps(vae[0].config())
     for head, weights in (heads or {}).items():
         tensors |= {f"head.{head}.{name}": tensor for name, tensor in weights.items()}
+    tensors |= named(light or {})
     # a copy each: recipes may share one, and the format refuses tensors that share memory
     tensors |= {f"context.{name}": tensor.clone() for name, tensor in (contexts or {}).items()}
     header |= {"format": "pt", **(metadata or {})}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,8 +24,28 @@ def reduce_channels(picture: Tensor, channels: int) -> Tensor:
     return picture.mean(1, keepdim=True) if channels == 1 else picture
 
 
+Restore = Callable[[Tensor], Tensor]
+"""Values (B, C, h, w) as decoded -> (B, C, H, W) at the image's own size, each channel by itself."""
+
+
+class Settling:
+    """What every codec also has."""
+
+    classes: ClassVar[bool] = False
+    """Whether values are class numbers."""
+    losses: ClassVar[tuple[str, ...]] = ()
+    """What predictions are compared with targets by, rows of core.losses.LOSSES; empty: by the task's own."""
+
+    def finish(self, values: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def settle(self, values: Tensor, restore: Restore) -> tuple[Tensor, Tensor | None]:
+        """Decoded values -> finished ones at the image's size; and their uncertainty (B, 1, H, W), if they tell it."""
+        return self.finish(restore(values)), None
+
+
 @dataclass(frozen=True)
-class UnitRange:
+class UnitRange(Settling):
     """Values in [0, scale] <-> [-1, 1]; GenPercept's and Marigold's maps. A scale <= 0 means per-image min-max."""
 
     channels: int
@@ -93,7 +116,7 @@ class LateMinMax(MinMax):
 
 
 @dataclass(frozen=True)
-class UnitVector:
+class UnitVector(Settling):
     """Unit vectors as they are, in [-1, 1]; Marigold's normals."""
 
     channels: int = 3
@@ -128,7 +151,86 @@ class HalfSphere(UnitVector):
         return self.finish(values)
 
 
-Codec = UnitRange | UnitVector
+SCORES_AT_ONCE = 16
+"""Classes whose scores are held at the image's own size together: 150 of them would take 2.5 GB at 2048x2048."""
+
+
+@dataclass(frozen=True)
+class ClassScores(Settling):
+    """A score for each class (logits), read as the number of the class that scores highest; for heads."""
+
+    channels: int = 1
+    scale: float = 1.0
+    low: float | None = 0.0
+    high: float | None = None
+    unit: bool = False
+    classes: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ("cross-entropy",)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Class numbers (B, 1, H, W), which is what scores are compared with."""
+        return values
+
+    def decode(self, picture: Tensor) -> Tensor:
+        """Scores (B, C, h, w), as they are."""
+        return picture
+
+    def finish(self, values: Tensor) -> Tensor:
+        """Scores (B, C, H, W) -> class numbers (B, 1, H, W)."""
+        return values.argmax(1, keepdim=True).float()
+
+    def settle(self, values: Tensor, restore: Restore) -> tuple[Tensor, Tensor]:
+        """Class numbers and 1 - (p1 - p2), by how much the most probable class is not ahead of the next.
+
+        Scores are what changes its size: numbers of classes have nothing between them.
+        """
+        best: Tensor | None = None
+        label = total = torch.empty(0)
+        for start in range(0, values.shape[1], SCORES_AT_ONCE):
+            scores = restore(values[:, start : start + SCORES_AT_ONCE]).float()
+            found = scores.argmax(1, keepdim=True) + start
+            both = top_two(scores)
+            if best is None:
+                best, label, total = both, found, scores.logsumexp(1, keepdim=True)
+                continue
+            label = torch.where(both[:, :1] > best[:, :1], found, label)
+            best = top_two(torch.cat([best, both], 1))
+            total = torch.logaddexp(total, scores.logsumexp(1, keepdim=True))
+        assert best is not None
+        probable = (best - total).exp()
+        return label.float(), 1 - (probable[:, :1] - probable[:, 1:])
+
+
+def top_two(scores: Tensor) -> Tensor:
+    """(B, C, H, W) -> the two highest (B, 2, H, W); a single class stands before one that cannot be."""
+    padded = scores if scores.shape[1] > 1 else F.pad(scores, (0, 0, 0, 0, 0, 1), value=-torch.inf)
+    return padded.topk(2, 1).values
+
+
+@dataclass(frozen=True)
+class Heatmaps(UnitRange):
+    """A heatmap for each keypoint, 1 where it is; only heads make as many channels."""
+
+    @property
+    def high(self) -> float | None:
+        return None
+
+    def encode(self, values: Tensor) -> Tensor:
+        return values
+
+    def decode(self, picture: Tensor) -> Tensor:
+        if picture.shape[1] != self.channels:
+            raise ValueError(
+                f"The network gives {picture.shape[1]} channels, but the recipe names {self.channels} keypoints: "
+                "set keypoints to those that its head was trained on."
+            )
+        return picture
+
+    def finish(self, values: Tensor) -> Tensor:
+        return values.clamp(min=0)
+
+
+Codec = UnitRange | UnitVector | ClassScores
 
 CODECS: dict[str, type[Codec]] = {
     "unit-range": UnitRange,
@@ -137,4 +239,6 @@ CODECS: dict[str, type[Codec]] = {
     "late-min-max": LateMinMax,
     "unit-vector": UnitVector,
     "half-sphere": HalfSphere,
+    "class-scores": ClassScores,
+    "heatmaps": Heatmaps,
 }

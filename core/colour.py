@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,11 @@ class Palette:
         rows = (row.strip().split(maxsplit=1) for row in text.replace("\n", " ").split(","))
         colours, classes = zip(*rows, strict=True)
         return cls(name, classes, colours)
+
+    def text(self) -> str:
+        """The same as text, on one line. Commas would end a name there, and every class needs one."""
+        names = (" ".join(name.replace(",", ";").split()) or str(number) for number, name in enumerate(self.classes))
+        return ", ".join(f"{colour} {name}" for colour, name in zip(self.colours, names))
 
     def table(self) -> Tensor:
         """(N, 3) in 0..255."""
@@ -60,8 +66,26 @@ def levels(colours: tuple[str, ...] | list[str]) -> Tensor:
 
 PALETTES: dict[str, Palette] = {
     name: Palette.parse(name, text)
-    for name, text in (("ade20k", palettes.ADE20K), ("coco", palettes.COCO), ("nyu40", palettes.NYU40))
+    for name, text in (
+        ("ade20k", palettes.ADE20K),
+        ("coco", palettes.COCO),
+        ("nyu40", palettes.NYU40),
+        ("rooms", palettes.ROOMS),
+        ("furniture", palettes.FURNITURE),
+    )
 }
+OWN = re.compile(r"([0-9a-fA-F]{6} [^,]+)(, ?[0-9a-fA-F]{6} [^,]+)*")
+"""A palette as Palette.text() writes it."""
+
+
+def palette_named(text: str) -> Palette:
+    """A row of PALETTES, or a palette of one's own as Palette.text() writes it. ValueError if it is neither."""
+    if text in PALETTES:
+        return PALETTES[text]
+    if OWN.fullmatch(text):
+        return Palette.parse("own", text)
+    raise ValueError(f"There is no palette {text!r}: set palette= to one of {', '.join(PALETTES)} in overrides.")
+
 
 COLORMAPS: dict[str, list[str]] = {
     name: points.split()
@@ -113,7 +137,10 @@ def paint(index: Tensor, palette: Palette) -> Tensor:
     return (palette.table() / 255).to(index.device)[index]
 
 
-def is_class(index: Tensor, picked: list[int], palette: Palette) -> Tensor:
-    """(B, H, W) of `classify` -> bool, True where the class has the colour of one that is picked."""
-    wanted = palette.first()[torch.tensor(picked, dtype=torch.long)].to(index.device)
-    return torch.isin(index, wanted)
+def is_class(index: Tensor, picked: list[int], palette: Palette | None = None) -> Tensor:
+    """Classes (B, H, W) -> bool, True where the class is one that is picked.
+
+    palette: of classes that `classify` found, where those of one colour are all the first of them.
+    """
+    wanted = torch.tensor(picked, dtype=torch.long)
+    return torch.isin(index, (wanted if palette is None else palette.first()[wanted]).to(index.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,17 +36,29 @@ def extract(tuned: Source, base: Source, rank: int | None, dtype: torch.dtype = 
     rank: of the low-rank parts, None to keep every difference whole. Norms, biases, conv_in, and matrices that are no
     larger whole, are kept whole in any case. CheckpointError if the two are not of one architecture.
     """
+    for found in extract_ranks(tuned, base, (rank,), dtype):
+        yield found[rank]
+
+
+def extract_ranks(
+    tuned: Source, base: Source, ranks: Sequence[int | None], dtype: torch.dtype = torch.float16
+) -> Iterator[dict[int | None, Extracted]]:
+    """The same for several ranks, {rank: part} layer by layer, at the cost of one."""
     for layer in common_layers(tuned.shapes, base.shapes):
         weight = difference(tuned, base, f"{layer}.weight")
         bias = difference(tuned, base, f"{layer}.bias")
         if weight is None and bias is None:
             continue
         bias = None if bias is None else bias.to(dtype)
-        if weight is None or rank is None or weight.ndim == 1 or layer == "conv_in" or not is_smaller(weight, rank):
-            yield Extracted(layer, Delta(None if weight is None else matrix(weight).to(dtype), bias), 1.0)
-        else:
-            down, up, energy = truncate(weight, rank)
-            yield Extracted(layer, LowRank(down.to(dtype), up.to(dtype), bias=bias), energy)
+        found = {}
+        if weight is not None and weight.ndim > 1 and layer != "conv_in":
+            thin = [rank for rank in ranks if rank is not None and is_smaller(weight, rank)]
+            for rank, (down, up, energy) in truncations(weight, thin).items():
+                found[rank] = Extracted(layer, LowRank(down.to(dtype), up.to(dtype), bias=bias), energy)
+        if len(found) < len(ranks):
+            whole = Extracted(layer, Delta(None if weight is None else matrix(weight).to(dtype), bias), 1.0)
+            found = {rank: found.get(rank, whole) for rank in ranks}
+        yield found
 
 
 def common_layers(tuned: Shapes, base: Shapes) -> list[str]:
@@ -92,6 +104,17 @@ def matrix(weight: Tensor) -> Tensor:
 def is_smaller(weight: Tensor, rank: int) -> bool:
     rows, columns = weight.shape[0], weight.shape[1:].numel()
     return rank * (rows + columns) < rows * columns
+
+
+def truncations(weight: Tensor, ranks: Sequence[int]) -> dict[int, tuple[Tensor, Tensor, float]]:
+    """{rank: truncate(weight, rank)}, each a part of the highest."""
+    if not ranks:
+        return {}
+    down, up, energy = truncate(weight, max(ranks))
+    # both factors carry the root of each singular value, the largest last
+    squares = up.double().square().sum(0).square()
+    shares = {rank: (squares[-rank:].sum() / squares.sum()).item() * energy for rank in ranks}
+    return {rank: (down[-rank:], up[:, -rank:], shares[rank]) for rank in ranks}
 
 
 def truncate(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:

@@ -101,10 +101,12 @@ def quantise(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def png_range(convention: Convention, values: np.ndarray) -> tuple[float, float]:
     """The values that become 0 and 65535: the convention's range, the image's own where that is open.
 
-    Metric depth is stored in millimetres, so that its range ends at 65.535 m.
+    Metric depth is stored in millimetres, so that its range ends at 65.535 m; class numbers are stored as they are.
     """
     if unit_of(convention) == "metres":
         return 0.0, 65.535
+    if convention.classes:
+        return 0.0, 65535.0
     low = values.min().item() if convention.low is None else convention.low
     high = values.max().item() if convention.high is None else convention.high
     return (-1.0, 1.0) if convention.unit else (low, high if high > low else low + 1)
@@ -134,6 +136,7 @@ def pages(map: PerceptionMap) -> list[Page]:
         "unit": unit_of(convention),
         "axes": convention.axes,
         "palette": convention.palette,
+        "holds": "class numbers" if convention.classes else None,
     }
     meaning = {key: value for key, value in meaning.items() if value not in (None, "")}
     pairs = zip(map.values.float().cpu().numpy(), trusted(map).cpu().numpy(), strict=True)

@@ -1,132 +1,73 @@
-"""Heads: decoders that read UNet features instead of the predicted latent."""
+"""Heads: decoders that read UNet features instead of the predicted latent; their table, and one to copy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architecture import Shapes
-
-Features = tuple[Tensor, Tensor, Tensor, Tensor]
-Layers = ModuleType | Any
-"""Where the layers come from: torch.nn, or a host's namespace of layers that it can move and cast."""
-
-
-class Residual(nn.Module):
-    """Pre-activation residual unit of two 3x3 convolutions (RefineNet's, as in Ranftl et al. 2021, sec. 3)."""
-
-    def __init__(self, width: int, layers: Layers) -> None:
-        super().__init__()
-        self.convolution1 = layers.Conv2d(width, width, 3, padding=1, bias=False)
-        self.convolution2 = layers.Conv2d(width, width, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.convolution2(F.relu(self.convolution1(F.relu(x))))
+from .backbone import Features, Layers
+from .dpt import DPT, dpt_shapes
+from .keypoint_heads import ClassicHead, SimpleHead, classic_shapes, simple_shapes
+from .upernet import UPerNet, resized, upernet_shapes
 
 
-class Fusion(nn.Module):
-    """Add the next finer features, refine, double the size."""
+class PlainHead(nn.Module):
+    """The least that a head can be. Copy it to write your own: a class, its shapes, and a row in each table below.
 
-    def __init__(self, width: int, layers: Layers, first: bool) -> None:
-        super().__init__()
-        self.projection = layers.Conv2d(width, width, 1)
-        if not first:
-            self.residual_layer1 = Residual(width, layers)
-        self.residual_layer2 = Residual(width, layers)
-
-    def forward(self, x: Tensor, finer: Tensor | None = None) -> Tensor:
-        if finer is not None:
-            if finer.shape[-2:] != x.shape[-2:]:
-                finer = F.interpolate(finer, x.shape[-2:], mode="bilinear", align_corners=False)
-            x = x + self.residual_layer1(finer)
-        x = F.interpolate(self.residual_layer2(x), scale_factor=2, mode="bilinear", align_corners=True)
-        return self.projection(x)
-
-
-class FusionStage(nn.Module):
-    """Features of one width, deepest first, into one map."""
-
-    def __init__(self, width: int, layers: Layers, levels: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Fusion(width, layers, first=level == 0) for level in range(levels))
-
-    def forward(self, pyramid: list[Tensor]) -> Tensor:
-        deepest, *finer = pyramid
-        first, *rest = self.layers
-        x = first(deepest)
-        for fuse, level in zip(rest, finer):
-            x = fuse(x, level)
-        return x
-
-
-class Neck(nn.Module):
-    """Features of several widths brought to one, then fused."""
-
-    def __init__(self, inputs: list[int], width: int, layers: Layers) -> None:
-        """inputs: widths, finest first."""
-        super().__init__()
-        self.convs = nn.ModuleList(layers.Conv2d(channels, width, 3, padding=1, bias=False) for channels in inputs)
-        self.fusion_stage = FusionStage(width, layers, len(inputs))
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        pyramid = [conv(level) for conv, level in zip(self.convs, features)]
-        return self.fusion_stage(pyramid[::-1])
-
-
-class Prediction(nn.Module):
-    """Fused features to a map of twice their size."""
-
-    def __init__(self, width: int, middle: int, channels: int, layers: Layers) -> None:
-        super().__init__()
-        self.projection = layers.Conv2d(width, width, 3, padding=1)
-        # the published indices count two modules without weights
-        self.head = nn.ModuleDict(
-            {
-                "0": layers.Conv2d(width, width // 2, 3, padding=1),
-                "2": layers.Conv2d(width // 2, middle, 3, padding=1),
-                "4": layers.Conv2d(middle, channels, 1),
-            }
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.head["0"](F.relu(self.projection(x)))
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-        return self.head["4"](F.relu(self.head["2"](x)))
-
-
-class DPT(nn.Module):
-    """GenPercept's DPT head on up-block features; its module names are those of the published weights.
-
-    Features, deepest first: (1280 at 1/4 of the latent, 1280 at 1/2, 640 at 1, 320 at 1), each after its upsampler.
-    Out: (B, 1, 32 H, 32 W) for deepest features of H x W, of no fixed range.
+    Out: (B, C, H, W) for finest features of H x W.
     """
 
-    def __init__(self, shapes: Shapes, layers: Layers = nn, positive: bool = False) -> None:
-        """shapes: of the published state dict; positive: end in a ReLU, as the head that is called dpt_head."""
+    def __init__(self, shapes: Shapes, layers: Layers = nn) -> None:
+        """shapes: of the state dict, from which every width is read, so that a file needs no config beside its weights.
+
+        Take layers with weights from `layers`, never from nn: a host then moves and casts them as it does its own.
+        """
         super().__init__()
-        width = shapes["neck.convs.0.weight"][0]
-        inputs = [shapes[f"neck.convs.{i}.weight"][1] for i in range(4)]
-        middle, channels = shapes["head.head.2.weight"][0], shapes["head.head.4.weight"][0]
-        self.feature_upsample_0 = nn.ModuleDict({"conv": layers.Conv2d(inputs[0], inputs[0], 3, padding=1)})
-        self.neck = Neck(inputs, width, layers)
-        self.head = Prediction(width, middle, channels, layers)
-        self.positive = positive
+        width = shapes["predict.weight"][1]
+        inputs = [shapes[f"reduce.{i}.weight"][1] for i in range(4)]
+        self.reduce = nn.ModuleList(layers.Conv2d(channels, width, 1) for channels in inputs)
+        # a UNet's features have no range of their own; not BatchNorm, see core.upernet.Convolution
+        self.norm = layers.GroupNorm(1, width)
+        self.mix = layers.Conv2d(width, width, 3, padding=1)
+        self.predict = layers.Conv2d(width, shapes["predict.weight"][0], 3, padding=1)
 
     def forward(self, features: Features) -> Tensor:
-        deepest, deep, middle, fine = features
-        fine = self.feature_upsample_0["conv"](F.interpolate(fine, scale_factor=2, mode="nearest"))
-        x = self.head(self.neck([fine, middle, deep, deepest]))
-        return F.relu(x) if self.positive else x
+        # deepest first; sizes need not be halves of each other, so that each is brought to the finest as it is
+        *_, finest = features
+        x = sum((resized(reduce(level), finest) for reduce, level in zip(self.reduce, features)), finest.new_zeros(()))
+        x = F.relu(self.mix(F.relu(self.norm(x))))
+        # no activation at the end: the recipe's codec knows which range the values have
+        return self.predict(x)
+
+
+def plain_shapes(widths: Sequence[int], width: int, outputs: int) -> Shapes:
+    """Of a new head, as much as its builder reads: features of these widths, finest first, and what comes out."""
+    inputs = {f"reduce.{i}.weight": (width, channels, 1, 1) for i, channels in enumerate(reversed(widths))}
+    return {**inputs, "predict.weight": (outputs, width, 3, 3)}
 
 
 HEAD_KINDS: dict[str, Callable[[Shapes, Layers], nn.Module]] = {
     "dpt_head_identity": lambda shapes, layers: DPT(shapes, layers),
     "dpt_head": lambda shapes, layers: DPT(shapes, layers, positive=True),
+    "upernet": UPerNet,
+    "plain": PlainHead,
+    "vitpose_classic": ClassicHead,
+    "vitpose_simple": SimpleHead,
 }
+"""What a recipe's `head` may name."""
+
+NEW_HEADS: dict[str, Callable[[Sequence[int], int, int], Shapes]] = {
+    "dpt_head_identity": dpt_shapes,
+    "dpt_head": dpt_shapes,
+    "upernet": upernet_shapes,
+    "plain": plain_shapes,
+    "vitpose_classic": classic_shapes,
+    "vitpose_simple": simple_shapes,
+}
+"""What a trainer may begin with: (widths of the UNet's levels, the head's own width, channels out) -> shapes."""
 
 
 def build_head(name: str, shapes: Shapes, layers: Layers = nn) -> nn.Module:
@@ -137,3 +78,10 @@ def build_head(name: str, shapes: Shapes, layers: Layers = nn) -> nn.Module:
         return HEAD_KINDS[name](shapes, layers)
     except KeyError as error:
         raise ValueError(f"The weights of {name} lack {error}: they are another head's; get them again.") from None
+
+
+def untrained_head(name: str, widths: Sequence[int], width: int, outputs: int) -> nn.Module:
+    """A new head on a UNet of these widths. ValueError if nothing is known of heads of that name."""
+    if name not in NEW_HEADS:
+        raise ValueError(f"There is no head {name!r} to train: take one of {', '.join(NEW_HEADS)}.")
+    return build_head(name, NEW_HEADS[name](widths, width, outputs))

@@ -56,6 +56,13 @@ def l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     return over_values(difference(prediction, target, valid).abs(), valid)
 
 
+def heatmaps(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+    """Squared difference, averaged over the valid values of the heatmaps of labelled keypoints: those not all 0."""
+    squares = difference(prediction, target, valid).square()
+    labelled = target.masked_fill(~valid, 0).flatten(2).amax(2)[..., None, None] > 0
+    return Reduction(squares.masked_fill(~labelled, 0).sum()[None], (valid & labelled).sum()[None])
+
+
 def scale_shift_invariant(prediction: Tensor, target: Tensor, valid: Tensor, offset: float = DEPTH_OFFSET) -> Reduction:
     """|s p + t - y| with each image's own s, t = argmin sum (s p + t - y)^2, gradients flowing through both.
 
@@ -465,6 +472,8 @@ class Loss:
     """What a perfect prediction costs."""
     perfect: Callable[[Tensor], Tensor] = itself
     """The perfect prediction of a target."""
+    counts_pixels: bool = False
+    """The weight is the number of valid pixels: said where a perfect prediction would take a lot of memory."""
 
     def __call__(
         self, prediction: Tensor, target: Tensor, valid: Tensor, **given: Tensor | Sequence[int] | None
@@ -478,6 +487,8 @@ class Loss:
 
     def weight(self, target: Tensor, valid: Tensor, **given: Tensor | Sequence[int] | None) -> Tensor:
         """The weight (N,) that any prediction will have, known before there is one."""
+        if self.counts_pixels:
+            return valid.sum()[None]
         with torch.no_grad():
             return self(self.perfect(target.masked_fill(~valid, 0)), target, valid, **given).weight
 
@@ -487,6 +498,7 @@ LOSSES: dict[str, Loss] = {
     for loss in (
         Loss("mse", mse),
         Loss("l1", l1),
+        Loss("heatmaps", heatmaps),
         Loss("ssi", scale_shift_invariant, factor=0.5),
         Loss("ssi-median", median_scale_shift_invariant, factor=0.5),
         Loss("gradient", gradient, factor=2.0),
@@ -497,6 +509,6 @@ LOSSES: dict[str, Loss] = {
         Loss("hdn-space", hdn_space, factor=0.5, needs=("seeds",)),
         Loss("laplacian", laplacian_pyramid),
         Loss("scale-invariant", scale_invariant),
-        Loss("cross-entropy", cross_entropy, perfect=certain),
+        Loss("cross-entropy", cross_entropy, perfect=certain, counts_pixels=True),
     )
 }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from itertools import pairwise
 from typing import Literal
 
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import Reduction, check
+from .skeletons import COCO_SIGMAS
 
 Measure = Callable[..., Reduction]
 
@@ -34,11 +35,6 @@ CLASSES = 256
 """Class indices that a confusion matrix can hold."""
 ANGLE_STEP_DEG = 0.01
 """Width of the bins from which the median angle of a whole set is read."""
-COCO_SIGMAS = (
-    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
-    *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-)
-"""Spread of each of COCO's 17 keypoints, per square root of area."""
 EPSILON = 2.0**-52
 
 
@@ -658,6 +654,7 @@ METRICS: dict[str, Metric] = {
         Metric("miou", "mIoU", confusion, True, 1, "set", finish=from_matrix(mean_iou)),
         Metric("pixel-accuracy", "aAcc", confusion, True, 1, "set", finish=from_matrix(pixel_accuracy)),
         Metric("mean-accuracy", "mAcc", confusion, True, 1, "set", finish=from_matrix(mean_accuracy)),
+        Metric("pck-0.1", "PCK@0.1", partial(pck, reach=0.1), True, 1, "set"),
         Metric("pck", "PCK@0.2", pck, True, 1, "set"),
         Metric("oks", "OKS", oks, True, 1),
         Metric("lmse", "LMSE", lmse, False, 0),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .backbone import Context
 from .diffusion import Tick
 from .image import CELL, Fit, fit
+from .light import eye_of
 from .perception_map import PerceptionMap
 from .pipeline import Perceiver, Values, check_image, chunks, join, members, perceive, wanted_resolution
 
@@ -65,7 +66,7 @@ def passes_of_tasks(perceivers: list[Perceiver], images: int, batch_size: int, r
 
 def sight(perceiver: Perceiver, resolution: int) -> Hashable:
     """Equal for tasks that are shown the same picture through the same VAE."""
-    return wanted_resolution(perceiver.recipe, resolution), perceiver.recipe.rule, id(perceiver.autoencoder)
+    return wanted_resolution(perceiver.recipe, resolution), perceiver.recipe.rule, id(eye_of(perceiver.autoencoder))
 
 
 def run(

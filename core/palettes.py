@@ -59,6 +59,21 @@ ceiling, ac7252 books, ff7f0e refrigerator, 5ba38a television, 99629c paper, 8c9
 bathtub, d55cb0 bag, 5e6ad3 other structure, 5254a3 other furniture, 645590 other prop
 """
 
+# The classes of the rooms that `scenes` renders, in the order of their numbers. No two colours are closer than 127
+# levels of one channel, so that a small network tells them apart.
+ROOMS = """
+000000 unlabelled, 808080 wall, 800000 floor, ffffff ceiling, 80ffff window, 808000 door, ff0000 person, ff8080 animal,
+0000ff chair, 8000ff sofa, ff8000 table, ff00ff bed, 80ff00 storage, ffff00 lamp, 00ff00 plant, 00ffff screen, 008080
+appliance, 0080ff sanitary, ff0080 textile, ffff80 picture, 000080 vehicle, 80ff80 object, 008000 ground, 8080ff sky
+"""
+
+# Twelve kinds of furniture, what a room is made of, and people: those of the classes above that a room is judged by, in
+# the same colours.
+FURNITURE = """
+808080 wall, 800000 floor, ffffff ceiling, ff0000 person, 0000ff chair, 8000ff sofa, ff8000 table, ff00ff bed, 80ff00
+storage, ffff00 lamp, 00ff00 plant, 00ffff screen, 008080 appliance, 0080ff sanitary, ff0080 textile, ffff80 picture
+"""
+
 # Evenly spaced points, RRGGBB, with straight lines between them: inferno, magma and viridis (van der Walt and Smith
 # 2015), turbo (Mikhailov 2019), and ColorBrewer's Spectral from its blue end.
 INFERNO = """

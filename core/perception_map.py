@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from .skeletons import Skeleton
+
 Axis = Literal["left", "right", "up", "down", "back", "forward"]
 
 
@@ -30,7 +32,27 @@ class Convention:
     unit: bool = False
     """True: normals are unit vectors in [-1, 1]. False: (n + 1) / 2 in [0, 1], length not restored."""
     palette: str | None = None
-    """Name of the palette (core.colour.PALETTES) that colours classes."""
+    """The palette that colours classes, as core.colour.palette_named reads it."""
+    classes: bool = False
+    """True: values are numbers of the palette's classes. False: they are its colours, more or less."""
+    skeleton: Skeleton | None = None
+    """What the channels of heatmaps are."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Where the entries of a map lie that are crops, each with a person in it, of the images of a batch."""
+
+    size: tuple[int, int]
+    """(H, W) of the images."""
+    count: int
+    """How many images there are."""
+    images: tuple[int, ...]
+    """Which of them each entry is from."""
+    windows: Tensor
+    """(N, 4) float64: x, y of the upper left corner, width, height, in pixels of the image; may reach beyond it."""
+    scores: tuple[float, ...]
+    """How sure whoever found the person was, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -47,4 +69,7 @@ class PerceptionMap:
     valid: Tensor | None = None
     """(B, H, W) bool, True where `values` can be trusted; None means everywhere."""
     uncertainty: Tensor | None = None
-    """(B, H, W) float32 from an ensemble: median absolute deviation, or mean angle / pi for normals."""
+    """(B, H, W) float32 from an ensemble: median absolute deviation, or mean angle / pi for normals. Of class numbers:
+    1 - (p1 - p2) of the two most probable classes."""
+    crops: Crops | None = None
+    """Where the entries of `values` lie, if they are not whole images; they then have a size of their own."""

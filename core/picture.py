@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .colour import PALETTES, Palette, classify, colourise, is_class, paint
+from .colour import PALETTES, Palette, classify, colourise, is_class, paint, palette_named
 from .geometry import NORMAL_AXES, change_axes, decode_normals, encode_normals, towards_camera, with_unit_length
+from .openpose import pose_picture
 from .perception_map import Convention, PerceptionMap
 from .tasks import TASKS
 
@@ -295,22 +296,65 @@ def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise
 
 def palette_of(map: PerceptionMap) -> Palette:
     """The palette that colours this map. ValueError if there is no such palette."""
-    name = map.convention.palette or ""
-    if name not in PALETTES:
-        raise ValueError(f"There is no palette {name!r}: set palette= to one of {', '.join(PALETTES)} in overrides.")
-    return PALETTES[name]
+    return palette_named(map.convention.palette or "")
 
 
-def classes_of(map: PerceptionMap, palette: Palette) -> tuple[Tensor, Tensor]:
-    """Colour map -> class (B, H, W) int64, and how clearly so (B, H, W) in [0, 1]; 0 where unknown."""
-    index, clearness = classify(known_values(map), palette)
-    return index, clearness * trusted(map)
+class Classes(NamedTuple):
+    """A segmentation, whether it came as colours or as class numbers."""
+
+    index: Tensor
+    """(B, H, W) int64; any class where unknown."""
+    clearness: Tensor
+    """(B, H, W) in [0, 1]: 1 where one class is certain, 0 half-way between two and where unknown."""
+    known: Tensor
+    """(B, H, W) bool."""
+    palette: Palette
+    by_colour: bool
+    """Whether classes of one colour cannot be told apart."""
+
+    def picture(self) -> Tensor:
+        """Clean palette colours (B, H, W, 3)."""
+        return paint(self.index, self.palette)
+
+    def mask(self, picked: list[int]) -> Tensor:
+        """(B, H, W), 1 where the class is one that is picked."""
+        return (is_class(self.index, picked, self.palette if self.by_colour else None) & self.known).float()
+
+    def said(self) -> str:
+        """In words, which classes there are and how much of the known pixels each takes, the largest first."""
+        counts = self.index[self.known].bincount(minlength=len(self.palette.classes))
+        order = counts.argsort(descending=True, stable=True).tolist()
+        total = max(int(counts.sum()), 1)
+        return ", ".join(f"{self.palette.classes[i]} {counts[i] / total:.1%}" for i in order if counts[i])
+
+
+def classes_of(map: PerceptionMap, palette: Palette) -> Classes:
+    """The classes of a segmentation. ValueError if its numbers are none of the palette's."""
+    known = trusted(map)
+    if map.convention.classes:
+        index, clearness = numbered(map, palette)
+    else:
+        index, clearness = classify(known_values(map), palette)
+    return Classes(index, clearness * known, known, palette, not map.convention.classes)
+
+
+def numbered(map: PerceptionMap, palette: Palette) -> tuple[Tensor, Tensor]:
+    """Class numbers (B, H, W) int64, and how clear they are (B, H, W)."""
+    index = known_values(map)[..., 0].round().long()
+    count, largest = len(palette.classes), int(index.max())
+    if largest >= count or int(index.min()) < 0:
+        raise ValueError(
+            f"The map holds class {largest}, and the palette {palette.name} has {count}: set palette= to the one that "
+            "the model was trained on."
+        )
+    unclear = torch.zeros(index.shape) if map.uncertainty is None else map.uncertainty
+    return index, (1 - unclear.to(index.device)).clamp(0, 1)
 
 
 def class_picture(map: PerceptionMap, palette: Palette, picked: str = "") -> tuple[Tensor, Tensor, Tensor]:
-    """Colour map -> clean palette colours (B, H, W, 3), mask (B, H, W) of the picked classes, clearness (B, H, W)."""
-    index, clearness = classes_of(map, palette)
-    return paint(index, palette), is_class(index, palette.indices(picked), palette) * trusted(map).float(), clearness
+    """Segmentation -> clean palette colours (B, H, W, 3), mask (B, H, W) of the picked classes, clearness (B, H, W)."""
+    found = classes_of(map, palette)
+    return found.picture(), found.mask(palette.indices(picked)), found.clearness
 
 
 def ready(map: PerceptionMap) -> tuple[Tensor, Tensor]:
@@ -332,7 +376,12 @@ def ready_normal(map: PerceptionMap) -> Tensor:
 
 def ready_classes(map: PerceptionMap) -> Tensor:
     """Clean palette colours where the palette is known."""
-    return class_picture(map, palette_of(map))[0] if map.convention.palette else in_range(map)
+    return class_picture(map, palette_of(map))[0] if map.convention.palette else ready_colour(map)
+
+
+def ready_pose(map: PerceptionMap) -> Tensor:
+    """Skeletons, as ControlNet's openpose draws them."""
+    return pose_picture(map)[0]
 
 
 def ready_colour(map: PerceptionMap) -> Tensor:
@@ -348,6 +397,7 @@ READY: dict[str, Callable[[PerceptionMap], Tensor]] = {
     "segmentation": ready_classes,
     "albedo": ready_colour,
     "shading": ready_colour,
+    "keypoints": ready_pose,
 }
 
 

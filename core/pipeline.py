@@ -10,7 +10,7 @@ from torch import Tensor
 from .backbone import Autoencoder, Backbone, Context, Head
 from .diffusion import PARADIGMS, Guided, Tick
 from .ensemble import MERGES
-from .image import CELL, Fit, fit
+from .image import CELL, Fit, fit, resize
 from .perception_map import PerceptionMap
 from .recipe import Recipe
 
@@ -103,7 +103,7 @@ def members(recipe: Recipe) -> int:
 
 
 Values = tuple[Tensor, Tensor | None]
-"""(B, H, W, C) and, from an ensemble, its uncertainty (B, H, W)."""
+"""(B, H, W, C) and, where it is known, their uncertainty (B, H, W)."""
 
 
 def perceive(
@@ -121,17 +121,23 @@ def perceive(
         decoded.append(crop(codec.decode(picture), fitted))
         tick()
     values, uncertainty = merge(torch.cat(decoded), count, recipe)
-    values = codec.finish(fitted.restore(values))
+    values, doubt = codec.settle(values, fitted.restore)
     if uncertainty is not None:
-        uncertainty = fitted.restore(uncertainty)[:, 0].cpu()
-    return values.movedim(1, -1).contiguous().cpu(), uncertainty
+        doubt = fitted.restore(uncertainty)
+    return values.movedim(1, -1).contiguous().cpu(), None if doubt is None else doubt[:, 0].cpu()
 
 
 def decode(perceiver: Perceiver, latent: Tensor, noise: Tensor | None, tick: Tick) -> Tensor:
     """Image latents -> the target's picture (B, 3, 8h, 8w), or whatever the head gives."""
     if perceiver.head is not None:
-        return perceiver.head(features(perceiver, latent, tick))
+        return at_size(perceiver.head(features(perceiver, latent, tick)), latent, perceiver.recipe.rule.multiple)
     return perceiver.needs_autoencoder().decode(denoise(perceiver, latent, noise, tick))
+
+
+def at_size(picture: Tensor, latent: Tensor, multiple: int) -> Tensor:
+    """What a head gave, at the picture's size if padding has to be cut off; else as it is, to be resized only once."""
+    size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
+    return resize(picture, size, "bilinear", False) if multiple > 1 else picture
 
 
 def denoise(perceiver: Perceiver, latent: Tensor, noise: Tensor | None = None, tick: Tick = lambda: None) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .codecs import CODECS, Codec
 from .image import RESIZE_RULES, ResizeRule
 from .perception_map import Axis, Convention
+from .skeletons import USUAL, Skeleton, skeleton_named
 from .tasks import Task, task_named
 
 KEY = "diffusion_perception.recipe"
@@ -63,6 +64,13 @@ class Recipe:
     """A row of core.image.RESIZE_RULES."""
     head: str = ""
     """The file's head that decodes UNet features; empty is the VAE decoder."""
+    decoder: str = ""
+    """The file's light decoder that it was validated with and that may be run instead of the VAE's; empty is none."""
+    decoder_cost: str = ""
+    """What that costs in the task's own metric, such as "abs-rel 0.0812 -> 0.0827"; for people."""
+    encoder: str = ""
+    """The file's light encoder, likewise."""
+    encoder_cost: str = ""
     codec: str = ""
     """A row of core.codecs.CODECS; empty is the task's own."""
     target_scale: float = 1.0
@@ -72,7 +80,13 @@ class Recipe:
     axes: tuple[Axis, Axis, Axis] | None = None
     """Where +x, +y and +z of a normal point."""
     palette: str = ""
-    """Name of the palette of a segmentation."""
+    """The palette of a segmentation, as core.colour.palette_named reads it: a name, or colours and classes."""
+    keypoints: str = ""
+    """What heatmaps show: a row of core.skeletons.SKELETONS, or all names with commas; empty is coco-17."""
+    limbs: str = ""
+    """Which keypoints are joined, as in nose:left_eye, ...; empty is as SKELETONS says."""
+    aspect: float = 0.75
+    """Width to height of the crop around a person; `resolution` is its longer side."""
 
     licence: str = ""
     data: str = ""
@@ -86,11 +100,14 @@ class Recipe:
             raise ValueError(f"A one-step recipe runs 1 step, not {self.steps}: set paradigm=deterministic for more.")
         if self.head and self.paradigm != "one-step":
             raise ValueError(f"A head reads one pass of the network: paradigm={self.paradigm} cannot be run with one.")
+        if not self.head and self.codec and CODECS[self.codec].classes:
+            raise ValueError(f"codec={self.codec} reads what a head predicts, and this checkpoint has none: drop it.")
         for field, low, high in RANGES:
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"{field}={getattr(self, field)} is outside {low}..{high}.")
         if self.axes is not None and (len(self.axes) != 3 or not set(self.axes) <= set(get_args(Axis))):
             raise ValueError(f"axes={','.join(self.axes)} is not three of {', '.join(get_args(Axis))}.")
+        skeleton_named(self.keypoints or USUAL, self.limbs)
 
     @property
     def id(self) -> str:
@@ -105,16 +122,27 @@ class Recipe:
     def rule(self) -> ResizeRule:
         return RESIZE_RULES[self.resize]
 
+    @property
+    def skeleton(self) -> Skeleton:
+        """Of keypoints."""
+        return skeleton_named(self.keypoints or USUAL, self.limbs)
+
+    @property
+    def channels(self) -> int:
+        """Of the raw values."""
+        return self.row.channels or len(self.skeleton)
+
     def target_codec(self) -> Codec:
         """Between values and the decoder's picture."""
-        return CODECS[self.codec or self.row.codec](channels=self.row.channels, scale=self.target_scale)
+        return CODECS[self.codec or self.row.codec](channels=self.channels, scale=self.target_scale)
 
     def convention(self) -> Convention:
         """What the values mean that this recipe predicts."""
         codec = self.target_codec()
         return Convention(
             low=codec.low, high=codec.high, near=self.row.near, metric=self.metric, axes=self.axes, unit=codec.unit,
-            palette=self.palette or None,
+            palette=self.palette or None, classes=codec.classes,
+            skeleton=None if self.row.channels else self.skeleton,
         )  # fmt: skip
 
     @property
@@ -146,10 +174,11 @@ RANGES = (
     ("seed", 0, 2**63 - 1),
     ("resolution", 0, 16384),
     ("target_scale", -1e6, 1e6),
+    ("aspect", 0.1, 10.0),
 )
 
 
-FROM_FILES = ("head", "name")
+FROM_FILES = ("head", "name", "decoder", "encoder")
 """Fields that name what lies in the file."""
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .colour import is_class
 from .perception_map import PerceptionMap
 from .picture import choose, classes_of, known_values, level, palette_of, stretch_each, trusted
 
@@ -59,8 +58,8 @@ def by_class(map: PerceptionMap, selection: Selection) -> Tensor:
     palette = palette_of(map)
     picked = palette.indices(selection.classes)
     if not picked:
-        raise ValueError(f"No class is picked: name classes of {palette.name}, such as {palette.classes[1]!r}.")
-    return is_class(classes_of(map, palette)[0], picked, palette).float()
+        raise ValueError(f"No class is picked: name classes of {palette.name}, such as {palette.classes[-1]!r}.")
+    return classes_of(map, palette).mask(picked)
 
 
 def by_range(map: PerceptionMap, selection: Selection) -> Tensor:

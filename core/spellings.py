@@ -47,6 +47,8 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
     names = list(read_shapes(file))
     refuse_others(file, names)
     ours = [name for name in names if not TEXT_ENCODER.match(name)]
+    if names and not ours:
+        raise CheckpointError(f"{shown(file)} adapts the text encoder alone, not a UNet: use another file.")
     read_key = reader(layout)
     keys = {name: key for name in ours if (key := read_key(name)) is not None}
     base = {name: key for name, key in keys.items() if key.role == "base"}

@@ -14,9 +14,12 @@ class Task:
     title: str
     """As a person reads it."""
     channels: int
-    """Channels of the raw values; the decoder's three are averaged where this is 1."""
+    """Channels of the raw values; the decoder's three are averaged where this is 1. 0: as many as the recipe names
+    keypoints, which only heads make."""
     codec: str = "unit-range"
     """A row of core.codecs.CODECS, unless the recipe names another."""
+    head_codec: str = ""
+    """Another one for heads that are trained anew, where there is a better one than the VAE's pictures allow."""
     merge: Literal["affine", "direction", "median"] = "median"
     """How the members of an ensemble become one: a row of core.ensemble.MERGES."""
     near: Literal["low", "high"] | None = None
@@ -37,33 +40,76 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task(
-            "depth", "Depth", 1, merge="affine", near="low",
-            losses=("mse", "ssi", "gradient"), align="least-square", metrics=("abs-rel", "delta1", "rmse"),
+            "depth",
+            "Depth",
+            1,
+            merge="affine",
+            near="low",
+            losses=("mse", "ssi", "gradient"),
+            align="least-square",
+            metrics=("abs-rel", "delta1", "rmse"),
         ),
         Task(
-            "disparity", "Disparity (inverse depth)", 1, merge="affine", near="high",
-            losses=("mse", "ssi", "gradient"), align="least-square-disparity", metrics=("abs-rel", "delta1", "rmse"),
+            "disparity",
+            "Disparity (inverse depth)",
+            1,
+            merge="affine",
+            near="high",
+            losses=("mse", "ssi", "gradient"),
+            align="least-square-disparity",
+            metrics=("abs-rel", "delta1", "rmse"),
         ),
         Task(
-            "normal", "Surface normals", 3, merge="direction", aliases=("normals",),
-            losses=("angular",), metrics=("mean-angle", "median-angle", "angle-11.25", "angle-30"),
+            "normal",
+            "Surface normals",
+            3,
+            merge="direction",
+            aliases=("normals",),
+            losses=("angular",),
+            metrics=("mean-angle", "median-angle", "angle-11.25", "angle-30"),
         ),
         Task(
-            "mask", "Mask (dichotomous segmentation)", 1, socket="mask", aliases=("dis",),
+            "mask",
+            "Mask (dichotomous segmentation)",
+            1,
+            socket="mask",
+            aliases=("dis",),
             metrics=("max-f", "mae", "s-measure", "e-measure", "weighted-f", "iou"),
         ),
         Task(
-            "matte", "Alpha matte", 1, socket="mask", aliases=("matting",),
-            losses=("l1", "laplacian"), metrics=("mad", "mse", "sad", "grad", "conn"),
+            "matte",
+            "Alpha matte",
+            1,
+            socket="mask",
+            aliases=("matting",),
+            losses=("l1", "laplacian"),
+            metrics=("mad", "mse", "sad", "grad", "conn"),
         ),
         Task(
-            "segmentation", "Segmentation (colour map)", 3, aliases=("seg",),
+            "segmentation",
+            "Segmentation",
+            3,
+            head_codec="class-scores",
+            aliases=("seg",),
             metrics=("miou", "pixel-accuracy", "mean-accuracy"),
         ),
         Task("albedo", "Albedo", 3, losses=("l1",), metrics=("mse", "psnr", "ssim", "lmse")),
         Task("shading", "Shading", 3, losses=("l1",), metrics=("mse", "psnr", "ssim", "lmse")),
+        Task(
+            "keypoints",
+            "Keypoints",
+            0,
+            codec="heatmaps",
+            aliases=("pose",),
+            losses=("heatmaps",),
+            metrics=("pck-0.1", "pck"),
+        ),
     )
 }
+
+
+PICTURED: dict[str, Task] = {name: task for name, task in TASKS.items() if task.channels}
+"""Those whose maps are pictures, which a VAE can decode."""
 
 
 def task_named(name: str) -> Task:

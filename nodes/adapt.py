@@ -16,11 +16,22 @@ from ..core.bases import context_of, negative_of, recipe_of
 from ..core.checkpoint import own_head
 from ..core.fingerprint import fingerprint
 from ..core.layers import shapes_of
+from ..core.light import FULL, Role, own_light, with_light
 from ..core.pipeline import Perceiver
 from ..core.recipe import Recipe
 from ..core.weights import CheckpointError
 from . import host
-from .load import choices, contents, overrides_input, resolve, task_input, wanted_task
+from .load import (
+    choices,
+    contents,
+    half,
+    half_input,
+    overrides_input,
+    resolve,
+    taesd_stamps,
+    task_input,
+    wanted_task,
+)
 from .sockets import Perception
 
 log = logging.getLogger(__name__)
@@ -54,19 +65,24 @@ class ApplyAdapter(io.ComfyNode):
                     "rewrites the whole model before perceiving and before the next generation, which takes seconds.",
                 ),
                 io.Conditioning.Input(
-                    "conditioning", optional=True, tooltip="A prompt, for adapters that were trained with one."
+                    "conditioning",
+                    optional=True,
+                    tooltip="A prompt, for adapters that were trained with one; an empty prompt, where an adapter "
+                    "brings no text of its own.",
                 ),
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="The empty prompt, where guidance_scale is not 1."
                 ),
+                half_input("decoder"),
+                half_input("encoder"),
             ],
             outputs=[Perception.Output(display_name="perception", tooltip="A model that is ready to perceive.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, **others: Any) -> tuple:
+    def fingerprint_inputs(cls, adapter: str, decoder: str = FULL, encoder: str = FULL, **others: Any) -> tuple:
         """Read again only when the adapter's files change."""
-        return contents(resolve(adapter))
+        return contents(resolve(adapter, adapters=True)), *taesd_stamps(decoder, encoder)
 
     @classmethod
     def execute(
@@ -79,19 +95,24 @@ class ApplyAdapter(io.ComfyNode):
         weights: str = "as loaded",
         conditioning: list | None = None,
         negative: list | None = None,
+        decoder: str = FULL,
+        encoder: str = FULL,
     ) -> io.NodeOutput:
         backbone = host.resident(model, WEIGHTS[weights])
         architecture = UNetArchitecture.from_weights(shapes_of(backbone.modules()))
-        found = read_adapter(resolve(adapter), (architecture.attention, architecture.layers))
+        found = read_adapter(resolve(adapter, adapters=True), (architecture.attention, architecture.layers))
         adapted = Adapted(backbone, found)
-        recipe = recipe_of(found, architecture, task=wanted_task(task)).override(overrides.split())
+        recipe = recipe_of(found, architecture, family_in(overrides), wanted_task(task)).override(overrides.split())
         perceiver = Perceiver(
             recipe,
             adapted,
-            tokens_of(conditioning) or context(found, recipe, architecture),
+            tokens_of(conditioning, architecture) or context(found, recipe, architecture),
             host.HostAutoencoder(vae, host.scaling_factor(model)),
             head_of(found, recipe),
-            tokens_of(negative) or negative_of(found.path, recipe, architecture),
+            tokens_of(negative, architecture) or opposite(found, recipe, architecture),
+        )
+        perceiver = with_light(
+            perceiver, light_half(found, recipe, "encoder", encoder), light_half(found, recipe, "decoder", decoder)
         )
         notes = found.notes(fingerprint(backbone.weight))
         for note in notes:
@@ -99,9 +120,33 @@ class ApplyAdapter(io.ComfyNode):
         return io.NodeOutput(perceiver, ui=ui.PreviewText("\n".join(notes)) if notes else None)
 
 
-def tokens_of(conditioning: list | None) -> Context | None:
-    """The text tokens of a CONDITIONING's first entry."""
-    return Context(conditioning[0][0].float()) if conditioning else None
+def family_in(overrides: str) -> str:
+    """The family that the overrides name, for adapters that do not say theirs."""
+    return next((word.partition("=")[2] for word in overrides.split() if word.startswith("family=")), "auto")
+
+
+def tokens_of(conditioning: list | None, architecture: UNetArchitecture) -> Context | None:
+    """The text tokens of a CONDITIONING's first entry. ValueError for those of another text encoder."""
+    if not conditioning:
+        return None
+    tokens = conditioning[0][0][:1].float()
+    if tokens.shape[-1] != architecture.context_dim:
+        raise ValueError(
+            f"The conditioning is {tokens.shape[-1]} wide, and the loaded model reads text that is "
+            f"{architecture.context_dim} wide: make it with the CLIP of the same checkpoint."
+        )
+    return Context(tokens)
+
+
+def opposite(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:
+    """The negative context that came with the adapter. CheckpointError if it is needed and there is none."""
+    found = negative_of(adapter.path, recipe, architecture)
+    if found is None and recipe.guidance_scale != 1:
+        raise CheckpointError(
+            f"{adapter.name} is run with guidance_scale={recipe.guidance_scale:g}, which needs a negative: connect an "
+            "empty prompt there, or write guidance_scale=1 into overrides."
+        )
+    return found
 
 
 def context(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -> Context:
@@ -113,6 +158,10 @@ def context(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) ->
             f"{adapter.name} comes without a text context: connect a conditioning, such as an empty prompt."
         )
     return found
+
+
+def light_half(adapter: Adapter, recipe: Recipe, role: Role, choice: str) -> host.HostLight | None:
+    return half(role, choice, recipe, own_light(adapter.path, role, recipe) if adapter.recipes else None)
 
 
 def head_of(adapter: Adapter, recipe: Recipe) -> host.HostHead | None:

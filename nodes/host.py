@@ -23,7 +23,10 @@ from ..core.architecture import UNetArchitecture, VAEArchitecture
 from ..core.attachment import uncompiled
 from ..core.backbone import Context
 from ..core.heads import build_head
+from ..core.image import CELL
+from ..core.keypoint_heads import without_batch_norm
 from ..core.keys import rename, unet_to_ldm, vae_to_ldm
+from ..core.light import LATENT, build_light
 from ..core.weights import CheckpointError, Weights
 
 Features = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -121,6 +124,8 @@ class HostAutoencoder:
             raise ValueError(
                 f"This VAE has {channels} latent channels: connect one of a Stable Diffusion 1.x or 2.x model, with 4."
             )
+        if vae.first_stage_model is None:
+            raise ValueError("The checkpoint that this VAE comes from holds none: connect one from Load VAE.")
         self.vae = vae
         self.scaling_factor = scaling_factor
 
@@ -147,7 +152,9 @@ class HostHead:
 
     def __init__(self, name: str, weights: Weights) -> None:
         self.device = comfy.model_management.get_torch_device()
-        head = filled(build_head(name, weights.shapes, comfy.ops.manual_cast), weights.load(), weights)
+        tensors = without_batch_norm(weights.load())
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        head = filled(build_head(name, shapes, comfy.ops.manual_cast), tensors, weights)
         self.patcher = comfy.model_patcher.ModelPatcher(
             head, load_device=self.device, offload_device=comfy.model_management.unet_offload_device()
         )
@@ -156,6 +163,27 @@ class HostHead:
         memory = sum(feature.numel() * feature.element_size() for feature in features) * 16
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory)
         return self.patcher.model(tuple(feature.to(self.device) for feature in features)).float()
+
+
+class HostLight:
+    """A light half of a VAE, moved by the host, in single precision."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.device = comfy.model_management.get_torch_device()
+        network = filled(build_light(weights.shapes, comfy.ops.manual_cast), weights.load(), weights)
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            network, load_device=self.device, offload_device=comfy.model_management.vae_offload_device()
+        )
+
+    def __call__(self, given: Tensor) -> Tensor:
+        # what is live at full size is a few dozen times its own picture
+        pixels = given.shape[0] * given.shape[-2] * given.shape[-1] * (CELL**2 if given.shape[1] == LATENT else 1)
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=pixels * BYTES_A_PIXEL)
+        return self.patcher.model(given.to(self.device, torch.float32)).float()
+
+
+BYTES_A_PIXEL = 4 * 64 * 3
+"""Of a light half at work: TAESD, the larger kind, holds three maps of 64 channels at full size."""
 
 
 @contextmanager

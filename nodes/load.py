@@ -12,13 +12,16 @@ from weakref import WeakValueDictionary
 
 import comfy.sd
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..core.adapter_files import is_adapter
+from ..core.adapters import first
 from ..core.backbone import Context
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
 from ..core.families import FAMILIES
+from ..core.light import FULL, LIGHT, TAESD, Role, chosen, with_light
 from ..core.pipeline import Perceiver
+from ..core.recipe import Recipe
 from ..core.tasks import TASKS
 from ..core.weights import CheckpointError, Weights, find_files, network, read_json
 from . import host
@@ -51,7 +54,11 @@ def choices(adapters: bool = False) -> list[str]:
         for path in candidates(root)
         if holds_adapter(path, stamp_of(path)) == adapters
     ]
-    return list(dict.fromkeys(sorted(found))) or [f"(none: put one into models/{FOLDER})"]
+    return list(dict.fromkeys(sorted(found))) or [NOTHING]
+
+
+NOTHING = f"(none: put one into models/{FOLDER})"
+"""What a widget shows where there is nothing to choose."""
 
 
 def candidates(folder: Path) -> Iterator[Path]:
@@ -79,8 +86,11 @@ def stamp_of(path: Path) -> tuple:
     return status.st_mtime_ns, status.st_size
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, adapters: bool = False) -> Path:
     """The path of a choice. CheckpointError for names that lead out of the model folders, or to nothing."""
+    kind = "an adapter" if adapters else "a checkpoint"
+    if name == NOTHING:
+        raise CheckpointError(f"models/{FOLDER} holds nothing to choose: put {kind} there and reload the page.")
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in name:
         raise CheckpointError(f"{name!r} leads out of models/{FOLDER}: choose one of the listed names.")
@@ -88,7 +98,7 @@ def resolve(name: str) -> Path:
         if (root / parts).exists():
             return root / parts
     raise CheckpointError(
-        f"There is no {name!r} in models/{FOLDER}: put it there, or choose one of {', '.join(choices()[:5])}."
+        f"There is no {name!r} in models/{FOLDER}: put it there, or choose {kind} that is ({first(choices(adapters))})."
     )
 
 
@@ -130,6 +140,22 @@ def overrides_input() -> io.String.Input:
     )
 
 
+HALVES = (FULL, LIGHT, TAESD)
+"""Which half of a VAE may be used: its own, the light one that the checkpoint brings, or TAESD's."""
+
+
+def half_input(role: Role) -> io.Combo.Input:
+    """The last inputs of a node: saved workflows hold widgets by their order."""
+    return io.Combo.Input(
+        role,
+        options=list(HALVES),
+        default=FULL,
+        optional=True,
+        tooltip=f"Advanced: the VAE's {role}. {FULL}: as trained. {LIGHT}: the small one that the checkpoint brings, "
+        f"many times faster; its recipe says what that costs. {TAESD}: taesd_{role} from models/vae_approx.",
+    )
+
+
 class LoadModel(io.ComfyNode):
     """A node: checkpoint -> PERCEPTION and the VAE that came with it."""
 
@@ -150,6 +176,8 @@ class LoadModel(io.ComfyNode):
                 ),
                 task_input(),
                 overrides_input(),
+                half_input("decoder"),
+                half_input("encoder"),
             ],
             outputs=[
                 Perception.Output(
@@ -164,15 +192,57 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, family: str, task: str, overrides: str) -> tuple:
+    def fingerprint_inputs(
+        cls, model: str, family: str, task: str, overrides: str, decoder: str = FULL, encoder: str = FULL
+    ) -> tuple:
         """Loaded again only when the files change."""
-        return contents(resolve(model))
+        return contents(resolve(model)), *taesd_stamps(decoder, encoder)
 
     @classmethod
-    def execute(cls, model: str, family: str, task: str, overrides: str) -> io.NodeOutput:
+    def execute(
+        cls, model: str, family: str, task: str, overrides: str, decoder: str = FULL, encoder: str = FULL
+    ) -> io.NodeOutput:
         checkpoint = open_checkpoint(resolve(model), family, wanted_task(task))
         # before the weights are read, which takes a while: a misspelt field is told at once
-        return io.NodeOutput(*load(replace(checkpoint, recipe=checkpoint.recipe.override(overrides.split()))))
+        checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(overrides.split()))
+        halves = (
+            half("encoder", encoder, checkpoint.recipe, checkpoint.encoder),
+            half("decoder", decoder, checkpoint.recipe, checkpoint.decoder),
+        )
+        perceiver, vae = load(checkpoint)
+        told = costs(checkpoint.recipe, decoder=decoder, encoder=encoder)
+        return io.NodeOutput(with_light(perceiver, *halves), vae, ui=ui.PreviewText(told) if told else None)
+
+
+def costs(recipe: Recipe, **choices: str) -> str:
+    """What the light halves that are chosen cost, as far as that was measured."""
+    found = {role: getattr(recipe, f"{role}_cost") for role, choice in choices.items() if choice == LIGHT}
+    return "\n".join(f"light {role}: {cost}" for role, cost in found.items() if cost)
+
+
+def half(role: Role, choice: str, recipe: Recipe, own: Weights | None) -> host.HostLight | None:
+    """The light half of a VAE that is chosen, None for its own. CheckpointError if there is no such."""
+    if choice not in HALVES:
+        raise CheckpointError(f"{role}={choice!r} is not one of {', '.join(HALVES)}.")
+    weights = chosen(role, str(taesd_file(role)) if choice == TAESD else choice, recipe, own)
+    return None if weights is None else shared(weights, host.HostLight)
+
+
+def taesd_file(role: Role) -> Path:
+    """Where the host keeps it for its previews. CheckpointError if the user has none."""
+    held = folder_paths.get_filename_list("vae_approx")
+    for name in held:
+        if name.startswith(f"taesd_{role}."):
+            return Path(folder_paths.get_full_path_or_raise("vae_approx", name))
+    raise CheckpointError(
+        f"There is no taesd_{role} in models/vae_approx: put taesd_{role}.safetensors there, or choose {FULL}."
+    )
+
+
+def taesd_stamps(decoder: str, encoder: str) -> tuple:
+    """What changes when a file of TAESD's does that is chosen."""
+    roles: dict[Role, str] = {"decoder": decoder, "encoder": encoder}
+    return tuple(stamps([taesd_file(role)]) for role, choice in roles.items() if choice == TAESD)
 
 
 def wanted_task(widget: str) -> str:
@@ -196,12 +266,12 @@ in_use: WeakValueDictionary[tuple, Any] = WeakValueDictionary()
 """Networks that some node's output holds, so that the tasks of one file share them; it keeps none of them alive."""
 
 
-def shared(weights: Weights, loader: Callable[[Weights, Any], Network], architecture: Any) -> Network:
+def shared(weights: Weights, loader: Callable[..., Network], *architecture: Any) -> Network:
     """The network of these files, loaded once for as long as anybody uses it."""
     key = (loader.__name__, stamps(weights.files), tuple(weights.names))
     network = in_use.get(key)
     if network is None:
-        network = in_use[key] = loader(weights, architecture)
+        network = in_use[key] = loader(weights, *architecture)
     return network
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.light import Halves, with_full
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
 from ..core.perception_map import PerceptionMap
 from ..core.picture import as_rgb, check_image, ready
@@ -75,7 +75,7 @@ class Perceive(io.ComfyNode):
             category="perception",
             description="Predicts depth, normals, a mask or another map of an image, at the image's own size.",
             inputs=[
-                Perception.Input("perception", tooltip="From Load Perception Model."),
+                Perception.Input("perception", tooltip="From Load Perception Model or Apply Perception Adapter."),
                 io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up, any aspect."),
                 vae_input(),
                 resolution_input(),
@@ -105,7 +105,10 @@ class PerceiveLatent(io.ComfyNode):
             category="perception",
             description="Predicts a map of what a sampler just made, straight from its latent.",
             inputs=[
-                Perception.Input("perception", tooltip="From Load Perception Model."),
+                Perception.Input(
+                    "perception",
+                    tooltip="From Apply Perception Adapter on the model that sampled, or from Load Perception Model.",
+                ),
                 io.Latent.Input("latent", tooltip="A Stable Diffusion 1.x or 2.x latent, from KSampler or VAE Encode."),
                 vae_input(),
                 batch_size_input(),
@@ -125,7 +128,7 @@ def with_vae(perceiver: Perceiver, vae: Any) -> Perceiver:
     """With the connected VAE, if there is one; its latents are scaled as the checkpoint's own are."""
     if vae is None:
         return perceiver
-    return replace(perceiver, autoencoder=host.HostAutoencoder(vae, scaling_factor(perceiver)))
+    return with_full(perceiver, host.HostAutoencoder(vae, scaling_factor(perceiver)))
 
 
 def scaling_factor(perceiver: Perceiver) -> float:
@@ -210,9 +213,10 @@ def one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:
     shared = []
     for perceiver in perceivers:
         autoencoder = perceiver.autoencoder
-        if isinstance(autoencoder, host.HostAutoencoder):
-            autoencoder = first.setdefault((id(autoencoder.vae), autoencoder.scaling_factor), autoencoder)
-        shared.append(replace(perceiver, autoencoder=autoencoder))
+        full = autoencoder.full if isinstance(autoencoder, Halves) else autoencoder
+        if isinstance(full, host.HostAutoencoder):
+            perceiver = with_full(perceiver, first.setdefault((id(full.vae), full.scaling_factor), full))
+        shared.append(perceiver)
     return shared
 
 

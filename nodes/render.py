@@ -14,7 +14,7 @@ from ..core.picture import (
     DEPTH_MODES,
     LEVEL_MEANINGS,
     NORMAL_MEANINGS,
-    class_picture,
+    classes_of,
     depth_picture,
     normal_picture,
     palette_of,
@@ -148,7 +148,7 @@ class NormalToImage(io.ComfyNode):
 
 
 class SegmentationToImage(io.ComfyNode):
-    """A node: colour map -> clean palette colours."""
+    """A node: segmentation -> clean palette colours."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -156,8 +156,8 @@ class SegmentationToImage(io.ComfyNode):
             node_id="DiffusionPerceptionSegmentationToImage",
             display_name="Segmentation to Image",
             category="perception",
-            description="Gives every pixel of a predicted colour map the nearest colour of its palette, "
-            "as segmentation ControlNets expect.",
+            description="Gives every pixel the colour of its class, as segmentation ControlNets expect: the nearest of "
+            "the palette where colours were predicted. Says which classes there are, and masks those that you name.",
             inputs=[
                 map_input("A segmentation from Perceive, or a colour map of another pack."),
                 convention_input(CLASS_MEANINGS, "colours of ade20k"),
@@ -166,15 +166,23 @@ class SegmentationToImage(io.ComfyNode):
             outputs=[
                 io.Image.Output("image", "image", tooltip="Palette colours only."),
                 io.Mask.Output("mask", "mask", tooltip="1 where one of the named classes is."),
-                io.Mask.Output("confidence", "confidence", tooltip="1 on a palette colour, 0 half-way between two."),
+                io.Mask.Output(
+                    "confidence", "confidence", tooltip="1 where one class is certain, 0 half-way between two."
+                ),
+                io.String.Output(
+                    "found", "found", tooltip="Which classes there are and how much of the picture each takes."
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, map: PerceptionMap | Tensor, convention: str, classes: str) -> io.NodeOutput:
         segmentation = read(map, CLASS_MEANINGS, convention, "segmentation")
-        pictures = class_picture(segmentation, palette_of(segmentation), classes)
-        return io.NodeOutput(*(picture.to(host.output_device()) for picture in pictures))
+        palette = palette_of(segmentation)
+        found = classes_of(segmentation, palette)
+        pictures = found.picture(), found.mask(palette.indices(classes)), found.clearness
+        shown = (picture.to(host.output_device()) for picture in pictures)
+        return io.NodeOutput(*shown, found.said(), ui=ui.PreviewText(found.said()))
 
 
 class MaskFromMap(io.ComfyNode):

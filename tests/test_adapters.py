@@ -172,7 +172,7 @@ def test_inpainting_models_are_refused():
 
 def test_layers_that_the_base_lacks_are_counted_and_named():
     layers = {"down_blocks.0.resnets.7.conv1": LowRank(fixed(2, 4), fixed(4, 2)), "conv_in": Delta(bias=fixed(320))}
-    with pytest.raises(CheckpointError, match=r"2 of its 2 layers .*\(down_blocks.0.resnets.7.conv1, conv_in\)"):
+    with pytest.raises(CheckpointError, match=r"lacks 2 of its 2 layers .*\(down_blocks.0.resnets.7.conv1, conv_in\)"):
         check(adapter_of(layers), base_shapes(768))
 
 

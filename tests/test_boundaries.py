@@ -46,7 +46,9 @@ ROOMS = {
         packages=NUMERICS
         | {"PIL", "accelerate", "cv2", "diffusers", "matplotlib", "peft", "scipy", "tomli", "tqdm", "transformers"},
         # what only some data sets, or only the rendering of scenes, need
-        inside_functions=frozenset({"OpenEXR", "anny", "bitsandbytes", "drjit", "h5py", "mitsuba", "mitsuba_oidn"}),
+        inside_functions=frozenset(
+            {"OpenEXR", "anny", "bitsandbytes", "drjit", "h5py", "mitsuba", "mitsuba_oidn", "pycocotools"}
+        ),
         files={"blender_render.py": frozenset({"bpy", "mathutils"})},  # Blender's own Python runs it
     ),
 }

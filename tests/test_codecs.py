@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from diffusion_perception.core.codecs import (
     CODECS,
+    ClassScores,
     HalfSphere,
     LateMinMax,
     MinMax,
@@ -19,7 +20,7 @@ from diffusion_perception.core.codecs import (
     stretch,
 )
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.tasks import TASKS
+from diffusion_perception.core.tasks import PICTURED, TASKS
 
 SEEDS = st.integers(0, 2**31)
 
@@ -28,7 +29,7 @@ def random(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> t
     return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", PICTURED)
 @given(seed=SEEDS, scale=st.floats(0.1, 100))
 def test_what_is_encoded_decodes_to_itself(task, seed, scale):
     codec = Recipe(task, target_scale=scale).target_codec()
@@ -51,7 +52,7 @@ def test_unit_vectors_decode_to_themselves(codec, seed):
 @pytest.mark.parametrize("name", CODECS)
 @given(seed=SEEDS)
 def test_whatever_the_decoder_says_ends_within_what_the_codec_promises(name, seed):
-    codec = CODECS[name](channels=1 if name != "unit-vector" else 3)
+    codec = CODECS[name](channels=3 if name in ("unit-vector", "heatmaps") else 1)
     picture = random(2, 3, 6, 5, seed=seed, low=-3, high=3)
     values = codec.finish(codec.decode(picture))
     assert codec.low is None or values.min() >= codec.low
@@ -132,3 +133,34 @@ def test_decoding_can_be_trained_through():
         CODECS[name](channels=3).decode(picture).square().sum().backward()
         assert picture.grad is not None
         assert picture.grad.abs().sum() > 0
+
+
+@given(seed=SEEDS, classes=st.integers(1, 40), size=st.sampled_from([(5, 7), (9, 4), (3, 3)]))
+def test_class_scores_are_read_at_the_image_s_size_a_few_classes_at_a_time(seed, classes, size):
+    scores = random(2, classes, 4, 5, seed=seed, low=-4, high=4)
+
+    def restore(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(values, size, mode="bilinear")
+
+    numbers, doubt = ClassScores().settle(scores, restore)
+    whole = restore(scores).softmax(1)
+    first, second = torch.nn.functional.pad(whole, (0, 0, 0, 0, 0, 1)).topk(2, 1).values.split(1, 1)
+    assert torch.equal(numbers, restore(scores).argmax(1, keepdim=True).float())
+    assert_close(doubt, 1 - (first - second), atol=1e-5, rtol=0)
+
+
+def test_no_class_comes_up_between_two_that_are_not_its_neighbours():
+    """A map of class numbers that is interpolated would show class 1 between 0 and 2."""
+    scores = torch.full((1, 3, 1, 2), -9.0)
+    scores[0, 0, 0, 0] = scores[0, 2, 0, 1] = 9.0
+    numbers, _ = ClassScores().settle(
+        scores, lambda values: torch.nn.functional.interpolate(values, (8, 64), mode="bilinear")
+    )
+    assert numbers.unique().tolist() == [0, 2]
+
+
+def test_values_that_tell_no_doubt_have_none():
+    for name in ("unit-range", "unbounded", "min-max", "unit-vector"):
+        values, doubt = CODECS[name](channels=3).settle(random(1, 3, 4, 4), lambda values: values)
+        assert doubt is None
+        assert values.shape == (1, 3, 4, 4)

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_perception.core.colour import COLORMAPS, PALETTES, classify, colourise, is_class, paint
+from diffusion_perception.core.colour import (
+    COLORMAPS,
+    PALETTES,
+    Palette,
+    classify,
+    colourise,
+    is_class,
+    paint,
+    palette_named,
+)
 
 REVERSED = {"spectral": "Spectral_r"}
 
@@ -125,3 +134,43 @@ def test_classes_of_one_colour_are_picked_together():
     for name in ("road", "skyscraper"):
         assert is_class(index, ade.indices(name), ade).tolist() == [[[True, True, False]]]
     assert not is_class(index, [], ade).any()
+
+
+def test_class_numbers_tell_apart_what_colours_do_not():
+    index = torch.tensor([[[6, 48, 2]]])
+    assert is_class(index, [48]).tolist() == [[[False, True, False]]]
+
+
+def test_the_palette_of_rooms_is_that_of_what_scenes_renders():
+    furniture = pytest.importorskip("diffusion_perception.trainer.furniture")
+    assert PALETTES["rooms"].classes == furniture.CLASSES
+
+
+def test_furniture_is_twelve_kinds_of_it_with_walls_floor_ceiling_and_people_of_the_same_colours():
+    rooms, furniture = PALETTES["rooms"], PALETTES["furniture"]
+    assert len(furniture.classes) == 16
+    assert {"wall", "floor", "ceiling", "person"} < set(furniture.classes)
+    for name in furniture.classes:
+        assert rooms.colours[rooms.index(name)] == furniture.colours[furniture.index(name)]
+
+
+def test_colours_of_rooms_are_far_apart():
+    assert torch.pdist(PALETTES["rooms"].table()).min() >= 127
+
+
+def test_a_palette_survives_as_text(palette):
+    text = palette.text()
+    read = palette_named(text)
+    assert (read.classes, read.colours, read.name) == (palette.classes, palette.colours, "own")
+    assert palette_named(palette.name) is palette
+
+
+def test_a_name_with_a_comma_is_one_class_still():
+    own = Palette("mine", ("cup, glass", "", "side\ntable"), ("ff0000", "00ff00", "0000ff"))
+    assert palette_named(own.text()).classes == ("cup; glass", "1", "side table")
+
+
+@pytest.mark.parametrize("text", ["", "cityscapes", "ff0000", "ff0000 a, b", "#ff0000 a"])
+def test_what_is_no_palette_is_refused_with_the_known_ones(text):
+    with pytest.raises(ValueError, match="set palette= to one of ade20k, coco, nyu40, rooms, furniture"):
+        palette_named(text)

@@ -16,7 +16,7 @@ DEPTH = ("abs-rel", "sq-rel", "rmse", "rmse-log", "log10", "delta1", "delta2", "
 NORMALS = tuple(name for name in METRICS if "angle" in name)
 MASKS = ("max-f", "weighted-f", "mae", "s-measure", "e-measure", "iou")
 CLASSES = ("miou", "pixel-accuracy", "mean-accuracy")
-PEOPLE = ("pck", "oks")
+PEOPLE = ("pck", "pck-0.1", "oks")
 COLOURS = ("lmse", "psnr", "ssim", "mse")
 # 255 of 256 thresholds are perfect, and sums over N pixels are divided by N - 1
 LOOSE = {"e-measure": 0.01}

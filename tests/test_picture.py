@@ -22,6 +22,7 @@ from diffusion_perception.core.picture import (
     NORMAL_MEANINGS,
     as_map,
     class_picture,
+    classes_of,
     depth_picture,
     from_image,
     in_range,
@@ -29,7 +30,7 @@ from diffusion_perception.core.picture import (
     palette_of,
     ready,
 )
-from diffusion_perception.core.tasks import TASKS
+from diffusion_perception.core.tasks import PICTURED, TASKS
 
 SIZE = 65
 AFFINE = Convention(near="low")
@@ -352,7 +353,7 @@ READY_CONVENTIONS = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", PICTURED)
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_task_has_a_picture_ready_for_controlnet_and_a_mask(task, count):
     values = torch.rand(count, 6, 7, TASKS[task].channels)
@@ -381,3 +382,46 @@ def test_normals_of_unknown_axes_and_maps_of_unknown_palette_still_have_a_pictur
     values = torch.rand(1, 4, 4, 3)
     assert ready(PerceptionMap("segmentation", values, Convention()))[0].equal(values)
     assert ready(PerceptionMap("normal", values, Convention()))[0].isfinite().all()
+
+
+def numbered(*numbers: float, **rest) -> PerceptionMap:
+    values = torch.tensor(numbers).view(1, 1, -1, 1)
+    return PerceptionMap("segmentation", values, Convention(high=None, palette="ade20k", classes=True), **rest)
+
+
+def test_class_numbers_become_colours_a_mask_and_a_confidence_as_colours_do():
+    map = numbered(2, 12, 0, uncertainty=torch.tensor([[[0.0, 0.25, 1.0]]]))
+    colours = torch.tensor([[[[6, 230, 230], [150, 5, 61], [120, 120, 120]]]]) / 255
+    clean, mask, confidence = class_picture(map, palette_of(map), "person, 2")
+    assert clean.equal(colours)
+    assert mask.tolist() == [[[1, 1, 0]]]
+    assert confidence.tolist() == [[[1, 0.75, 0]]]
+    assert ready(map)[0].equal(colours)
+
+
+def test_class_numbers_tell_apart_classes_of_one_colour():
+    map = numbered(6, 48)
+    for name, expected in (("road", [1, 0]), ("skyscraper", [0, 1])):
+        assert class_picture(map, palette_of(map), name)[1].flatten().tolist() == expected
+
+
+def test_unknown_class_numbers_are_of_no_class():
+    map = numbered(0, torch.nan, 0, valid=torch.tensor([[[True, True, False]]]))
+    clean, mask, confidence = class_picture(map, palette_of(map), "wall")
+    assert clean.isfinite().all()
+    assert mask.tolist() == confidence.tolist() == [[[1, 0, 0]]]
+
+
+def test_class_numbers_beyond_the_palette_are_refused():
+    with pytest.raises(ValueError, match="The map holds class 150, and the palette ade20k has 150: set palette="):
+        ready(numbered(3, 150))
+
+
+def test_the_classes_that_were_found_are_told_with_their_share_the_largest_first():
+    map = numbered(2, 2, 0, 12, torch.nan)
+    assert classes_of(map, palette_of(map)).said() == "sky 50.0%, wall 25.0%, person 25.0%"
+
+
+def test_class_numbers_without_a_palette_still_have_a_picture():
+    map = replace(numbered(0, 1, 2), convention=Convention(high=None, classes=True))
+    assert ready(map)[0][..., 0].flatten().tolist() == [0, 0.5, 1]

@@ -36,7 +36,7 @@ recipes = st.builds(
     tokens=st.integers(0, 77),
     seed=st.integers(0, 2**63 - 1),
     resize=st.sampled_from(list(RESIZE_RULES)),
-    codec=st.sampled_from(["", *CODECS]),
+    codec=st.sampled_from(["", *(name for name in CODECS if not CODECS[name].classes)]),
     target_scale=st.floats(-10, 1000),
     axes=st.none() | st.permutations(["left", "up", "back"]).map(tuple),
 )
@@ -59,8 +59,9 @@ def test_the_defaults_that_old_files_rely_on_have_not_changed():
         "paradigm": "one-step", "steps": 1, "timestep": 1, "beta_start": 1.0, "beta_end": 1.0, "zero_snr": False,
         "spacing": "leading", "steps_offset": 1, "final_alpha_one": False, "prediction_type": "v_prediction",
         "keep_image": False, "final": "sample", "tokens": 0, "guidance_scale": 1.0, "ensemble_size": 1, "seed": 0,
-        "resolution": 768, "resize": "genpercept", "head": "", "codec": "", "target_scale": 1.0, "metric": False,
-        "axes": None, "palette": "", "licence": "", "data": "",
+        "resolution": 768, "resize": "genpercept", "head": "", "decoder": "", "decoder_cost": "",
+        "encoder": "", "encoder_cost": "", "codec": "", "target_scale": 1.0, "metric": False,
+        "axes": None, "palette": "", "keypoints": "", "limbs": "", "aspect": 0.75, "licence": "", "data": "",
     }  # fmt: skip
 
 

@@ -52,6 +52,13 @@ def test_classes_are_picked_by_their_colour():
         select(segmentation)
 
 
+def test_classes_are_picked_by_their_number():
+    convention = Convention(high=None, palette="ade20k", classes=True)
+    segmentation = PerceptionMap("segmentation", torch.tensor([2.0, 12.0, 0.0]).view(1, 1, 3, 1), convention)
+    assert select(segmentation, Selection(classes="sky, person")).flatten().tolist() == [1, 1, 0]
+    assert select(segmentation, Selection(classes="0", invert=True)).flatten().tolist() == [1, 1, 0]
+
+
 def test_a_range_of_depth_is_in_the_map_s_own_unit():
     depth = PerceptionMap("depth", torch.tensor([0.0, 1.0, 2.5, 7.0]).view(1, 1, 4, 1), METRIC)
     assert select(depth, Selection(low=1, high=3)).flatten().tolist() == [0, 1, 1, 0]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffusion_perception.core.architecture import UNetArchitecture, VAEArchitecture
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoint import write_checkpoint
-from diffusion_perception.core.heads import DPT
+from diffusion_perception.core.dpt import DPT
 from diffusion_perception.core.keys import rename, unet_to_ldm, vae_to_ldm
 from diffusion_perception.core.pipeline import Perceiver
 from diffusion_perception.core.recipe import Recipe

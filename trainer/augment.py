@@ -163,6 +163,8 @@ class Resampling:
     """How the truth of a task changes its size."""
 
     filter: Filter = "nearest-exact"
+    only: bool = False
+    """No other will do, whatever the config says."""
     repair: Callable[[Tensor, Sample], Tensor] = lambda target, sample: target
     """What to do after interpolation: (target, sample before) -> target."""
 
@@ -179,7 +181,7 @@ RESAMPLING: dict[str, Resampling] = {
     "normal": Resampling(),  # interpolated normals are shorter than 1
     "mask": Resampling("bilinear"),
     "matte": Resampling("bilinear"),
-    "segmentation": Resampling(),
+    "segmentation": Resampling(only=True),  # there is nothing between two classes
     "albedo": Resampling("bilinear"),
     "shading": Resampling("bilinear"),
     "keypoints": Resampling(repair=redraw),
@@ -195,7 +197,7 @@ def resize(
         return sample
     row = RESAMPLING[task]
     image = interpolate(sample.image, size, image_filter).clamp(0, 1)
-    target, valid = resize_truth(sample.target, sample.valid, size, target_filter or row.filter)
+    target, valid = resize_truth(sample.target, sample.valid, size, (not row.only and target_filter) or row.filter)
     meta = dict(sample.meta)
     if "intrinsics" in meta:
         scale = np.array([[size[1] / before[1]], [size[0] / before[0]], [1.0]])

@@ -116,6 +116,9 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--resolution", type=int, default=-1, help="-1 as trained, 0 the image's own, or pixels")
     add_recipe_arguments(verb)
     verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
+    for role in ("decoder", "encoder"):
+        light = f"the VAE's {role}: full, light (the checkpoint's), or a file of `train` or TAESD's"
+        verb.add_argument(f"--{role}", default="full", metavar="full|light|FILE", help=light)
     verb.set_defaults(run=run_predict)
 
 
@@ -177,6 +180,9 @@ def add_written_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--licence", default="", help="licence of the weights, for their header")
     verb.add_argument("--data", default="", help="what they were trained on, for their header")
     verb.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="precision to store")
+    for role in ("decoder", "encoder"):
+        light = f"light {role} of `train`, or TAESD's, to put into it; once for each task"
+        verb.add_argument(f"--{role}", type=Path, action="append", default=[], metavar="FILE", help=light)
 
 
 def add_export(verb: argparse.ArgumentParser) -> None:

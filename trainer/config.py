@@ -114,9 +114,14 @@ class Network:
     whole: Annotated[
         tuple[str, ...], "layers trained whole beside LoRA, such as conv_in; names or their beginnings"
     ] = ()
-    head: Annotated[Literal["", "dpt_head_identity", "dpt_head"], "decode UNet features by this head, not the VAE"] = ""
+    head: Annotated[
+        str,
+        "decode UNet features by this head, not the VAE: a row of core.heads.NEW_HEADS, such as dpt_head_identity for "
+        "distances and upernet for classes",
+    ] = ""
     head_width: Annotated[int, "channels inside the head"] = 256
     decoder: Annotated[bool, "train the VAE's decoder as well"] = False
+    encoder: Annotated[bool, "train the VAE's encoder as well, to show the UNet what it needs; of loss = pixel"] = False
     learn_context: Annotated[
         Literal["auto", "yes", "no"], "learn a context for each task; auto does where there are several tasks"
     ] = "auto"
@@ -138,7 +143,10 @@ class Network:
 class Autoencoder:
     """The VAE that is trained where learn = "vae"."""
 
-    vae_widths: Annotated[tuple[int, ...], "channels of its levels, multiples of 32"] = (32, 64, 128, 128)
+    vae_widths: Annotated[
+        tuple[int, ...],
+        "channels of its levels, multiples of 32; at 32 each is a norm group of its own, which forgets flat colours",
+    ] = (64, 64, 128, 128)
     vae_layers: Annotated[int, "residual blocks per level"] = 1
     l1: Annotated[float, "factor of the absolute difference"] = 1.0
     gradient: Annotated[float, "factor of the difference of gradients, which keeps edges"] = 0.5
@@ -149,6 +157,32 @@ class Autoencoder:
             raise ConfigError(f"autoencoder.vae_widths = {list(self.vae_widths)}: give four, multiples of 32.")
         check_range("vae_layers", self.vae_layers, 1, 8)
         for name in ("l1", "gradient", "kl"):
+            check_range(name, getattr(self, name), 0, 1e6)
+
+
+@dataclass(frozen=True)
+class Light:
+    """The light half of a VAE that is trained where learn = "decoder" or "encoder"."""
+
+    light_name: Annotated[str, "under which a checkpoint's file keeps it; the first task's if left out"] = ""
+    light_width: Annotated[int, "channels of all its blocks"] = 64
+    light_blocks: Annotated[tuple[int, ...], "of each level, the coarsest first"] = (4, 4, 3)
+    adapter: Annotated[str, "adapter on base.path, where that is no perception checkpoint by itself"] = ""
+    predicted: Annotated[
+        float, "share of a decoder's latents that the checkpoint's UNet predicts; the others are encoded targets"
+    ] = 0.5
+    light_l1: Annotated[float, "factor of the absolute difference to what the VAE's half gives"] = 1.0
+    light_gradient: Annotated[float, "factor of the difference of gradients, which keeps edges"] = 0.5
+    outcome: Annotated[float, "of an encoder: factor of the difference in what the UNet then predicts"] = 0.0
+
+    def __post_init__(self) -> None:
+        if "." in self.light_name:
+            raise ConfigError(f"light.light_name = {self.light_name!r}: leave the dot out, which parts names in files.")
+        check_range("light_width", self.light_width, 8, 1024)
+        check_range("predicted", self.predicted, 0, 1)
+        if not 1 <= len(self.light_blocks) <= 4 or min(self.light_blocks) < 1:
+            raise ConfigError(f"light.light_blocks = {list(self.light_blocks)}: give one to four numbers from 1 on.")
+        for name in ("light_l1", "light_gradient", "outcome"):
             check_range(name, getattr(self, name), 0, 1e6)
 
 
@@ -190,7 +224,10 @@ class Config:
 
     out: Annotated[str, "folder for checkpoints, samples and logs"] = "run"
     preset: Annotated[str, "start from a published recipe, a row of trainer.presets.PRESETS"] = ""
-    learn: Annotated[Literal["perception", "vae"], "a predictor, or the VAE that it will need"] = "perception"
+    learn: Annotated[
+        Literal["perception", "vae", "decoder", "encoder"],
+        "a predictor, the VAE that it will need, or a light half of that VAE for a predictor",
+    ] = "perception"
     tasks: Annotated[tuple[str, ...], f"what to learn: of {', '.join(TASKS)}"] = ()
     size: Annotated[tuple[int, int], "height and width of training pictures, multiples of 8"] = (512, 512)
     steps: Annotated[int, "optimiser steps"] = 10_000
@@ -229,6 +266,7 @@ class Config:
         default_factory=dict
     )
     autoencoder: Annotated[Autoencoder, "the VAE that is trained"] = field(default_factory=Autoencoder)
+    light: Annotated[Light, "the light half of a VAE that is trained"] = field(default_factory=Light)
     recipe: Annotated[dict[str, Any], "fields of core.recipe.Recipe for every task; [recipe.TASK] for one"] = field(
         default_factory=dict
     )

@@ -50,7 +50,7 @@ dataset.toml. This is everything that it can say, with what holds where nothing 
 
     [segmentation]
     classes = ["wall", "floor"]    # names, from number 0; or those of the palette
-    palette = ""                   # "ade20k", "coco", "nyu40", or a list of colours "RRGGBB", one a class
+    palette = ""                   # "ade20k", "coco", "nyu40", "rooms", or a list of colours "RRGGBB", one a class
     ignore = [255]                 # class numbers that are not truth
     offset = 0                     # the number of the first class in the files
 

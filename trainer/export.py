@@ -17,7 +17,9 @@ from ..core.bases import Base, negative_of, one_by_one, open_adapted, open_base
 from ..core.checkpoint import Checkpoint, open_all, open_checkpoint, write_checkpoint
 from ..core.extract import Extracted, Source, common_layers, extract
 from ..core.fingerprint import fingerprint
+from ..core.light import ROLES, Role, meant_for, open_light
 from ..core.recipe import Recipe
+from ..core.weights import Weights
 from .models import context_of, named_context, refuse_text_encoder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -27,7 +29,7 @@ MODELSPEC = {"sd15": "stable-diffusion-v1", "sd21": "stable-diffusion-v2-768-v"}
 
 def run_export(arguments: argparse.Namespace) -> list[str]:
     """Write what the arguments name as one file of the project's; lines for a person about it."""
-    check_out(arguments.out, arguments.model, arguments.adapter)
+    check_out(arguments.out, arguments.model, arguments.adapter, *arguments.decoder, *arguments.encoder)
     if arguments.adapter is None:
         checkpoints = [described(checkpoint, arguments) for checkpoint in every_recipe(arguments)]
         first = checkpoints[0]
@@ -49,7 +51,7 @@ def run_export(arguments: argparse.Namespace) -> list[str]:
 
 def run_extract(arguments: argparse.Namespace) -> list[str]:
     """Write what a fine-tuned UNet changed of its base as an adapter; lines for a person on what was kept."""
-    check_out(arguments.out, arguments.model)
+    check_out(arguments.out, arguments.model, *arguments.decoder, *arguments.encoder)
     base = open_base(arguments.base)
     checkpoints = [described(checkpoint, arguments) for checkpoint in every_recipe(arguments)]
     unet = checkpoints[0].unet
@@ -104,7 +106,34 @@ def described(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoi
     """With the recipe as the arguments have it."""
     recipe = checkpoint.recipe.override(arguments.overrides)
     licence, data = arguments.licence or recipe.licence, arguments.data or recipe.data
-    return replace(checkpoint, recipe=replace(recipe, licence=licence, data=data))
+    return lightened(replace(checkpoint, recipe=replace(recipe, licence=licence, data=data)), arguments)
+
+
+def lightened(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoint:
+    """With the light halves that the arguments name for its recipe."""
+    for role in ROLES:
+        for file in getattr(arguments, role):
+            if meant_for(file, role, checkpoint.recipe):
+                light = open_light(file, role, checkpoint.recipe)
+                recipe = replace(checkpoint.recipe, **{role: light.name, f"{role}_cost": light.cost})
+                checkpoint = replace(checkpoint, recipe=recipe, **{role: light.weights})
+    return checkpoint
+
+
+def light_of(checkpoints: list[Checkpoint], arguments: argparse.Namespace) -> dict[Role, dict[str, dict[str, Tensor]]]:
+    """{role: {name: tensors}} of the halves that the recipes name. ValueError for two of one name, or nobody's file."""
+    held: dict[Role, dict[str, Weights]] = {role: {} for role in ROLES}
+    for checkpoint in checkpoints:
+        for role in ROLES:
+            light, name = getattr(checkpoint, role), getattr(checkpoint.recipe, role)
+            if light is not None and held[role].setdefault(name, light).files != light.files:
+                raise ValueError(f"Two light halves are called {name!r}: train one with another light.light_name.")
+    used = {file for lights in held.values() for light in lights.values() for file in light.files}
+    for file in (file for role in ROLES for file in getattr(arguments, role) if file not in used):
+        ids = ", ".join(checkpoint.recipe.id for checkpoint in checkpoints)
+        raise ValueError(f"{file} holds nothing for {ids}: export the checkpoint that it was trained for.")
+    dtype = DTYPES[arguments.dtype]
+    return {role: {name: cast(light.load(), dtype) for name, light in lights.items()} for role, lights in held.items()}
 
 
 def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], arguments: argparse.Namespace) -> None:
@@ -121,6 +150,7 @@ def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], arg
         heads_of(checkpoints, dtype),
         contexts_of(checkpoints, arguments),
         modelspec(arguments.out, first.recipe, ""),
+        light_of(checkpoints, arguments),
     )
 
 
@@ -137,7 +167,8 @@ def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, arg
     )
     contexts = contexts_of(checkpoints, arguments)
     heads = heads_of(checkpoints, DTYPES[arguments.dtype])
-    write_adapter(arguments.out, described, heads, contexts, modelspec(arguments.out, first.recipe, "/lora"))
+    about, light = modelspec(arguments.out, first.recipe, "/lora"), light_of(checkpoints, arguments)
+    write_adapter(arguments.out, described, heads, contexts, about, light)
 
 
 def heads_of(checkpoints: list[Checkpoint], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:

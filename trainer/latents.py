@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.recipe import Recipe
 from .augment import Augmentation
 from .config import Config, ConfigError
 
@@ -28,6 +30,14 @@ def check(augmentation: Augmentation, config: Config) -> None:
             "cache_latents needs pictures that are the same every time: leave only flip in [augment], and "
             "objective.sample_latents false."
         )
+
+
+UNSEEN = (
+    *("name", "family", "paradigm", "steps", "timestep", "beta_start", "beta_end", "zero_snr", "spacing"),
+    *("steps_offset", "final_alpha_one", "prediction_type", "keep_image", "final", "tokens", "guidance_scale"),
+    *("ensemble_size", "seed", "head", "licence", "data"),
+)
+"""Fields of a recipe that no encoder sees."""
 
 
 class Latents:
@@ -49,6 +59,11 @@ class Latents:
     def file(self, key: str) -> Path:
         name = digest(key)
         return self.folder / name[:2] / f"{name[2:]}.npy"
+
+
+def appearance(recipe: Recipe) -> dict[str, object]:
+    """What of a recipe may decide how targets look; runs that differ in the rest can share a folder."""
+    return {row.name: getattr(recipe, row.name) for row in fields(recipe) if row.name not in UNSEEN}
 
 
 def digest(*about: object) -> str:

@@ -19,6 +19,8 @@ from ..core.bases import one_by_one
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, read_context
 from ..core.fingerprint import fingerprint
 from ..core.heads import build_head
+from ..core.keypoint_heads import without_batch_norm
+from ..core.light import FULL, Half, build_light, chosen, with_light
 from ..core.pipeline import Perceiver
 from ..core.weights import CheckpointError, Weights, find_files, read_shapes, shown
 
@@ -96,6 +98,22 @@ def load(checkpoint: Checkpoint, context: str = "", device: str = "cpu") -> Perc
     )
 
 
+def lightened(
+    perceiver: Perceiver, checkpoint: Checkpoint, encoder: str = FULL, decoder: str = FULL, device: str = "cpu"
+) -> Perceiver:
+    """With the halves of the VAE that are chosen: full, light, or a file. CheckpointError if there is no such."""
+    return with_light(
+        perceiver,
+        load_light(chosen("encoder", encoder, checkpoint.recipe, checkpoint.encoder), device),
+        load_light(chosen("decoder", decoder, checkpoint.recipe, checkpoint.decoder), device),
+    )
+
+
+def load_light(weights: Weights | None, device: str = "cpu") -> Half | None:
+    """A light half of the VAE, in single precision."""
+    return None if weights is None else filled(build_light(weights.shapes), weights.load(), weights).to(device)
+
+
 def load_adapted(checkpoint: Checkpoint, adapter: Adapter, context: str = "", device: str = "cpu") -> Perceiver:
     """The same with an adapter beside the UNet's weights; what a person should know of the pair is logged."""
     refuse_text_encoder(adapter, context)
@@ -145,8 +163,9 @@ def load_head(checkpoint: Checkpoint, device: str = "cpu") -> DiffusersHead | No
     """The head that the recipe names, if it names one."""
     if checkpoint.head is None:
         return None
-    head = build_head(checkpoint.recipe.head, checkpoint.head.shapes)
-    return DiffusersHead(filled(head, checkpoint.head.load(), checkpoint.head).to(device))
+    tensors = without_batch_norm(checkpoint.head.load())
+    head = build_head(checkpoint.recipe.head, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    return DiffusersHead(filled(head, tensors, checkpoint.head).to(device))
 
 
 def filled(module: Module, tensors: dict[str, Tensor], weights: Weights) -> Module:

@@ -49,14 +49,14 @@ IN_VALUES = ("scale-invariant",)
 """Losses that compare values with 0 = black rather than pictures."""
 
 
-def terms_of(task: str, settings: Settings) -> list[Term]:
+def terms_of(recipe: Recipe, settings: Settings) -> list[Term]:
     """What is minimised for a task. ConfigError for a loss that does not exist."""
-    row = task_named(task)
+    row = recipe.row
     terms = []
     if settings.loss != "pixel":
         terms.append(Term(LOSSES[settings.latent_loss], 1.0, "latent"))
     if settings.loss != "latent":
-        listed = settings.pixel_losses.get(row.name, row.losses)
+        listed = settings.pixel_losses.get(row.name, recipe.target_codec().losses or row.losses)
         terms += [picture_term(text, row.name) for text in ([listed] if isinstance(listed, str) else listed)]
     return terms
 
@@ -268,15 +268,25 @@ def check(config: Config, recipes: Mapping[str, Recipe]) -> None:
     """ConfigError for objectives that cannot be had."""
     settings, network = config.objective, config.network
     if network.head and settings.loss != "pixel":
-        raise ConfigError('A head makes pictures, no latents: set objective.loss = "pixel", or leave it out.')
+        raise ConfigError('A head makes pictures, no latents: set objective.loss = "pixel".')
     if network.head and network.decoder:
         raise ConfigError("network.head stands in the decoder's place: train one of the two.")
     if network.decoder and settings.loss == "latent":
         raise ConfigError('The decoder learns from pictures only: set objective.loss to "pixel" or "both".')
     for recipe in recipes.values():
-        terms = terms_of(recipe.task, settings)
-        if any(term.loss.name == "cross-entropy" for term in terms):
-            raise ConfigError("cross-entropy compares class scores, and a UNet makes colours: take another loss.")
+        if not recipe.row.channels and not network.head:
+            raise ConfigError(
+                f"{recipe.row.name} are as many heatmaps as the skeleton has names, which only a head makes: set "
+                'network.head = "vitpose_classic".'
+            )
+        terms = terms_of(recipe, settings)
+        scored = recipe.target_codec().classes
+        if any((term.loss.name == "cross-entropy") != scored for term in terms):
+            raise ConfigError(
+                "Class scores are learnt by cross-entropy and by nothing else: leave objective.pixel_losses out."
+                if scored
+                else 'cross-entropy compares class scores, and a UNet makes colours: set network.head = "upernet".'
+            )
         if recipe.prediction_type == "epsilon" and (settings.loss != "latent" or recipe.paradigm == "one-step"):
             raise ConfigError(
                 'recipe.prediction_type = "epsilon" says nothing of a target that left no trace: take it with '

@@ -4,48 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ..core.crops import cut, window_around
 from ..core.perception_map import Convention
+from ..core.pose import SPREAD
+from ..core.recipe import Recipe
+from ..core.skeletons import SKELETONS, Skeleton
 from .arrays import READERS, BrokenRecord
 from .data import Records, Sample, list_files, read_image, read_json
 from .truth import DatasetError, Truth
 
 SIZE = (256, 192)
 """(H, W) of a crop."""
-PADDING = 1.25
-"""The crop is this much larger than the person's box."""
-SIGMA = 1 / 32
-"""Spread of a keypoint in a heatmap, as a share of the heatmap's height: 2 of 64 rows."""
 Box = tuple[float, float, float, float]
 """x, y of the upper left corner, width, height, in pixels."""
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """What the keypoints are called, in order."""
-
-    names: tuple[str, ...]
-
-    def mirror(self) -> np.ndarray:
-        """(K,) for each keypoint the one that it becomes in a mirror: left_x and right_x change places."""
-        places = {name: place for place, name in enumerate(self.names)}
-        return np.array([places.get(other_side(name), places[name]) for name in self.names])
-
-
-def other_side(name: str) -> str:
-    """'left_knee' -> 'right_knee' and back; anything else is its own mirror image."""
-    for side, other in (("left", "right"), ("right", "left")):
-        if name.startswith(side):
-            return other + name.removeprefix(side)
-    return name
 
 
 @dataclass(frozen=True)
@@ -103,33 +82,14 @@ def clip(box: Box, picture: Tensor, where: str) -> Box:
     return left, top, right - left, bottom - top
 
 
-def window_around(box: Box, size: tuple[int, int]) -> np.ndarray:
-    """x, y, width, height of what is cropped: the box widened to the crop's aspect and by PADDING, centred on it."""
-    x, y, width, height = box
-    aspect = size[1] / size[0]
-    height = max(height, width / aspect) * PADDING
-    width = height * aspect
-    return np.array([x + box[2] / 2 - width / 2, y + box[3] / 2 - height / 2, width, height])
-
-
-def cut(picture: Tensor, window: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """The window (x, y, width, height) of a picture (3, H, W), scaled to `size`; black beyond the picture."""
-    left, top = math.floor(window[0]), math.floor(window[1])
-    right, bottom = math.ceil(window[0] + window[2]), math.ceil(window[1] + window[3])
-    canvas = Image.fromarray((picture.movedim(0, -1) * 255).round().byte().numpy()).crop((left, top, right, bottom))
-    x, y = window[0] - left, window[1] - top
-    scaled = canvas.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(x, y, x + window[2], y + window[3]))
-    return torch.from_numpy(np.asarray(scaled).copy()).movedim(-1, 0).float() / 255
-
-
 def heatmaps(keypoints: np.ndarray, size: tuple[int, int], sigma: float = 0.0) -> Tensor:
     """Keypoints (K, 3) in pixels -> (K, H, W) with a Gaussian of height 1 at each that is labelled and inside.
 
-    sigma in pixels; 0 takes SIGMA of the height. The first pixel's centre is at (0.5, 0.5).
+    sigma in pixels; 0 takes SPREAD of the longer side. The first pixel's centre is at (0.5, 0.5).
     """
     height, width = size
     x, y, labelled = (torch.from_numpy(np.array(column, np.float32))[:, None] for column in keypoints.T)
-    spread = 2 * (sigma or SIGMA * height) ** 2
+    spread = 2 * (sigma or SPREAD * max(size)) ** 2
     across = (-((torch.arange(width) + 0.5 - x) ** 2) / spread).exp()
     down = (-((torch.arange(height) + 0.5 - y) ** 2) / spread).exp()
     inside = (labelled > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -168,11 +128,17 @@ def fault_of(row: dict[str, Any], images: dict[Any, str], skeleton: Skeleton) ->
 
 
 def skeleton_of(table: Any, where: str) -> Skeleton:
-    """The names of the keypoints, by the file's one category that has any."""
-    names = [tuple(row["keypoints"]) for row in table.get("categories", ()) if row.get("keypoints")]
-    if len(names) != 1:
-        raise DatasetError(f"{where} has {len(names)} categories with keypoints; expected one, such as person.")
-    return Skeleton(names[0])
+    """Of the file's one category that has keypoints, with the limbs that it names."""
+    rows = [row for row in table.get("categories", ()) if row.get("keypoints")]
+    if len(rows) != 1:
+        raise DatasetError(f"{where} has {len(rows)} categories with keypoints; expected one, such as person.")
+    names = tuple(rows[0]["keypoints"])
+    known = next((row for row in SKELETONS.values() if row.names == names), None)
+    try:
+        limbs = tuple((int(one) - 1, int(other) - 1) for one, other in rows[0].get("skeleton", ()))
+        return known or Skeleton(names, limbs)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{where}: its category of keypoints cannot be read ({error}).") from None
 
 
 def read_annotations(path: Path) -> Any:
@@ -205,3 +171,21 @@ def plain_people(root: str | Path, name: str, names: Sequence[str] = (), size: t
     if skeleton is None:
         raise DatasetError(f"{root} has no keypoints/*.json that can be read.")
     return People(name, root, people, faults, skeleton, size)
+
+
+def named_after(recipe: Recipe, opened: Sequence[Records[Any]]) -> Recipe:
+    """The recipe with its datasets' skeleton, where it names none. ValueError for a dataset of other keypoints."""
+    people = [records for records in opened if isinstance(records, People)]
+    if not people:
+        return recipe
+    first = people[0].skeleton
+    if not recipe.keypoints:
+        recipe = replace(recipe, keypoints=first.text(), limbs=recipe.limbs or first.limbs_text())
+    for records in people:
+        if records.skeleton.names != recipe.skeleton.names:
+            raise ValueError(
+                f"{records.name} has {len(records.skeleton)} keypoints ({', '.join(records.skeleton.names[:3])} ...), "
+                f"the recipe {len(recipe.skeleton)} ({', '.join(recipe.skeleton.names[:3])} ...): leave `keypoints` "
+                "out, or drop the dataset."
+            )
+    return recipe

@@ -19,7 +19,7 @@ from ..core.checkpoint import Checkpoint, open_checkpoint
 from ..core.perception_map import PerceptionMap
 from ..core.picture import ready
 from ..core.pipeline import Perceiver, passes, predict
-from .models import context_of, load, load_adapted, named_context
+from .models import context_of, lightened, load, load_adapted, named_context
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,6 +52,7 @@ def open_perceiver(arguments: argparse.Namespace) -> Perceiver:
         perceiver = load(checkpoint, arguments.context, arguments.device)
     else:
         perceiver = load_adapted(checkpoint, adapter, arguments.context, arguments.device)
+    perceiver = lightened(perceiver, checkpoint, arguments.encoder, arguments.decoder, arguments.device)
     return replace(perceiver, negative=negative_context(checkpoint, arguments.negative_context))
 
 

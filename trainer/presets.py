@@ -92,6 +92,24 @@ def genpercept(task: str, losses: list[str], **more: Any) -> dict[str, Any]:
     return over(GENPERCEPT, {"tasks": [task], "objective": {"pixel_losses": {task: losses}}}, more)
 
 
+LIGHT: dict[str, Any] = {
+    "size": [256, 256],
+    "batch_size": 4,
+    "steps": 5000,
+    "augment": {"flip": 0.5},
+    "optimiser": {
+        "name": "adamw",
+        "lr": 1e-3,
+        "schedule": "cosine",
+        "warmup": 100,
+        "final_ratio": 0.02,
+        "max_norm": 1.0,
+        "ema": 0.995,
+    },
+}
+"""A light half of a VAE; base.path names the checkpoint that it is for."""
+
+
 PRESETS: dict[str, Preset] = {
     "genpercept-depth": Preset("GenPercept v2, depth", genpercept("depth", DEPTH_LOSSES, **SMALL)),
     "genpercept-disparity": Preset("GenPercept v2, disparity", genpercept("disparity", DEPTH_LOSSES)),
@@ -201,6 +219,8 @@ PRESETS: dict[str, Preset] = {
         "DMP's ablation: the network predicts the target (y)",
         over(DMP, {"tasks": ["normal"], "recipe": {"prediction_type": "sample"}}),
     ),
+    "light-decoder": Preset("A light decoder for the VAE of a checkpoint", over(LIGHT, {"learn": "decoder"})),
+    "light-encoder": Preset("A light encoder for the VAE of a checkpoint", over(LIGHT, {"learn": "encoder"})),
     "vae": Preset(
         "A small VAE for pictures and their targets",
         {

@@ -56,7 +56,7 @@ class Student(nn.Module):
         self.tasks = tuple(recipes)
         # one weight for all tasks: every process uses it in every pass, whatever task that is for
         self.contexts = nn.Parameter(torch.cat([contexts[task] for task in self.tasks]), requires_grad=False)
-        self.terms = {task: objective.terms_of(task, settings) for task in self.tasks}
+        self.terms = {task: objective.terms_of(recipe, settings) for task, recipe in recipes.items()}
 
     def forward(self, batch: Batch) -> Tensor:
         """The entries of objective.totals: (N,)."""
@@ -90,9 +90,14 @@ class Student(nn.Module):
         timesteps = timesteps.to(shown.device)
         return self.unet(shown.to(self.unet.dtype), timesteps, tokens.to(self.unet.dtype), return_dict=False)[0]
 
-    @torch.no_grad()
     def encode(self, picture: Tensor, batch: Batch, purpose: str) -> Tensor:
         """Pictures -> scaled latents: the posterior's mean, or drawn from it where the settings say so."""
+        # without weights that learn there is nothing to remember for the way back
+        learns = any(weight.requires_grad for weight in self.vae.quant_conv.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            return self.encode_known(picture, batch, purpose)
+
+    def encode_known(self, picture: Tensor, batch: Batch, purpose: str) -> Tensor:
         if self.latents is None or not batch.keys:
             return self.encode_anew(picture, batch, purpose)
         about = purpose if purpose == "image" else f"{purpose} {batch.task}"
@@ -165,6 +170,9 @@ def choose(student: Student, config: Config) -> None:
     if network.decoder:
         student.vae.decoder.requires_grad_(True)
         student.vae.post_quant_conv.requires_grad_(True)
+    if network.encoder:
+        student.vae.encoder.requires_grad_(True)
+        student.vae.quant_conv.requires_grad_(True)
     student.contexts.requires_grad_(config.learns_context)
     if network.checkpointing:
         student.unet.enable_gradient_checkpointing()
@@ -346,7 +354,7 @@ def groups(student: nn.Module, config: Config) -> Iterator[dict[str, object]]:
     """Parameter groups, each with its peak learning rate: networks, what decodes, contexts."""
     optimiser = config.optimiser
     decoder = optimiser.decoder_lr
-    rates = {"unet": optimiser.lr, "vae": decoder, "head": decoder, "contexts": optimiser.context_lr}
+    rates = {"unet": optimiser.lr, "vae": decoder, "head": decoder, "contexts": optimiser.context_lr, "light": 0.0}
     sorted_by: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in student.named_parameters():
         if not weight.requires_grad:

@@ -16,23 +16,26 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.colour import PALETTES
-from ..core.heads import build_head
+from ..core.colour import PALETTES, palette_named
+from ..core.heads import NEW_HEADS, untrained_head
 from ..core.recipe import Recipe
+from ..core.tasks import task_named
 from . import latents, objective, state
 from .augment import Augmentation
-from .base import Start, start
+from .base import Start, shape_of, start
 from .batches import Batches, Feed
-from .config import Config, ConfigError, Source, build, to_toml
+from .config import Config, ConfigError, Source, build, check_known, to_toml
 from .data import Records
 from .estimate import GIB, advice, estimate, said_plainly
 from .latents import Latents, weights_of
+from .light import Pupil, Tutor, open_teacher, pupil_for, with_recipes
 from .loop import Journal, Judge, Run, fit
 from .optimiser import OPTIMISERS, Average
+from .people import named_after
 from .predict import device_named
 from .readers import open_dataset
 from .student import DTYPES, Student, Written, choose, groups, whole_weights, widened
-from .targets import TargetOptions, options_for
+from .targets import TargetOptions, check_fit, options_for, renumbering
 from .vae import Apprentice, Examiner, untrained
 from .validate import Validator
 
@@ -88,6 +91,15 @@ def check(config: Config) -> None:
         raise ConfigError(
             'Several tasks on one network are told apart by learnt contexts: set network.learn_context = "auto".'
         )
+    if config.network.head:
+        check_known("head", config.network.head, NEW_HEADS)
+    if config.network.encoder and (config.objective.loss != "pixel" or config.cache_latents):
+        raise ConfigError(
+            "An encoder that learns moves the latents that others are compared with: with network.encoder set "
+            'objective.loss = "pixel" and cache_latents = false.'
+        )
+    if config.network.encoder and config.network.unet == "lora":
+        raise ConfigError("An adapter holds no encoder: with network.encoder train the whole UNet, or none of it.")
     if len(config.tasks) > 1 and config.network.head:
         raise ConfigError("A head is made for one task: train one, or leave network.head out.")
     frozen, precision = config.network.frozen_precision, config.precision
@@ -144,17 +156,18 @@ def prepare(config: Config) -> Run:
 class Setup(NamedTuple):
     """What differs between the kinds of runs."""
 
-    learner: Student | Apprentice
+    learner: Student | Apprentice | Pupil
     feeds: list[Feed]
     judge: Judge
 
 
 def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     """A UNet that learns to predict maps."""
-    begun = start(config.base)
-    feeds, held_out = open_feeds(config, begun.architecture.base)
+    # what can be wrong is looked for before gigabytes are read
+    feeds, held_out = open_feeds(config, shape_of(config.base).base)
     recipes = {feed.recipe.id: feed.recipe for feed in feeds}
     objective.check(config, recipes)
+    begun = start(config.base)
     student, kept = make(config, begun, recipes)
     student.to(accelerator.device)
     written = Written(config, begun.architecture, begun.vae_architecture, kept, begun.fingerprint)
@@ -165,13 +178,23 @@ def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
     """A VAE that learns to encode pictures and their targets."""
     feeds, held_out = open_feeds(config, "custom")
     apprentice = Apprentice(untrained(config.autoencoder), config.autoencoder).to(accelerator.device)
-    watched = held_out or feeds
-    pictures = min(sum(len(feed.records) for feed in watched), config.validation_images or 100)
-    seen = Batches(watched, config.batch_size, -(-pictures // config.batch_size), config.seed)
-    return Setup(apprentice, feeds, Examiner(config, apprentice, seen, bool(held_out), accelerator.device))
+    return Setup(apprentice, feeds, Examiner(config, apprentice, held_out or feeds, bool(held_out), accelerator.device))
 
 
-SETUPS: dict[str, Callable[[Config, Accelerator], Setup]] = {"perception": set_up_perception, "vae": set_up_vae}
+def set_up_light(config: Config, accelerator: Accelerator) -> Setup:
+    """A light half of a VAE that learns from the whole one."""
+    teacher = open_teacher(config, str(accelerator.device))
+    feeds, held_out = open_feeds(with_recipes(config, teacher), "custom")
+    pupil = pupil_for(config, teacher, feeds).to(accelerator.device)
+    return Setup(pupil, feeds, Tutor(config, pupil, held_out, accelerator.device))
+
+
+SETUPS: dict[str, Callable[[Config, Accelerator], Setup]] = {
+    "perception": set_up_perception,
+    "vae": set_up_vae,
+    "decoder": set_up_light,
+    "encoder": set_up_light,
+}
 
 
 def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
@@ -188,6 +211,7 @@ def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
         recipe = informed(recipe, [records for _, records in opened])
         feeds += [feed(config, recipe, source, records, augmentation) for source, records in opened]
         measured = [(source, open_source(source, recipe)) for source in config.sources(task, validation=True)]
+        named_after(recipe, [records for _, records in measured])  # other keypoints could not be measured
         held_out += [feed(config, recipe, source, records, plain) for source, records in measured]
     return feeds, held_out
 
@@ -200,9 +224,10 @@ def open_source(source: Source, recipe: Recipe) -> Records[Any]:
 def informed(recipe: Recipe, opened: list[Records[Any]]) -> Recipe:
     """The recipe with what its datasets say of their values, where the config does not."""
     first = opened[0]
-    palette = first.palette.name if first.palette and first.palette.name in PALETTES else ""
+    palettes = [records.palette for records in opened if records.palette is not None]
+    palette = next((each.name if each.name in PALETTES else each.text() for each in palettes), "")
     return replace(
-        recipe,
+        named_after(recipe, opened),
         axes=recipe.axes or first.convention.axes,
         palette=recipe.palette or palette,
         data=recipe.data or ", ".join(dict.fromkeys(records.name for records in opened)),
@@ -212,7 +237,12 @@ def informed(recipe: Recipe, opened: list[Records[Any]]) -> Recipe:
 def feed(config: Config, recipe: Recipe, source: Source, records: Records[Any], augmentation: Augmentation) -> Feed:
     """A dataset that teaches what the recipe, and [target] above it, say."""
     default = options_for(recipe, records.palette.colours if records.palette else ())
+    if records.palette is not None and recipe.palette:
+        # classes go by their names: datasets may number them differently, or have more of them
+        numbers = renumbering(records.name, records.palette, palette_named(recipe.palette))
+        default = replace(default, renumbered=numbers)
     options = build(TargetOptions, {**vars(default), **config.target_fields(recipe.row.name)}, "target")
+    check_fit(records.name, recipe.row.name, records.convention, options)
     origin = f"{source.reader} {source.root} {source.settings}"
     return Feed(records, recipe, options, augmentation, source.weight, origin)
 
@@ -248,7 +278,8 @@ def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[S
     unet = widened(begun.unet, channels)
     contexts = {task: begun.context(task, config.network.tokens) for task in recipes}
     head = new_head(config, begun, recipes)
-    about = (config.size, config.augment, config.target, list(recipes.values()), weights_of(begun.vae))
+    looks = [latents.appearance(recipe) for recipe in recipes.values()]
+    about = (config.size, config.augment, config.target, looks, weights_of(begun.vae))
     known = Latents(Path(config.out) / "latents", config.precision, *about) if config.cache_latents else None
     student = Student(unet, begun.vae, contexts, recipes, config.objective, head, known)
     choose(student, config)
@@ -264,23 +295,33 @@ def new_head(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> nn.
     """An untrained head for the UNet's features."""
     if not config.network.head:
         return None
-    width = config.network.head_width
-    fine = begun.architecture.widths
-    inputs = (fine[0], fine[1], fine[2], fine[3])
-    shapes = {f"neck.convs.{i}.weight": (width, channels, 3, 3) for i, channels in enumerate(inputs)}
-    middle = max(width // 8, 1)
-    shapes |= {"head.head.2.weight": (middle, width // 2, 3, 3), "head.head.4.weight": (1, middle, 1, 1)}
-    return build_head(config.network.head, shapes)
+    (recipe,) = recipes.values()
+    return untrained_head(
+        config.network.head, begun.architecture.widths, config.network.head_width, channels_of(recipe)
+    )
+
+
+def channels_of(recipe: Recipe) -> int:
+    """What its head gives for each pixel: a score for each class, or values. ConfigError if classes are not known."""
+    if not recipe.target_codec().classes:
+        return recipe.channels
+    if not recipe.palette:
+        raise ConfigError("Nothing says which classes there are: name a palette in [recipe] or in dataset.toml.")
+    return len(palette_named(recipe.palette).classes)
 
 
 def recipe_for(task: str, config: Config, base: str) -> Recipe:
     """How the weights of a task are to be run. ConfigError for fields that a recipe does not have."""
     fields = config.recipe_fields(task)
+    head = config.network.head
     defaults: dict[str, Any] = {
         "base": base,
         "resolution": max(config.size),
+        # people are cut out in the shape that the network saw
+        **({} if task_named(task).channels else {"aspect": config.size[1] / config.size[0]}),
         "licence": config.licence,
-        "head": config.network.head,
+        "head": head,
+        "codec": task_named(task).head_codec if head else "",
     }
     if config.learns_context:
         fields["tokens"] = 0

@@ -218,6 +218,7 @@ scale = {SHADING_SCALE}
 
 [segmentation]
 classes = [{classes}]
+palette = "rooms"
 ignore = 0
 
 [mask]

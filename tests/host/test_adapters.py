@@ -9,12 +9,13 @@ import pytest
 import torch
 from comfyui_server import NodeFailed
 from graph import Graph, Node
-from networks import write_narrow_sd2, write_own_file
+from networks import narrow_sd1, write_narrow_sd1_unet, write_narrow_sd2, write_own_file
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from tiny import context
+from tiny_adapters import KINDS, random_adapter, saved, spelled
 
 from diffusion_perception.core.adapter_files import write_adapter
 from diffusion_perception.core.adapters import Adapter, LowRank
@@ -150,12 +151,12 @@ def generate(graph: Graph, model: Node, seed: int = 1) -> Node:
     )  # fmt: skip
 
 
-def adapt(graph: Graph, model: Node, adapter: str = "depth_adapter.safetensors", weights: str = "as loaded") -> Node:
+def adapt(
+    graph: Graph, model: Node, adapter: str = "depth_adapter.safetensors", weights: str = "as loaded", **inputs
+) -> Node:
     vae = graph.load_model("with_vae.safetensors")[1]
-    return graph.add(
-        "DiffusionPerceptionApplyAdapter", model=model, vae=vae, adapter=adapter,
-        task="as trained", overrides="", weights=weights,
-    )  # fmt: skip
+    given = {"vae": vae, "task": "as trained", "overrides": "", **inputs}
+    return graph.add("DiffusionPerceptionApplyAdapter", model=model, adapter=adapter, weights=weights, **given)
 
 
 def generated(comfyui, lora: bool, dtype: str = "default") -> np.ndarray:
@@ -209,9 +210,9 @@ def refused(comfyui, graph: Graph) -> str:
     return str(told.value)
 
 
-def adapted_graph(adapter: str) -> Graph:
+def adapted_graph(adapter: str = "depth_adapter.safetensors", **inputs) -> Graph:
     graph = Graph()
-    perception = adapt(graph, load_model(graph, False), adapter)
+    perception = adapt(graph, load_model(graph, False), adapter, **inputs)
     graph.save_map(graph.perceive(perception, graph.load_image("adapted.png")), "refused")
     return graph
 
@@ -228,11 +229,105 @@ def test_an_adapter_for_another_generation_is_refused(furnished, tmp_path):
     assert "SD2.1" in told
 
 
-def test_an_adapter_of_another_network_is_refused(furnished):
-    save_file(
-        {"lora_te_text_model_layer.weight": torch.zeros(4, 4)}, furnished.models / "perception" / "other.safetensors"
-    )
-    assert refused(furnished, adapted_graph("other.safetensors"))
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def pair(down: str, up: str, width: int = 320) -> dict[str, torch.Tensor]:
+    return {down: torch.zeros(4, width), up: torch.zeros(width, 4)}
+
+
+KOHYA = "lora_unet_" + LAYER.replace(".", "_")
+STYLE = pair(f"{KOHYA}.lora_down.weight", f"{KOHYA}.lora_up.weight")
+FLUX = "transformer.single_transformer_blocks.0.attn.to_q"
+SDXL = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"
+FOREIGN = {
+    "text encoder alone": ({"lora_te_text_model_layer.weight": torch.zeros(4, 4)}, ["the text encoder alone"]),
+    "flux": (pair(f"{FLUX}.lora_A.weight", f"{FLUX}.lora_B.weight"), ["for Flux", "1.x and 2.x"]),
+    "sdxl": (pair(f"{SDXL}.lora_down.weight", f"{SDXL}.lora_up.weight"), ["for SDXL", "1.x and 2.x"]),
+    "dora": ({**STYLE, f"{KOHYA}.dora_scale": torch.zeros(320)}, ["DoRA", "convert"]),
+    "wider": (pair(f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight", 640), ["another network", "lacks 1 of its 1"]),
+    "style": (STYLE, ["does not say how it was trained", "family=genpercept"]),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_lora_that_is_none_of_ours_is_refused(furnished, name):
+    tensors, words = FOREIGN[name]
+    save_file(tensors, furnished.models / "perception" / f"{name}.safetensors")
+    told = refused(furnished, adapted_graph(f"{name}.safetensors"))
+    assert all(word in told for word in words), told
+
+
+def test_an_adapter_that_does_not_say_its_family_runs_when_it_is_told(furnished):
+    tensors = {name: tensor + 0.01 for name, tensor in STYLE.items()}
+    save_file(tensors, furnished.models / "perception" / "untold.safetensors")
+    furnished.submit(adapted_graph("untold.safetensors", task="depth", overrides="family=genpercept resolution=64"))
+
+
+MISTAKES = {
+    "no such file": ({"adapter": "nothing.safetensors"}, ["There is no 'nothing.safetensors'", "choose an adapter"]),
+    "nothing to choose": ({"adapter": "(none: put one into models/perception)"}, ["nothing to choose", "an adapter"]),
+    "out of the folder": ({"adapter": "../loras/style.safetensors"}, ["leads out of models/perception"]),
+    "a checkpoint": ({"adapter": "with_vae.safetensors"}, ["is a whole UNet, not an adapter"]),
+    "another task": ({"task": "normal"}, ["was trained for depth, not for normal"]),
+    "a misspelt field": ({"overrides": "stepz=3"}, ["stepz", "'steps'"]),
+    "no negative": ({"overrides": "guidance_scale=2"}, ["guidance_scale=2", "connect an empty prompt"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_a_person_gets_wrong_in_the_node_is_said_in_a_sentence(furnished, mistake):
+    inputs, words = MISTAKES[mistake]
+    told = refused(furnished, adapted_graph(**inputs))
+    assert all(word in told for word in words), told
+
+
+def on_sd1(comfyui, in_channels: int = 4, text: bool = False) -> Graph:
+    """DMP's adapter on a checkpoint without text encoder and VAE."""
+    name = f"sd1 of {in_channels} channels.safetensors"
+    write_narrow_sd1_unet(comfyui.models / "checkpoints" / name, in_channels)
+    adapter = spelled(random_adapter(narrow_sd1(), KINDS["attention"]), "diffusers processors")
+    saved(comfyui.models / "perception" / "depth-hypersim-notext" / "pytorch_lora_weights.safetensors", adapter)
+    graph = Graph()
+    model = graph.add("CheckpointLoaderSimple", ckpt_name=name)
+    conditioning = graph.add("LotusConditioning") if text else None
+    perception = adapt(graph, model, "depth-hypersim-notext", conditioning=conditioning)
+    graph.save_map(graph.perceive(perception, graph.load_image("adapted.png")), "refused")
+    return graph
+
+
+UNFIT = {
+    "no text": ({}, ["comes without a text context", "connect a conditioning"]),
+    "the text of another encoder": ({"text": True}, ["1024 wide", "768 wide", "CLIP of the same checkpoint"]),
+    "an inpainting model": ({"in_channels": 9, "text": True}, ["inpainting model (9 input channels)"]),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_a_model_or_text_that_the_adapter_is_not_for_is_refused(furnished, unfit):
+    inputs, words = UNFIT[unfit]
+    told = refused(furnished, on_sd1(furnished, **inputs))
+    assert all(word in told for word in words), told
+
+
+def test_a_vae_that_the_checkpoint_does_not_hold_is_asked_for(furnished):
+    write_narrow_sd1_unet(furnished.models / "checkpoints" / "bare.safetensors")
+    graph = Graph()
+    vae = graph.add("CheckpointLoaderSimple", ckpt_name="bare.safetensors")[2]
+    perception = adapt(graph, load_model(graph, False), vae=vae)
+    graph.save_map(graph.perceive(perception, graph.load_image("adapted.png")), "refused")
+    assert "connect one from Load VAE" in refused(furnished, graph)
+
+
+def test_a_model_that_is_no_unet_is_refused(furnished):
+    # as much of Stable Diffusion 3 as the host needs to recognise it; the rest it leaves unset
+    shapes = {"joint_blocks.0.context_block.attn.qkv.weight": (192, 64), "x_embedder.proj.weight": (64, 16, 2, 2)}
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    save_file(tensors, furnished.models / "diffusion_models" / "transformer.safetensors")
+    graph = Graph()
+    model = graph.add("UNETLoader", unet_name="transformer.safetensors", weight_dtype="default")
+    graph.save_map(graph.perceive(adapt(graph, model), graph.load_image("adapted.png")), "refused")
+    assert "is SD3, not a Stable Diffusion UNet" in refused(furnished, graph)
 
 
 def test_another_fine_tune_of_the_right_generation_is_allowed_and_said(furnished):

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from graph import perceive_file
+from networks import random_weights
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_adapters import KINDS, adapter_of, layers_of
+
+from diffusion_perception.core.adapter_files import write_adapter
+from diffusion_perception.core.adapters import LowRank
+from diffusion_perception.core.layers import shapes_of
+from diffusion_perception.core.recipe import Recipe
 
 pytestmark = pytest.mark.realsize
-
-
-def random_weights(network: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Half-precision weights that keep a signal's size, for a network that was made without memory."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def of(name: str, shape: torch.Size) -> torch.Tensor:
-        if len(shape) == 1:
-            return torch.full(shape, float("norm" in name and name.endswith("weight")), dtype=torch.float16)
-        return (torch.randn(shape, generator=generator) * shape[1:].numel() ** -0.5).half()
-
-    return {name: of(name, tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def write_sd21(folder, in_channels: int) -> None:
@@ -58,3 +56,78 @@ def test_sd21_sized_weights_run_at_512(comfyui, in_channels):
     assert np.isfinite(values).all()
     assert values.std() > 0
     comfyui.free()
+
+
+MEGABYTE = 10**6
+
+
+def write_rank_16(path: Path, network: UNet2DConditionModel, kinds: tuple[str, ...]) -> Path:
+    """An adapter in half precision on all layers of these kinds."""
+    generator = torch.Generator().manual_seed(1)
+    parts = {}
+    for name, layer in layers_of(network).items():
+        if any(KINDS[kind](name, layer) for kind in kinds):
+            out, *inputs = shapes_of({"": layer})[".weight"]
+            inputs = inputs[:1] if inputs[1:] == [1, 1] else inputs
+            down = torch.randn(16, *inputs, generator=generator) * 1e-3
+            parts[name] = LowRank(down.half(), (torch.randn(out, 16, generator=generator) * 1e-3).half())
+    write_adapter(path, adapter_of(parts, base="sd15", recipes=(Recipe("depth", base="sd15"),)))
+    return path
+
+
+def memory_of_calls(unet, adapters):
+    """One pass over a 512x512 picture's latent, without and with each adapter: bytes by PyTorch's own allocator."""
+    from pathlib import Path
+
+    import comfy.sd
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from diffusion_perception.core.adapter_files import read_adapter
+    from diffusion_perception.core.attachment import Adapted
+    from diffusion_perception.core.backbone import Context
+    from diffusion_perception.nodes import host
+
+    backbone = host.resident(comfy.sd.load_diffusion_model(unet), clean=False)
+    latent = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    inputs = latent, torch.tensor([1.0]), Context(torch.zeros(1, 77, 768))
+    backbone(latent[..., :8, :8], *inputs[1:])
+
+    def measured(network):
+        """Peak above what was there before, and what is left when the answer is dropped."""
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+            network(*inputs)
+        profiler: Any = watched.profiler
+        events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+        level = peak = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            level += event.nbytes()
+            peak = max(peak, level)
+        return peak, level
+
+    plain, _ = measured(backbone)
+    found = {}
+    for path in adapters:
+        adapter = read_adapter(Path(path))
+        held = sum(value.nbytes for part in adapter.parts.values() for value in (part.down, part.up))
+        peak, left = measured(Adapted(backbone, adapter))
+        found[Path(path).stem] = {"held": held, "call": peak - plain, "left": left, "layers": len(adapter.parts)}
+    return {"plain": plain, **found}
+
+
+def test_an_adapter_of_rank_16_takes_less_than_40_megabytes_at_sd15_size(inside_host, tmp_path):
+    with torch.device("meta"):
+        network = UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280, 1280), attention_head_dim=8, cross_attention_dim=768
+        )
+    save_file(random_weights(network, 0), tmp_path / "unet.safetensors")
+    adapters = [
+        write_rank_16(tmp_path / "attention.safetensors", network, ("attention",)),
+        write_rank_16(tmp_path / "everything.safetensors", network, tuple(KINDS)),
+    ]
+    seen = inside_host(memory_of_calls, unet=tmp_path / "unet.safetensors", adapters=adapters, timeout=1800)
+    print(seen)  # noqa: T201 the figures are what it is about
+    for name in ("attention", "everything"):
+        # what the file holds, kept as long as the graph does, and what a call adds to the peak of the UNet itself
+        assert seen[name]["held"] + seen[name]["call"] < 40 * MEGABYTE, seen
+        assert seen[name]["left"] == 0, seen

@@ -6,30 +6,78 @@ import json
 
 import numpy as np
 import pytest
+from comfyui_server import Server
 from demo import write_placeholder
+from networks import narrow_sd1, write_narrow_controlnet, write_narrow_sd1
 from PIL import Image
+from tiny_adapters import KINDS, random_adapter, saved, spelled
 
 import workflows
 
 NAMES = tuple(workflows.WORKFLOWS)
+GENERATION = "depth of a generation for ControlNet"
+SMALLER = {"EmptyLatentImage": {"width": 64, "height": 48}, "KSampler": {"steps": 2}}
+"""Node -> what a test changes of it, so that a processor is done with it in seconds."""
 
 
 @pytest.fixture(scope="module")
 def furnished(comfyui):
-    """A server with the model and the photograph that the workflows name."""
-    (comfyui.models / "perception").mkdir(exist_ok=True)
-    write_placeholder(comfyui.models / "perception" / workflows.MODEL)
+    """A server with the models and the photograph that the workflows name."""
+    perception = comfyui.models / "perception"
+    perception.mkdir(exist_ok=True)
+    write_placeholder(perception / workflows.MODEL)
     pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
     Image.fromarray(pixels).save(comfyui.input / workflows.PHOTO)
+    write_narrow_sd1(comfyui.models / "checkpoints" / workflows.CHECKPOINT)
+    write_narrow_controlnet(comfyui.models / "controlnet" / workflows.CONTROLNET)
+    adapter = spelled(random_adapter(narrow_sd1(), KINDS["attention"]), "diffusers processors")
+    saved(perception / workflows.ADAPTER / "pytorch_lora_weights.safetensors", adapter)
     return comfyui
+
+
+def workflow(name: str) -> workflows.Graph:
+    graph = json.loads((workflows.FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    for entry in graph.values():
+        entry["inputs"] |= SMALLER.get(entry["class_type"], {})
+    return graph
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_runs(furnished, name):
-    graph = json.loads((workflows.FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    result = furnished.submit(graph)
+    result = furnished.submit(workflow(name))
     assert result.outputs
     assert all(file.stat().st_size > 0 for node in result.outputs for file in result.files(node))
+
+
+def pictures(server: Server, graph: workflows.Graph) -> dict[str, np.ndarray]:
+    """{last part of a SaveImage's prefix: the picture that it saved}"""
+    result = server.submit(graph)
+    saves = {name: entry["inputs"] for name, entry in graph.items() if entry["class_type"] == "SaveImage"}
+    return {
+        inputs["filename_prefix"].rpartition("/")[2]: np.asarray(Image.open(result.files(name)[0]))
+        for name, inputs in saves.items()
+        if name in result.outputs
+    }
+
+
+def test_the_depth_of_a_generation_guides_the_next_one_and_the_unet_is_loaded_once(furnished):
+    furnished.free()
+    loads = furnished.log.count("Requested to load BaseModel")
+    graph = workflow(GENERATION)
+    seen = pictures(furnished, graph)
+    assert {name: picture.shape for name, picture in seen.items()} == dict.fromkeys(seen, (48, 64, 3))
+    assert all(picture.std() > 1 for picture in seen.values())
+    assert np.ptp(seen["depth"], axis=-1).max() == 0
+    assert furnished.log.count("Requested to load BaseModel") == loads + 1
+    graph["10"]["inputs"]["strength"] = 0.0
+    unguided = pictures(furnished, graph)
+    assert np.abs(unguided["second"].astype(int) - seen["second"]).max() > 8
+    # to have perceived in between changed nothing: the same seed gives the same picture once more
+    graph["5"]["inputs"]["seed"] += 1
+    pictures(furnished, graph)
+    again = pictures(furnished, workflow(GENERATION))
+    assert all(np.array_equal(again[name], picture) for name, picture in seen.items())
+    assert furnished.log.count("Requested to load BaseModel") == loads + 1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,209 @@
+"""OpenPose: people as other nodes read them, POSE_KEYPOINT and the coloured skeletons of ControlNet's openpose."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .perception_map import PerceptionMap
+from .pose import SAME, SEEN, Person, people_of, whole_images
+from .skeletons import ANIMAL, FINGERS, OPENPOSE, Skeleton, finger_names
+
+COLOURS = (
+    *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0)),
+    *((0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255)),
+    *((170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85)),
+)
+"""Of OpenPose's joints, and of its limbs in their order."""
+LIMB_STRENGTH = 0.6
+"""Limbs are drawn darker than joints."""
+RADIUS = 4.0
+"""Pixels of a joint, and half the thickness of a limb, in pictures whose shorter side has DRAWN_AT pixels."""
+DRAWN_AT = 512
+ENOUGH = 13
+"""A skeleton that shares so many names with OpenPose's is a human body; four-legged animals share twelve."""
+HAND_LIMBS = tuple((0 if place % 4 == 1 else place - 1, place) for place in range(1, 1 + 4 * len(FINGERS)))
+FACE_SLOTS = 70
+"""OpenPose's faces have two pupils after the 68 points."""
+
+Joints = tuple[np.ndarray, np.ndarray]
+"""(N, 2) float64 x, y in pixels, and (N,) bool: which are known."""
+
+
+def is_human(skeleton: Skeleton) -> bool:
+    return len({*skeleton.names} & {*OPENPOSE.names}) >= ENOUGH
+
+
+def picked(person: Person, skeleton: Skeleton, names: Sequence[str], threshold: float) -> Joints:
+    """Keypoints by their names; those that the skeleton lacks are not known."""
+    places = {name: place for place, name in enumerate(skeleton.names)}
+    there = np.array([places.get(name, -1) for name in names])
+    known = (there >= 0) & person.seen(threshold)[there]
+    return person.points[there] * known[:, None], known
+
+
+def body(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
+    """OpenPose's 18 joints; a neck that the skeleton lacks is half-way between the shoulders, if both are known."""
+    points, known = picked(person, skeleton, OPENPOSE.names, threshold)
+    neck, right, left = (OPENPOSE.names.index(name) for name in ("neck", "right_shoulder", "left_shoulder"))
+    if "neck" not in skeleton.names and known[right] and known[left]:
+        points[neck], known[neck] = (points[right] + points[left]) / 2, True
+    return points, known
+
+
+def hand(person: Person, skeleton: Skeleton, side: str, threshold: float = SEEN) -> Joints:
+    """21 points."""
+    return picked(person, skeleton, (f"{side}_hand_root", *finger_names(side)), threshold)
+
+
+def face(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
+    """68 points, and two pupils that are never known."""
+    return picked(person, skeleton, [f"face_{number}" for number in range(FACE_SLOTS)], threshold)
+
+
+# POSE_KEYPOINT
+
+
+def pose_keypoint(
+    people: Sequence[Sequence[Person]], skeleton: Skeleton, size: tuple[int, int], threshold: float = SEEN
+) -> list[dict[str, Any]]:
+    """One dictionary for each image: x, y in pixels and 1, or 0, 0, 0, of every joint.
+
+    What other packs ask for differs: all read numbers with 1 for what is known, some drop anything below 1, some want
+    every list to be there at its full length.
+    """
+    return [{**listed(its, skeleton, threshold), "canvas_height": size[0], "canvas_width": size[1]} for its in people]
+
+
+def listed(people: Sequence[Person], skeleton: Skeleton, threshold: float) -> dict[str, Any]:
+    """People, or animals; bodies of other skeletons have no place in the format."""
+    if skeleton.names == ANIMAL.names:
+        animals = [numbers(*picked(animal, skeleton, ANIMAL.names, threshold)) for animal in people]
+        return {"version": "ap10k", "people": [], "animals": animals}
+    if not is_human(skeleton):
+        return {"people": []}
+    return {"people": [parts(person, skeleton, threshold) for person in people]}
+
+
+def parts(person: Person, skeleton: Skeleton, threshold: float) -> dict[str, list[float]]:
+    return {
+        "pose_keypoints_2d": numbers(*body(person, skeleton, threshold)),
+        "face_keypoints_2d": numbers(*face(person, skeleton, threshold)),
+        "hand_left_keypoints_2d": numbers(*hand(person, skeleton, "left", threshold)),
+        "hand_right_keypoints_2d": numbers(*hand(person, skeleton, "right", threshold)),
+    }
+
+
+def numbers(points: np.ndarray, known: np.ndarray) -> list[float]:
+    """x, y, 1 of each, or 0, 0, 0."""
+    return [
+        value for (x, y), sure in zip(points, known) for value in ((float(x), float(y), 1.0) if sure else (0.0,) * 3)
+    ]
+
+
+# Pictures
+
+
+def pose_picture(
+    map: PerceptionMap, threshold: float = SEEN, same: float = SAME, radius: float = 0.0
+) -> tuple[Tensor, list[list[Person]]]:
+    """Skeletons on black (B, H, W, 3), one picture for each image, and who is in it. radius: 0 follows the size."""
+    people, crops = people_of(map, same), map.crops or whole_images(map)
+    skeleton = map.convention.skeleton
+    assert skeleton is not None
+    return torch.stack([draw(its, skeleton, crops.size, threshold, radius) for its in people]), people
+
+
+def draw(
+    people: Sequence[Person], skeleton: Skeleton, size: tuple[int, int], threshold: float = SEEN, radius: float = 0.0
+) -> Tensor:
+    """(H, W, 3) in [0, 1]: ellipses for limbs, discs for joints, as ControlNet's openpose learnt them."""
+    canvas = np.zeros((*size, 3), np.float32)
+    radius = radius or max(RADIUS * min(size) / DRAWN_AT, 1.0)
+    for person in people:
+        if is_human(skeleton):
+            bones(canvas, *body(person, skeleton, threshold), OPENPOSE.limbs, radius)
+            for side in ("left", "right"):
+                fingers(canvas, *hand(person, skeleton, side, threshold), radius)
+            dots(canvas, *face(person, skeleton, threshold), [(255, 255, 255)], radius * 0.75)
+        else:
+            bones(canvas, person.points, person.seen(threshold), skeleton.limbs, radius)
+    return torch.from_numpy(canvas / 255)
+
+
+Colour = tuple[int, int, int]
+Limbs = Sequence[tuple[int, int]]
+
+
+def bones(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, limbs: Limbs, radius: float) -> None:
+    """Limbs, then joints over them."""
+    for number, (one, other) in enumerate(limbs):
+        if known[one] and known[other]:
+            colour = COLOURS[number % len(COLOURS)]
+            ellipse(canvas, points[one], points[other], radius, [int(level * LIMB_STRENGTH) for level in colour])
+    dots(canvas, points, known, COLOURS, radius)
+
+
+def fingers(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, radius: float) -> None:
+    """Thin lines in the colours of the rainbow, blue joints."""
+    for number, (one, other) in enumerate(HAND_LIMBS):
+        if known[one] and known[other]:
+            rainbow = [level * 255 for level in colorsys.hsv_to_rgb(number / len(HAND_LIMBS), 1.0, 1.0)]
+            line(canvas, points[one], points[other], radius / 4, rainbow)
+    dots(canvas, points, known, [(0, 0, 255)], radius)
+
+
+def dots(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, colours: Sequence[Colour], radius: float) -> None:
+    for number, (point, sure) in enumerate(zip(points, known)):
+        if sure:
+            paint(canvas, point, radius, colours[number % len(colours)], lambda x, y: x**2 + y**2 <= radius**2)
+
+
+def ellipse(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, colour: Sequence[float]) -> None:
+    """As long as from one point to the other."""
+    half = (other - one) / 2
+    length = max(float(np.hypot(*half)), 0.5)
+    across, down = half / length
+
+    def inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return ((x * across + y * down) / length) ** 2 + ((y * across - x * down) / radius) ** 2 <= 1
+
+    paint(canvas, (one + other) / 2, max(length, radius), colour, inside)
+
+
+def line(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, colour: Sequence[float]) -> None:
+    """With round ends; at least a pixel thick."""
+    half = (other - one) / 2
+    length, radius = max(float(np.hypot(*half)), 1e-6), max(radius, 0.5)
+    across, down = half / length
+
+    def inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        beyond = np.maximum(np.abs(x * across + y * down) - length, 0)
+        return beyond**2 + (y * across - x * down) ** 2 <= radius**2
+
+    paint(canvas, (one + other) / 2, length + radius, colour, inside)
+
+
+def paint(
+    canvas: np.ndarray,
+    centre: np.ndarray,
+    reach: float,
+    colour: Sequence[float],
+    inside: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> None:
+    """The colour where `inside` is true of a pixel's middle, as x, y from the centre; nothing reaches further away."""
+    rows, columns = (covered(middle, reach, side) for middle, side in zip(centre[::-1], canvas.shape))
+    y = np.arange(rows.start, rows.stop)[:, None] + 0.5 - centre[1]
+    x = np.arange(columns.start, columns.stop) + 0.5 - centre[0]
+    canvas[rows, columns][inside(x, y)] = colour
+
+
+def covered(middle: float, reach: float, side: int) -> slice:
+    """The pixels of a line of `side` that lie within `reach`."""
+    first, last = np.clip([np.floor(middle - reach), np.ceil(middle + reach)], 0, side).astype(int).tolist()
+    return slice(first, last)

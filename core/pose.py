@@ -1,0 +1,247 @@
+"""Pose: crops of people -> heatmaps -> keypoints in pixels, the same person once.
+
+Coordinates are continuous: the first pixel, or the first cell of a heatmap, reaches from 0 to 1. Scaling, cropping and
+mirroring are then exact, which is what UDP (Huang et al. 2020) asks of a pose estimator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .crops import PADDING, Box, cut, inside, whole_image, window_around
+from .diffusion import Tick
+from .image import fit
+from .perception_map import Crops, PerceptionMap
+from .pipeline import Perceiver, check_image, decode
+from .recipe import Recipe
+from .skeletons import Skeleton
+
+SPREAD = 1 / 32
+"""Of a keypoint in a heatmap, as a share of its longer side: 2 of 64 cells."""
+LONGEST = 128
+"""Heatmaps with more cells along a side are scaled down before they are read: they hold no more than that."""
+FOUND = 0.2
+"""Keypoints that rise above this count in the score of a person."""
+SEEN = 0.3
+"""Keypoints that do not are not shown."""
+SAME = 0.9
+"""People who are more alike than this are one."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person in one image."""
+
+    points: np.ndarray
+    """(K, 2) float64: x, y in pixels of the image."""
+    scores: np.ndarray
+    """(K,) float64: how high each heatmap rises."""
+    score: float
+    area: float
+    """Of the person's box, in pixels."""
+
+    def seen(self, threshold: float = SEEN) -> np.ndarray:
+        """(K,) bool."""
+        return self.scores >= threshold
+
+
+# Pictures to heatmaps
+
+
+def crop_size(recipe: Recipe) -> tuple[int, int]:
+    """(H, W) of the crop that the recipe's network was trained on."""
+    longest = recipe.resolution or 256
+    tall, wide = (1.0, recipe.aspect) if recipe.aspect <= 1 else (1 / recipe.aspect, 1.0)
+    return max(round(longest * tall / 8), 4) * 8, max(round(longest * wide / 8), 4) * 8
+
+
+def predict_people(
+    perceiver: Perceiver,
+    images: Tensor,
+    boxes: Sequence[Sequence[Box]] | None = None,
+    *,
+    padding: float = PADDING,
+    flip_test: bool = False,
+    batch_size: int = 8,
+    tick: Tick = lambda: None,
+) -> PerceptionMap:
+    """Images (B, 3, H, W) in [0, 1] and the boxes of people in each -> their heatmaps, one entry a person.
+
+    Without boxes each image is one person, and not padded. flip_test: the mean of what the network sees in a crop and
+    in its mirror image. batch_size: people per pass of the networks. tick: called passes_of_people() times.
+    ValueError for boxes outside the images, and for recipes of other tasks.
+    """
+    check_image(images)
+    skeleton = skeleton_of(perceiver.recipe)
+    size, wanted = (images.shape[-2], images.shape[-1]), crop_size(perceiver.recipe)
+    if boxes is None:
+        boxes, padding = [[whole_image(size)]] * len(images), 1.0
+    placed = [(number, inside(box, size)) for number, its in enumerate(boxes) for box in its]
+    windows = np.array([window_around(box, wanted, padding) for _, box in placed]).reshape(-1, 4)
+    seen = [torch.zeros(0, len(skeleton), wanted[0] // 4, wanted[1] // 4)]
+    for start in range(0, len(placed), batch_size):
+        chunk = slice(start, start + batch_size)
+        crops = torch.stack(
+            [cut(images[number], window, wanted) for (number, _), window in zip(placed[chunk], windows[chunk])]
+        )
+        heatmaps = heatmaps_of(perceiver, crops, tick)
+        if flip_test:
+            mirrored = heatmaps_of(perceiver, crops.flip(-1), tick).flip(-1)
+            heatmaps = (heatmaps + mirrored[:, torch.from_numpy(skeleton.mirror())]) / 2
+        seen.append(heatmaps)
+    return PerceptionMap(
+        task=perceiver.recipe.row.name,
+        values=torch.cat(seen).movedim(1, -1).contiguous(),
+        convention=perceiver.recipe.convention(),
+        recipe=perceiver.recipe.id,
+        crops=Crops(
+            size, len(images), tuple(number for number, _ in placed), torch.from_numpy(windows),
+            tuple(box.score for _, box in placed),
+        ),
+    )  # fmt: skip
+
+
+def skeleton_of(recipe: Recipe) -> Skeleton:
+    """What the recipe's heatmaps show. ValueError for recipes of other tasks."""
+    if recipe.row.channels:
+        raise ValueError(f"{recipe.id} predicts {recipe.row.name}, no keypoints: load a model of keypoints.")
+    return recipe.skeleton
+
+
+def heatmaps_of(perceiver: Perceiver, crops: Tensor, tick: Tick) -> Tensor:
+    """Crops (N, 3, h, w) in [0, 1] -> (N, K, h / 4, w / 4), on the CPU."""
+    picture, _ = fit(crops.contiguous() * 2 - 1, 0, perceiver.recipe.rule)
+    latent = perceiver.needs_autoencoder().encode(picture)
+    tick()
+    codec = perceiver.recipe.target_codec()
+    heatmaps = codec.finish(codec.decode(decode(perceiver, latent, None, tick)))
+    return heatmaps.float().cpu()
+
+
+def passes_of_people(people: int, batch_size: int, flip_test: bool) -> int:
+    """How often predict_people() ticks."""
+    return -(-people // batch_size) * 2 * (1 + flip_test)
+
+
+# Heatmaps to keypoints
+
+
+def find_keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K, h, w) -> where each is highest (N, K, 2), x and y in cells, float64; and how high (N, K).
+
+    DARK (Zhang et al. 2020): the logarithm of a Gaussian is a parabola, whose top its derivatives next to the highest
+    cell tell. Where there is none, 0 high, it is the middle of a cell.
+    """
+    height, width = heatmaps.shape[-2:]
+    maps = reduced(heatmaps.double())
+    rows, columns = maps.shape[-2:]
+    value, index = maps.flatten(2).max(2)
+    x, y = index % columns, index // columns
+    smooth = blurred(maps.clamp(min=0), max(SPREAD * max(rows, columns), 0.5)).clamp(min=1e-10).log()
+    offset = top_of(neighbours(smooth, x, y)) * (value > 0)[..., None]
+    points = torch.stack([x, y], -1) + 0.5 + offset
+    return points * points.new_tensor([width / columns, height / rows]), value.clamp(min=0)
+
+
+def reduced(maps: Tensor) -> Tensor:
+    """At most LONGEST cells along a side."""
+    height, width = maps.shape[-2:]
+    share = LONGEST / max(height, width)
+    if share >= 1:
+        return maps
+    size = (max(round(height * share), 1), max(round(width * share), 1))
+    return F.interpolate(maps, size, mode="bilinear", antialias=True)
+
+
+def blurred(maps: Tensor, spread: float) -> Tensor:
+    """By a Gaussian, the border repeated: noise of single cells would decide the derivatives."""
+    reach = min(round(2.5 * spread), maps.shape[-2] - 1, maps.shape[-1] - 1)
+    taps = torch.exp(-(torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device) ** 2) / (2 * spread**2))
+    taps = taps / taps.sum()
+    padded = F.pad(maps.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
+    across = F.conv2d(padded, taps[None, None, None])
+    return F.conv2d(across, taps[None, None, :, None])[:, 0].unflatten(0, maps.shape[:2])
+
+
+def neighbours(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(N, K, 3, 3) around a cell of each, the border repeated."""
+    height, width = maps.shape[-2:]
+    steps = torch.arange(-1, 2, device=maps.device)
+    rows = (y[..., None, None] + steps[:, None]).clamp(0, height - 1)
+    columns = (x[..., None, None] + steps).clamp(0, width - 1)
+    return maps.flatten(2).gather(2, (rows * width + columns).flatten(2)).unflatten(2, (3, 3))
+
+
+def top_of(patch: Tensor) -> Tensor:
+    """(..., 3, 3) -> x, y (..., 2) of the parabola's top beside the middle; 0 where it has none, at most one cell."""
+    middle = patch[..., 1, 1]
+    dx, dy = (patch[..., 1, 2] - patch[..., 1, 0]) / 2, (patch[..., 2, 1] - patch[..., 0, 1]) / 2
+    dxx = patch[..., 1, 2] - 2 * middle + patch[..., 1, 0]
+    dyy = patch[..., 2, 1] - 2 * middle + patch[..., 0, 1]
+    dxy = (patch[..., 2, 2] - patch[..., 2, 0] - patch[..., 0, 2] + patch[..., 0, 0]) / 4
+    determinant = dxx * dyy - dxy**2
+    has_top = (dxx < 0) & (determinant > 1e-12)
+    safe = torch.where(has_top, determinant, torch.ones_like(determinant))
+    offset = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1) / safe[..., None]
+    return torch.where(has_top[..., None], offset, torch.zeros_like(offset)).clamp(-1, 1)
+
+
+# Keypoints to people
+
+
+def people_of(map: PerceptionMap, same: float = SAME) -> list[list[Person]]:
+    """The people of each image, the surest first; of two who are more alike than `same` only one. ValueError for maps
+    of other tasks."""
+    skeleton = map.convention.skeleton
+    if skeleton is None:
+        raise ValueError(f"A map of {map.task} came where keypoints are expected: take its own node.")
+    if map.values.shape[-1] != len(skeleton):
+        raise ValueError(f"The map has {map.values.shape[-1]} heatmaps for {len(skeleton)} keypoints: mend its recipe.")
+    crops = map.crops or whole_images(map)
+    found: list[list[Person]] = [[] for _ in range(crops.count)]
+    if len(map.values):
+        heatmaps = map.values.detach().float().cpu().nan_to_num().movedim(-1, 1)
+        points, scores = (part.numpy() for part in find_keypoints(heatmaps))
+        cells = np.array(map.values.shape[1:3][::-1])
+        for number, window, sure, its_points, its_scores in zip(
+            crops.images, crops.windows.numpy(), crops.scores, points, scores
+        ):
+            placed = window[:2] + its_points * (window[2:] / cells)
+            area = float(window[2] * window[3]) / PADDING**2
+            found[number].append(Person(placed, its_scores, sure * mean_found(its_scores), area))
+    return [alone(people, skeleton, same) for people in found]
+
+
+def whole_images(map: PerceptionMap) -> Crops:
+    """Every entry is an image."""
+    count, height, width = map.values.shape[:3]
+    windows = torch.tensor([[0.0, 0.0, width, height]] * count, dtype=torch.float64).reshape(-1, 4)
+    return Crops((height, width), count, tuple(range(count)), windows, (1.0,) * count)
+
+
+def mean_found(scores: np.ndarray) -> float:
+    """Over the keypoints that were found at all."""
+    found = scores[scores > FOUND]
+    return float(found.mean()) if found.size else 0.0
+
+
+def alone(people: Sequence[Person], skeleton: Skeleton, same: float = SAME) -> list[Person]:
+    """OKS-NMS: the surest person stays, whoever is more similar to one that stays than `same` goes."""
+    kept: list[Person] = []
+    for person in sorted(people, key=lambda person: -person.score):
+        if all(similarity(person, other, skeleton) <= same for other in kept):
+            kept.append(person)
+    return kept
+
+
+def similarity(one: Person, other: Person, skeleton: Skeleton) -> float:
+    """COCO's object keypoint similarity of two predictions, over all keypoints and the mean of their areas."""
+    spreads = 2 * np.array(skeleton.spreads())
+    distance = ((one.points - other.points) ** 2).sum(1)
+    return float(np.exp(-distance / (2 * (one.area + other.area) / 2 * spreads**2)).mean())

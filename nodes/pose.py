@@ -1,0 +1,182 @@
+"""PerceivePose and PoseFromMap: people in boxes -> their keypoints -> poses and skeletons for ControlNet."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..core.crops import CORNERS, PADDING, boxes_of_mask, read_boxes
+from ..core.openpose import pose_keypoint, pose_picture
+from ..core.perception_map import PerceptionMap
+from ..core.picture import as_rgb, check_image, choose, ready
+from ..core.pipeline import Perceiver
+from ..core.pose import SAME, SEEN, passes_of_people, predict_people
+from . import host
+from .perceive import vae_input, with_vae
+from .sockets import Perception, PerceptionMapSocket
+
+BoundingBox = io.Custom("BOUNDING_BOX")
+PoseKeypoint = io.Custom("POSE_KEYPOINT")
+
+
+class PerceivePose(io.ComfyNode):
+    """A node: people in an image -> their heatmaps."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionPerceivePose",
+            display_name="Perceive Pose",
+            category="perception",
+            description="Predicts the keypoints of every person: in boxes of any detector, in the parts of a mask, or "
+            "in the whole image.",
+            inputs=[
+                Perception.Input("perception", tooltip="A model of keypoints, from Load Perception Model."),
+                io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up."),
+                io.MultiType.Input(
+                    "boxes",
+                    types=[BoundingBox, io.BBOX],
+                    optional=True,
+                    tooltip="Where people are, in pixels: one list for each image, or one for all of a single image.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Instead of boxes: every connected part is one person. Perceive gives such a mask.",
+                ),
+                vae_input(),
+                io.Combo.Input(
+                    "box_format",
+                    options=list(CORNERS),
+                    default=next(iter(CORNERS)),
+                    tooltip="What the four numbers of a box are, where it does not name them.",
+                ),
+                io.Float.Input(
+                    "padding",
+                    default=PADDING,
+                    min=1.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="How much larger than its box a person is looked at; models are trained at 1.25.",
+                ),
+                io.Boolean.Input(
+                    "flip_test",
+                    default=False,
+                    tooltip="Look at the mirror image too and take the mean: a little better, twice the time.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=8,
+                    min=1,
+                    max=256,
+                    tooltip="People per pass of the networks.",
+                ),
+            ],
+            outputs=[
+                PerceptionMapSocket.Output(display_name="map", tooltip="Heatmaps of every person, for Pose from Map."),
+                io.Image.Output(
+                    display_name="skeletons", tooltip="A picture that is ready for an openpose ControlNet."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        perception: Perceiver,
+        image: Tensor,
+        box_format: str,
+        padding: float,
+        flip_test: bool,
+        batch_size: int,
+        boxes: Any = None,
+        mask: Tensor | None = None,
+        vae: Any = None,
+    ) -> io.NodeOutput:
+        perceiver = with_vae(perception, vae)
+        pictures = as_rgb(check_image(image)).movedim(-1, 1)
+        size = (pictures.shape[-2], pictures.shape[-1])
+        if boxes is not None and mask is not None:
+            raise ValueError("Boxes and a mask both say where people are: connect one of them.")
+        if mask is not None:
+            found = [boxes_of_mask(part, size) for part in masks_of(mask, len(pictures))]
+        elif boxes is not None:
+            found = read_boxes(boxes, len(pictures), choose(CORNERS, box_format, "box_format"))
+        else:
+            found = None
+        people = len(pictures) if found is None else sum(map(len, found))
+        tick = host.ticker(passes_of_people(people, batch_size, flip_test))
+        seen = predict_people(
+            perceiver, pictures, found, padding=padding, flip_test=flip_test, batch_size=batch_size, tick=tick
+        )
+        return io.NodeOutput(seen, ready(seen)[0].to(host.output_device()))
+
+
+def masks_of(mask: Tensor, count: int) -> Tensor:
+    """(B, H, W): one for each image, or one for all. ValueError for another number."""
+    masks = check_image(mask)[..., 0]
+    if len(masks) not in (1, count):
+        raise ValueError(f"{len(masks)} masks came for {count} images: give one for all, or one for each.")
+    return masks.expand(count, -1, -1)
+
+
+class PoseFromMap(io.ComfyNode):
+    """A node: heatmaps -> poses."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionPoseFromMap",
+            display_name="Pose from Map",
+            category="perception",
+            description="Reads keypoints from heatmaps: POSE_KEYPOINT for other packs, and a skeleton for ControlNet.",
+            inputs=[
+                PerceptionMapSocket.Input("map", tooltip="Keypoints from Perceive Pose, or from Perceive."),
+                io.Float.Input(
+                    "threshold",
+                    default=SEEN,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Keypoints of which the model is less sure are left out.",
+                ),
+                io.Float.Input(
+                    "same_person",
+                    default=SAME,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Of two people whose similarity (OKS) is above this only the surer one stays. 1 keeps all.",
+                ),
+                io.Float.Input(
+                    "joint_radius",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.5,
+                    tooltip="Of the drawing, in pixels. 0: 4 in a picture of 512 pixels, as openpose ControlNets "
+                    "learnt, and in proportion in others.",
+                ),
+            ],
+            outputs=[
+                PoseKeypoint.Output(
+                    "pose_keypoint", "pose_keypoint", tooltip="OpenPose's 18 joints, hands and face, in pixels."
+                ),
+                io.Image.Output("image", "image", tooltip="Skeletons in OpenPose's colours on black."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, map: PerceptionMap, threshold: float, same_person: float, joint_radius: float) -> io.NodeOutput:
+        picture, people = pose_picture(map, threshold, same_person, joint_radius)
+        skeleton = map.convention.skeleton
+        assert skeleton is not None  # or there would be no picture
+        size = (picture.shape[1], picture.shape[2])
+        poses = pose_keypoint(people, skeleton, size, threshold)
+        return io.NodeOutput(poses, picture.to(host.output_device()), ui={"openpose_json": [json.dumps(poses)]})
+
+
+NODES = [PerceivePose, PoseFromMap]

@@ -1,0 +1,205 @@
+"""Keypoints are learnt from people in pictures, and measured as COCO measures them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+import torch
+from PIL import Image
+
+from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.crops import Box
+from diffusion_perception.core.losses import LOSSES
+from diffusion_perception.core.pose import predict_people
+from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.skeletons import COCO, skeleton_named
+from diffusion_perception.trainer import keypoint_ap
+from diffusion_perception.trainer.config import ConfigError
+from diffusion_perception.trainer.loop import fit
+from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.people import named_after, plain_people
+from diffusion_perception.trainer.train import prepare
+
+SCENES = Path(__file__).parent / "data" / "scenes"
+STEPS = 12
+
+
+def config(tmp_path: Path, head: str = "vitpose_classic", **settings):
+    runs.write_vae(tmp_path / "vae")
+    return runs.config(
+        tmp_path,
+        **{
+            "out": str(tmp_path / "run"),
+            "tasks": ["keypoints"],
+            "size": [64, 48],
+            "steps": STEPS,
+            "batch_size": 4,
+            "save_every": 1000,
+            "data": [{"root": str(SCENES / "val")}],
+            "validation": [{"root": str(SCENES / "test")}],
+            "network": {"head": head, "head_width": 32},
+            "objective": {"loss": "pixel"},
+            "optimiser": {"lr": 3e-3},
+            **settings,
+        },
+    )
+
+
+@pytest.mark.parametrize("head", ["vitpose_classic", "vitpose_simple"])
+def test_rendered_bodies_teach_both_heads_and_the_file_predicts_what_they_learnt(tmp_path, head):
+    run = prepare(config(tmp_path, head))
+    before = run.judge.measure(0, True)
+    fit(run)
+    after = run.judge.measure(STEPS, True)
+    assert after["keypoints/loss"] < 0.7 * before["keypoints/loss"]
+    assert 0 <= after["keypoints/pck-0.1"] <= after["keypoints/pck"] <= 1
+    checkpoint = open_checkpoint(tmp_path / "run" / "last.safetensors")
+    recipe = checkpoint.recipe
+    assert (recipe.keypoints, recipe.aspect, recipe.resolution, recipe.head) == ("coco-17", 0.75, 64, head)
+    image, boxes = torch.rand(1, 3, 90, 100), [[Box(10, 10, 30, 70)]]
+    with torch.no_grad():
+        learnt = predict_people(run.learner.perceiver("keypoints"), image, boxes, flip_test=True)
+        read = predict_people(load(checkpoint), image, boxes, flip_test=True)
+    assert learnt.values.shape == (1, 16, 12, 17)
+    assert torch.allclose(learnt.values, read.values, atol=1e-5)
+
+
+def test_people_whose_joints_are_not_known_are_left_out():
+    people = plain_people(SCENES / "train", "train")
+    annotated = [
+        (path.stem, row["id"])
+        for path in sorted((SCENES / "train" / "keypoints").glob("*.json"))
+        for row in json.loads(path.read_text())["annotations"]
+        if row["num_keypoints"]
+    ]
+    assert [record.name for record in people.records] == [f"{stem}/{number}" for stem, number in annotated]
+    assert len(annotated) == 4
+    assert people.faults == ()
+
+
+def test_heatmaps_of_keypoints_without_a_label_do_not_count():
+    target = torch.zeros(2, 3, 8, 8)
+    target[0, 0, 3, 3] = target[1, 2, 5, 5] = 1
+    valid = torch.ones(2, 1, 8, 8, dtype=torch.bool)
+    prediction = torch.full_like(target, 0.5)
+    loss = LOSSES["heatmaps"](prediction, target, valid)
+    assert loss.weight.item() == 2 * 64
+    assert loss.mean().item() == pytest.approx(0.25)
+    prediction[0, 1] = 100
+    assert LOSSES["heatmaps"](prediction, target, valid).mean().item() == pytest.approx(0.25)
+
+
+def test_keypoints_without_a_head_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match='which only a head makes: set network.head = "vitpose_classic"'):
+        prepare(config(tmp_path, ""))
+
+
+def write_animals(root: Path, names: list[str], limbs: list[list[int]]) -> Path:
+    """One picture with one animal."""
+    for folder in ("images", "keypoints"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(root / "images" / "a.png")
+    points = [number for place in range(len(names)) for number in (12 + 3 * place, 15 + 2 * place, 2)]
+    row = {"id": 1, "image_id": 0, "category_id": 1, "iscrowd": 0, "area": 400, "bbox": [10, 10, 25, 20]}
+    table = {
+        "annotations": [{**row, "num_keypoints": len(names), "keypoints": points}],
+        "categories": [{"id": 1, "name": "cat", "keypoints": names, "skeleton": limbs}],
+    }
+    (root / "keypoints" / "a.json").write_text(json.dumps(table))
+    (root / "dataset.toml").write_text('name = "cats"\n')
+    return root
+
+
+def test_a_recipe_takes_the_names_of_its_dataset(tmp_path):
+    cats = plain_people(write_animals(tmp_path, ["nose", "left_ear", "right_ear"], [[1, 2], [1, 3]]), "cats")
+    recipe = named_after(Recipe("keypoints", head="vitpose_simple"), [cats])
+    assert recipe.skeleton == skeleton_named("nose, left_ear, right_ear", "nose:left_ear, nose:right_ear")
+    assert named_after(Recipe("depth"), []).keypoints == ""
+    with pytest.raises(ValueError, match="cats has 3 keypoints .* the recipe 17"):
+        named_after(Recipe("keypoints", keypoints="coco-17"), [cats])
+
+
+def test_animals_train_a_head_of_their_own_keypoints(tmp_path):
+    root = str(write_animals(tmp_path / "cats", ["nose", "left_ear", "right_ear"], [[1, 2]]))
+    run = prepare(config(tmp_path, steps=2, data=[{"root": root}], validation=[{"root": root}]))
+    fit(run)
+    (recipe,) = run.learner.recipes.values()
+    assert recipe.channels == 3
+    assert run.judge.measure(2, True)["keypoints/pck"] >= 0
+
+
+# AP
+
+
+def guesses(annotated: keypoint_ap.Annotated, spread: float) -> list[dict[str, object]]:
+    """The truth, more or less."""
+    random = np.random.default_rng(3)
+    rows = []
+    for row in annotated.table["annotations"]:
+        if row["num_keypoints"]:
+            points = np.reshape(row["keypoints"], (-1, 3)) + random.normal(0, spread, (17, 3)) * [1, 1, 0]
+            score = float(random.uniform(0.2, 1))
+            rows.append({"image_id": row["image_id"], "category_id": 1, "keypoints": points.reshape(-1).tolist(),
+                         "score": score})  # fmt: skip
+    return rows
+
+
+def straight(truth: Path, results: Path) -> list[float]:
+    """pycocotools on the files, as its own example runs it."""
+    pytest.importorskip("pycocotools")
+    from pycocotools import coco, cocoeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        table = coco.COCO(str(truth))
+        evaluation = cocoeval.COCOeval(table, table.loadRes(str(results)), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.5])
+def test_ap_is_that_of_pycocotools_to_the_last_digit(tmp_path, spread):
+    pytest.importorskip("pycocotools")
+    annotated = keypoint_ap.from_folder(SCENES / "val")
+    results = guesses(annotated, spread)
+    scores = keypoint_ap.average_precision(annotated, results)
+    (tmp_path / "truth.json").write_text(json.dumps(annotated.table))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert list(scores.values()) == straight(tmp_path / "truth.json", tmp_path / "results.json")
+    assert (scores["AP"] == 1) == (spread == 0)
+
+
+def test_the_command_writes_results_that_pycocotools_measures_the_same(tmp_path, capsys):
+    pytest.importorskip("pycocotools")
+    run = prepare(config(tmp_path, steps=1, validation=[]))
+    fit(run)
+    model, out = str(tmp_path / "run" / "last.safetensors"), tmp_path / "measured"
+    assert keypoint_ap.main(["--model", model, "--root", str(SCENES / "test"), "--out", str(out), "--flip-test"]) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert list(scores.values()) == straight(out / "truth.json", out / "results.json")
+    assert f"AP         {scores['AP']:.3f}" in capsys.readouterr().out
+    assert len(json.loads((out / "results.json").read_text())) == 2
+
+
+def test_a_folder_without_people_is_refused(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "keypoints").mkdir()
+    words = ["--model", "none", "--root", str(tmp_path), "--out", str(tmp_path)]
+    assert keypoint_ap.main(words) == 2
+    assert "no picture with a file of its name in keypoints/" in capsys.readouterr().err
+
+
+def test_boxes_of_a_detector_stand_in_the_true_ones_place():
+    annotated = keypoint_ap.from_folder(SCENES / "val")
+    found = keypoint_ap.true_boxes(annotated)
+    assert sum(map(len, found.values())) == 4
+    rows = [{"image_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]
+    assert keypoint_ap.detected_boxes(rows) == {2: [Box(1, 2, 3, 4, 0.5)]}
+    assert annotated.skeleton is COCO
