@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: test lint test-slow test-gpu host demo serve clean
+.PHONY: test lint test-slow test-gpu host demo pictures serve starter tables tables-full clean
 
 test: lint host
 	$(BIN)/pytest -q
@@ -27,6 +27,21 @@ host: $(READY)
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py
+
+# The pictures that ComfyUI's template browser shows of workflows/
+pictures: $(READY)
+	$(BIN)/python tools/demo.py --pictures
+
+# The starter checkpoint from nothing: hours without a GPU; each part goes on where it was stopped
+starter: $(READY)
+	$(BIN)/python tools/starter.py --scenes runs/scenes --out runs/starter
+
+# The papers' tables: in miniature within the hour on two cores; in full on a GPU
+tables: $(READY)
+	$(BIN)/python benchmarks/tables.py --data runs/scenes --out runs/tables
+
+tables-full: $(READY)
+	$(BIN)/python benchmarks/tables.py --data runs/scenes --out runs/tables-full --full
 
 serve: $(READY)
 	$(BIN)/python tools/comfyui.py serve

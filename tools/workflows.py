@@ -18,6 +18,9 @@ from comfyui_server import Server
 FOLDER = Path(__file__).absolute().parents[1] / "workflows"
 MODEL = "starter.safetensors"
 PHOTO = "photograph.png"
+CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+CONTROLNET = "control_v11f1p_sd15_depth_fp16.safetensors"
+ADAPTER = "depth-hypersim-notext"
 COLUMN, ROW = 380, 420
 
 Graph = dict[str, dict[str, Any]]
@@ -72,23 +75,81 @@ def cutout() -> Graph:
     }  # fmt: skip
 
 
-WORKFLOWS = {"depth for ControlNet": depth, "normals": normal, "cut-out": cutout}
+def generation() -> Graph:
+    """A picture is made, the same model sees its depth in the latent, and a second picture is made in that space."""
+    return {
+        "1": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "2": prompt("a reading corner by a window, an armchair, a floor lamp, books"),
+        "3": prompt(""),
+        "4": node("EmptyLatentImage", width=512, height=512, batch_size=1),
+        "5": sampler(model=["1", 0], positive=["2", 0], negative=["3", 0], latent_image=["4", 0]),
+        "6": node(
+            "DiffusionPerceptionApplyAdapter", model=["1", 0], vae=["1", 2], adapter=ADAPTER, task="as trained",
+            overrides="", weights="as loaded", conditioning=["3", 0],
+        ),
+        "7": node("DiffusionPerceptionPerceiveLatent", perception=["6", 0], latent=["5", 0], batch_size=1),
+        "8": prompt("the same corner in winter, moss and snow on everything, stone furniture"),
+        "9": node("ControlNetLoader", control_net_name=CONTROLNET),
+        "10": node(
+            "ControlNetApplyAdvanced", positive=["8", 0], negative=["3", 0], control_net=["9", 0], image=["7", 1],
+            strength=1.0, start_percent=0.0, end_percent=1.0,
+        ),
+        "11": sampler(model=["1", 0], positive=["10", 0], negative=["10", 1], latent_image=["4", 0]),
+        "12": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
+        "13": node("SaveImage", images=["12", 0], filename_prefix="perception/first"),
+        "14": node("SaveImage", images=["7", 1], filename_prefix="perception/depth"),
+        "15": node("VAEDecode", samples=["11", 0], vae=["1", 2]),
+        "16": node("SaveImage", images=["15", 0], filename_prefix="perception/second"),
+    }  # fmt: skip
 
 
-def editor_format(graph: Graph, schemas: Mapping[str, Any]) -> dict[str, Any]:
+def prompt(text: str) -> dict[str, Any]:
+    return node("CLIPTextEncode", text=text, clip=["1", 1])
+
+
+def sampler(**wires: list[Any]) -> dict[str, Any]:
+    settings = {"seed": 7, "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    return node("KSampler", **settings, **wires)
+
+
+WORKFLOWS = {
+    "depth for ControlNet": depth,
+    "normals": normal,
+    "cut-out": cutout,
+    "depth of a generation for ControlNet": generation,
+}
+NOTES = {
+    "depth of a generation for ControlNet": f"""Needs, besides this pack:
+
+- models/checkpoints: {CHECKPOINT}, or any SD 1.5 checkpoint
+- models/controlnet: {CONTROLNET}
+- models/perception: a depth adapter for SD 1.x, such as the folder {ADAPTER} of DMP's authors
+
+No image is decoded and encoded again, and no second UNet is loaded: the depth is seen in the latent by the model that
+made it."""
+}
+"""Shown in the editor beside a workflow that runs on models which the pack does not bring."""
+
+
+def editor_format(graph: Graph, schemas: Mapping[str, Any], note: str = "") -> dict[str, Any]:
     """A graph in API format as the editor saves it: nodes with places, links with numbers, widgets in order."""
     links: list[list[Any]] = []
-    nodes = [editor_node(name, graph, schemas, links) for name in graph]
+    places = layout(graph)
+    nodes = [editor_node(name, graph, schemas, links, places[name]) for name in graph]
     for entry in nodes:
         for slot, output in enumerate(entry["outputs"]):
             output["links"] = [link[0] for link in links if link[1] == entry["id"] and link[2] == slot]
+    if note:
+        nodes.append(editor_note(len(nodes) + 1, note))
     return {
         "last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes, "links": links,
         "groups": [], "config": {}, "extra": {}, "version": 0.4,
     }  # fmt: skip
 
 
-def editor_node(name: str, graph: Graph, schemas: Mapping[str, Any], links: list[list[Any]]) -> dict[str, Any]:
+def editor_node(
+    name: str, graph: Graph, schemas: Mapping[str, Any], links: list[list[Any]], place: list[int]
+) -> dict[str, Any]:
     """One node; what it is wired to is added to `links`."""
     class_type, values = graph[name]["class_type"], graph[name]["inputs"]
     schema = schemas[class_type]
@@ -96,7 +157,7 @@ def editor_node(name: str, graph: Graph, schemas: Mapping[str, Any], links: list
     for key, (kind, *options) in declared(schema):
         if is_widget(kind):
             widgets.append(values.get(key, (options or [{}])[0].get("default")))
-            widgets += ["image"] if (options or [{}])[0].get("image_upload") else []
+            widgets += [value for option, value in FURTHER_WIDGETS.items() if (options or [{}])[0].get(option)]
             continue
         link = None
         if key in values:
@@ -109,7 +170,7 @@ def editor_node(name: str, graph: Graph, schemas: Mapping[str, Any], links: list
         {"name": label, "type": kind, "links": []} for label, kind in zip(schema["output_name"], schema["output"])
     ]
     return {
-        "id": int(name), "type": class_type, "pos": place(int(name)), "size": [320, 220], "flags": {},
+        "id": int(name), "type": class_type, "pos": place, "size": [320, 220], "flags": {},
         "order": int(name) - 1, "mode": 0, "inputs": sockets, "outputs": outputs, "widgets_values": widgets,
         "properties": {"Node name for S&R": class_type},
     }  # fmt: skip
@@ -125,9 +186,30 @@ def is_widget(kind: Any) -> bool:
     return isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
-def place(number: int) -> list[int]:
-    """Left to right, two to a column."""
-    return [40 + (number - 1) // 2 * COLUMN, 60 + (number - 1) % 2 * ROW]
+FURTHER_WIDGETS = {"image_upload": "image", "control_after_generate": "fixed"}
+"""An input's option -> what the widget holds that the editor adds behind it."""
+
+
+def editor_note(number: int, text: str) -> dict[str, Any]:
+    """A text beside the graph, above its first column."""
+    return {
+        "id": number, "type": "MarkdownNote", "pos": [40, -240], "size": [680, 240], "flags": {}, "order": number - 1,
+        "mode": 0, "inputs": [], "outputs": [], "widgets_values": [text], "properties": {},
+    }  # fmt: skip
+
+
+def layout(graph: Graph) -> dict[str, list[int]]:
+    """Where each node stands: left of everything that it is wired to, in columns from the top."""
+    columns: dict[str, int] = {}
+    rows: dict[int, int] = {}
+    for name, entry in graph.items():  # sources come before what they are wired to
+        sources = [value[0] for value in entry["inputs"].values() if isinstance(value, list)]
+        columns[name] = 1 + max((columns[source] for source in sources), default=-1)
+    places = {}
+    for name, column in columns.items():
+        row = rows[column] = rows.get(column, -1) + 1
+        places[name] = [40 + column * COLUMN, 60 + row * ROW]
+    return places
 
 
 def write(folder: Path, schemas: Mapping[str, Any]) -> None:
@@ -135,7 +217,7 @@ def write(folder: Path, schemas: Mapping[str, Any]) -> None:
     (folder / "api").mkdir(parents=True, exist_ok=True)
     for name, make in WORKFLOWS.items():
         graph = make()
-        dump(folder / f"{name}.json", editor_format(graph, schemas))
+        dump(folder / f"{name}.json", editor_format(graph, schemas, NOTES.get(name, "")))
         dump(folder / "api" / f"{name}.json", graph)
 
 
