@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffusion_perception.trainer.presets import over
+
 
 @dataclass(frozen=True)
 class Training:
@@ -45,16 +47,6 @@ class Table:
     ordered_by: int = 0
     """The published column, less is better, by which pairs of rows are compared."""
     note: str = ""
-
-
-def over(*tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings laid over each other, section by section."""
-    laid: dict[str, Any] = {}
-    for table in tables:
-        for key, value in table.items():
-            nested = isinstance(value, Mapping) and isinstance(laid.get(key), Mapping)
-            laid[key] = over(laid[key], value) if nested else value
-    return laid
 
 
 def blended(beta_start: float, beta_end: float) -> dict[str, Any]:

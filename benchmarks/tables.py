@@ -1,6 +1,6 @@
 """The papers' tables in miniature: each row one run of the trainer, on the same rooms, network and budget.
 
-    python benchmarks/tables.py --data ROOMS --out build/tables          # estimated: 45 minutes on 2 cores
+    python benchmarks/tables.py --data ROOMS --out runs/tables          # estimated: 45 minutes on 2 cores
     python benchmarks/tables.py --data ROOMS --out build/full --full     # larger and longer: for a GPU
     python benchmarks/tables.py ... --tables data betas                  # some tables, rows.TABLES
     python benchmarks/tables.py ... --only one-step scratch              # some runs, rows.TRAININGS
@@ -92,8 +92,8 @@ class Scale:
 
 
 SCALES = {
-    "miniature": Scale(128, (32, 64, 96, 128), 1, 64, (32, 32, 64, 64), 64, 4_000, 4_000, 16_000, 8, 1e-3, 0),
-    "full": Scale(256, (64, 128, 256, 256), 2, 256, (32, 64, 128, 128), 128, 80_000, 160_000, 800_000, 16, 5e-4, 4),
+    "miniature": Scale(128, (32, 64, 96, 128), 1, 64, (64, 64, 64, 64), 64, 4_000, 4_000, 16_000, 8, 1e-3, 0),
+    "full": Scale(256, (64, 128, 256, 256), 2, 256, (64, 64, 128, 128), 128, 80_000, 160_000, 800_000, 16, 5e-4, 4),
 }
 
 
@@ -615,7 +615,7 @@ def said_elsewhere(log: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--data", type=Path, required=True, help="rendered rooms: a folder with train/ and test/")
-    arguments.add_argument("--out", type=Path, default=Path("build/tables"), help="for everything that is made")
+    arguments.add_argument("--out", type=Path, default=Path("runs/tables"), help="for everything that is made")
     arguments.add_argument("--full", action="store_true", help="larger and longer")
     arguments.add_argument("--tables", nargs="*", default=[], metavar="TABLE", help=f"of {', '.join(TABLES)}")
     arguments.add_argument("--only", nargs="*", default=[], metavar="RUN", help="single rows of rows.TRAININGS")

@@ -58,19 +58,33 @@ def cache_folder() -> Path:
 def fetch(cache: Path, packages_folder: Path | None = None) -> None:
     """Bring every package into the cache, unpacked; `packages_folder` may hold .deb files fetched by hand."""
     for package in PACKAGES:
-        target = cache / f"{package.name}-{package.version}"
-        if target.is_dir():
-            continue
+        folder = fetch_package(package, cache, packages_folder)
+        for catalogue in folder.rglob("*.sh3f"):
+            models = folder / "catalogues" / catalogue.stem
+            if not models.is_dir():
+                partial = models.with_name(f"{models.name}.{os.getpid()}.partial")
+                with zipfile.ZipFile(catalogue) as zipped:
+                    zipped.extractall(partial)
+                keep(partial, models)
+
+
+def fetch_package(package: Package, cache: Path, packages_folder: Path | None = None) -> Path:
+    """The folder in the cache that holds the package's files."""
+    target = cache / f"{package.name}-{package.version}"
+    if not target.is_dir():
         archive = _archive_of(package, cache, packages_folder)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         _unpack_deb(archive, partial)
-        for catalogue in partial.rglob("*.sh3f"):
-            with zipfile.ZipFile(catalogue) as zipped:
-                zipped.extractall(partial / "catalogues" / catalogue.stem)
-        try:
-            partial.rename(target)
-        except OSError:  # another process was faster
-            shutil.rmtree(partial)
+        keep(partial, target)
+    return target
+
+
+def keep(partial: Path, target: Path) -> None:
+    """Give a finished folder its name, unless another process was faster."""
+    try:
+        partial.rename(target)
+    except OSError:
+        shutil.rmtree(partial)
 
 
 def _archive_of(package: Package, cache: Path, packages_folder: Path | None) -> Path:

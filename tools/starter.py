@@ -1,0 +1,84 @@
+"""`make starter`: the starter checkpoint, made again from nothing: scenes rendered, three stages trained, one file.
+
+    python tools/starter.py --scenes DIR --out DIR [--factor 20] [--stage latent]
+
+Every part goes on where it was stopped. --factor trains that many times longer, for machines with a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusion_perception.trainer import train
+from diffusion_perception.trainer.config import Config, build, merged, parse_toml, place
+from diffusion_perception.trainer.presets import PRESETS
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+ROOMS, VIEWS, SEED = 160, 12, 7
+"""How much is rendered: rooms, and views of each."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the trainer. Its config is weights/starter/<name>.toml."""
+
+    name: str
+    result: str
+    """What it leaves in its folder for the next one."""
+    begins: str = ""
+    """The config's key for what the stage before left."""
+
+
+STAGES = (
+    Stage("vae", "vae"),
+    Stage("latent", "last.safetensors", begins="base.vae"),
+    Stage("pixel", "last.safetensors", begins="base.path"),
+)
+
+
+def config_of(stage: Stage, scenes: Path, out: Path, before: Path | None, factor: float) -> Config:
+    """The stage's config on these scenes."""
+    table: dict[str, Any] = parse_toml(WEIGHTS / "starter" / f"{stage.name}.toml")
+    if "preset" in table:
+        table = merged(PRESETS[table["preset"]].settings, table)
+    table["out"] = str(out / stage.name)
+    table["steps"] = round(table["steps"] * factor)
+    table["data"] = [{"root": str(scenes / "train")}]
+    table["validation"] = [{"root": str(scenes / "val")}]
+    if before is not None:
+        place(table, stage.begins, str(before))
+    return build(Config, table, "")
+
+
+def render(scenes: Path) -> None:
+    """What is still missing of the rooms."""
+    command = [sys.executable, "-m", "diffusion_perception.trainer", "scenes", "--out", str(scenes)]
+    numbers = {"--rooms": ROOMS, "--views": VIEWS, "--size": 256, "--seed": SEED, "--bodies": 200}
+    subprocess.run([*command, *(str(part) for pair in numbers.items() for part in pair)], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=Path, required=True, help="folder of rendered rooms, made if there is none")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the stages")
+    parser.add_argument("--factor", type=float, default=1.0, help="times as many steps")
+    parser.add_argument("--stage", default=STAGES[-1].name, choices=[stage.name for stage in STAGES], help="the last")
+    arguments = parser.parse_args()
+    if not (arguments.scenes / "train").is_dir():
+        render(arguments.scenes)
+    before = None
+    for stage in STAGES:
+        train.run(config_of(stage, arguments.scenes, arguments.out, before, arguments.factor))
+        before = arguments.out / stage.name / stage.result
+        if stage.name == arguments.stage:
+            break
+    print(before)
+
+
+if __name__ == "__main__":
+    main()
