@@ -136,7 +136,8 @@ def read_box(value: Any, corners: bool = False) -> Box:
     """ValueError unless it has an extent."""
     try:
         if isinstance(value, dict):
-            box = Box(*(float(value[name]) for name in ("x", "y", "width", "height")), float(value.get("score", 1.0)))
+            x, y, width, height = (float(value[name]) for name in ("x", "y", "width", "height"))
+            box = Box(x, y, width, height, float(value.get("score", 1.0)))
         else:
             box = Box(*(float(number) for number in value))
             if corners and not isinstance(value, Box):
@@ -152,7 +153,8 @@ def boxes_of_mask(mask: Tensor, size: tuple[int, int]) -> list[Box]:
     """Each connected part of a mask (H, W), above 0.5, as a box in a picture of `size`; specks are left out."""
     from scipy import ndimage
 
-    parts, count = ndimage.label((mask > 0.5).cpu().numpy(), np.ones((3, 3)))
+    count: int
+    parts, count = ndimage.label((mask > 0.5).cpu().numpy(), np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     areas = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
     across, down = size[1] / mask.shape[1], size[0] / mask.shape[0]
     return [

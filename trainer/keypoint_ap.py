@@ -82,7 +82,8 @@ def detected_boxes(results: Sequence[Mapping[str, Any]]) -> dict[int, list[Box]]
     """By image, of a detector's COCO results."""
     boxes: dict[int, list[Box]] = {}
     for row in results:
-        boxes.setdefault(row["image_id"], []).append(Box(*map(float, row["bbox"]), float(row.get("score", 1.0))))
+        x, y, width, height = map(float, row["bbox"])
+        boxes.setdefault(row["image_id"], []).append(Box(x, y, width, height, float(row.get("score", 1.0))))
     return boxes
 
 
@@ -116,11 +117,12 @@ def average_precision(annotated: Annotated, results: Sequence[Mapping[str, Any]]
 
     with contextlib.redirect_stdout(io.StringIO()):  # it tells its progress
         truth = coco.COCO()
-        truth.dataset = copy.deepcopy(annotated.table)
+        truth.dataset = copy.deepcopy(annotated.table)  # pyright: ignore[reportAttributeAccessIssue]
         truth.createIndex()
         if not results:
             return dict.fromkeys(NAMES, 0.0)
-        evaluation = cocoeval.COCOeval(truth, truth.loadRes([dict(row) for row in results]), "keypoints")
+        found: Any = [dict(row) for row in results]  # its types know files only
+        evaluation = cocoeval.COCOeval(truth, truth.loadRes(found), "keypoints")
         if annotated.skeleton.names != COCO.names:
             evaluation.params.kpt_oks_sigmas = np.array(annotated.skeleton.spreads())
         evaluation.evaluate()
