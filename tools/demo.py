@@ -144,7 +144,7 @@ def main() -> int:
             for file in files:
                 print(f"{path.stem}: {file}")
             if arguments.pictures:
-                draw(path.stem, [photo, *files])
+                draw(path.stem, [photo, *(file for file in files if file.suffix == ".png")])
     print("`make serve` opens ComfyUI with the same files: the workflows are in its template browser.")
     return 0
 

@@ -1,0 +1,56 @@
+"""The starter checkpoint: what its file says, and that it sees more than nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from starter import STAGES, WEIGHTS, config_of
+
+from diffusion_perception.core.align import ALIGNMENTS
+from diffusion_perception.core.checkpoint import open_all, open_checkpoint
+from diffusion_perception.core.colour import PALETTES
+from diffusion_perception.core.pipeline import predict
+from diffusion_perception.core.weights import read_metadata
+from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.readers import open_dataset
+
+FILE = WEIGHTS / "starter.safetensors"
+VIEWS = Path(__file__).parent / "data" / "scenes"
+TASKS = {"depth", "normal", "mask", "segmentation", "albedo"}
+
+
+def test_it_is_small_and_says_what_it_is():
+    assert FILE.stat().st_size <= 30_000_000
+    found = {checkpoint.recipe.id: checkpoint for checkpoint in open_all(FILE)}
+    assert set(found) >= TASKS
+    for checkpoint in found.values():
+        assert checkpoint.recipe.licence == "Apache-2.0"
+        assert checkpoint.recipe.data
+        assert checkpoint.context is not None
+    assert found["segmentation"].recipe.palette in PALETTES
+    assert found["normal"].recipe.axes == ("right", "up", "back")
+    assert read_metadata(FILE)["modelspec.title"]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_stage_has_a_config_that_can_be_read(stage, tmp_path):
+    config = config_of(stage, VIEWS, tmp_path, tmp_path / "before" if stage.begins else None, factor=0.5)
+    assert set(config.tasks) == TASKS
+    assert config.steps > 0
+
+
+def test_depth_of_rooms_it_never_saw_beats_one_depth_everywhere():
+    perceiver = load(open_checkpoint(FILE, task="depth"), "", "cpu")
+    errors = {"starter": [], "constant": []}
+    for split in ("val", "test"):
+        records = open_dataset("folder", "depth", root=str(VIEWS / split))
+        for sample in (records[i] for i in range(len(records))):
+            with torch.inference_mode():
+                seen = predict(perceiver, sample.image[None]).values.movedim(-1, 1)
+            for name, values in (("starter", seen), ("constant", torch.zeros_like(seen))):
+                aligned = ALIGNMENTS["least-square"](values, sample.target[None], sample.valid[None])
+                relative = (aligned - sample.target[None]).abs() / sample.target[None].clamp(min=1e-6)
+                errors[name].append(relative[sample.valid[None]].mean())
+    assert torch.stack(errors["starter"]).mean() < 0.8 * torch.stack(errors["constant"]).mean()
