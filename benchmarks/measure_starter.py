@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from diffusion_perception.core.align import ALIGNMENTS
 from diffusion_perception.core.checkpoint import open_all
-from diffusion_perception.core.losses import Reduction
 from diffusion_perception.core.metrics import METRICS
 from diffusion_perception.core.picture import ready
 from diffusion_perception.core.pipeline import Perceiver, predict
@@ -35,7 +34,7 @@ from diffusion_perception.trainer.models import load
 from diffusion_perception.trainer.predict import read_image
 from diffusion_perception.trainer.readers import open_dataset
 from diffusion_perception.trainer.train import feed
-from diffusion_perception.trainer.validate import PREPARED
+from diffusion_perception.trainer.validate import score
 
 METRICS_OF = {
     "depth": ("abs-rel", "delta1"),
@@ -51,16 +50,8 @@ def rooms(perceiver: Perceiver, root: Path) -> dict[str, float]:
     task = perceiver.recipe.row.name
     records = open_dataset("folder", task, root=str(root))
     source = feed(Config(), perceiver.recipe, Source(str(root)), records, Augmentation())
-    rows = [METRICS[name] for name in METRICS_OF[task]]
-    sums: dict[str, Reduction] = {}
-    for sample in tqdm(whole(source), desc=task, total=len(records), leave=False):
-        values = look(perceiver, sample.image[None])
-        measured = PREPARED[task](values, sample, source)
-        assert measured is not None, "rooms have metric depth and numbered classes"
-        for row in rows:
-            part = row.measure(measured.prediction, measured.target, measured.valid)
-            sums[row.name] = sums[row.name] + part if row.name in sums else part
-    return {row.name: row.value(sums[row.name]) for row in rows}
+    samples = tqdm(whole(source), desc=task, total=len(records), leave=False)
+    return score(METRICS_OF[task], ((look(perceiver, sample.image[None]), sample, source) for sample in samples))
 
 
 def whole(source: Feed) -> Iterator[Sample]:

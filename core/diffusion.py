@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .backbone import Backbone, Context
+from .backbone import Backbone, Context, Features
 from .recipe import Recipe
 
 TRAIN_STEPS = 1000
@@ -199,7 +199,7 @@ class Guided:
         positive, negative = self.net(latent.repeat(2, 1, 1, 1), timestep.repeat(2), both).chunk(2)
         return negative + self.scale * (positive - negative)
 
-    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
         raise ValueError("A head reads one pass of the network; guidance_scale must be 1 for it.")
 
     def modules(self) -> dict[str, torch.nn.Module]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .backbone import Context
+from .backbone import Context, Features
 from .diffusion import Tick
 from .image import CELL, Fit, fit
 from .light import eye_of
@@ -130,7 +130,7 @@ class Answered:
     def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
         return self.output
 
-    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
         raise NotImplementedError("only passes that predict a latent are made together")
 
     def modules(self) -> dict[str, nn.Module]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .backbone import Autoencoder, Backbone, Context, Head
+from .backbone import Autoencoder, Backbone, Context, Features, Head
 from .diffusion import PARADIGMS, Guided, Tick
 from .ensemble import MERGES
 from .image import CELL, Fit, fit, resize
@@ -157,7 +157,7 @@ def guided(perceiver: Perceiver) -> Backbone:
     return Guided(perceiver.backbone, negative.first(perceiver.recipe.tokens), scale)
 
 
-def features(perceiver: Perceiver, latent: Tensor, tick: Tick) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def features(perceiver: Perceiver, latent: Tensor, tick: Tick) -> Features:
     """What the four up blocks make of the image latent at the recipe's timestep."""
     batch = latent.shape[0]
     timestep = latent.new_full((batch,), perceiver.recipe.timestep)

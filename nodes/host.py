@@ -21,15 +21,13 @@ from torch import Tensor, nn
 
 from ..core.architecture import UNetArchitecture, VAEArchitecture
 from ..core.attachment import uncompiled
-from ..core.backbone import Context
+from ..core.backbone import Context, Features
 from ..core.heads import build_head
 from ..core.image import CELL
 from ..core.keypoint_heads import without_batch_norm
 from ..core.keys import rename, unet_to_ldm, vae_to_ldm
 from ..core.light import LATENT, build_light
 from ..core.weights import CheckpointError, Weights
-
-Features = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class HostBackbone:

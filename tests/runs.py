@@ -42,6 +42,14 @@ def write_balls(
     return root
 
 
+def write_root(folder: Path, held_out: int = 4) -> Path:
+    """Balls to learn from and to measure on, and a small autoencoder."""
+    write_balls(folder / "train", 8)
+    write_balls(folder / "val", held_out, seed=9)
+    write_vae(folder / "vae")
+    return folder
+
+
 def ball(random: np.random.Generator, size: int) -> dict[str, np.ndarray]:
     """One picture: (H, W) or (H, W, 3), bytes or floats."""
     y, x = (np.mgrid[:size, :size] + 0.5) / size

@@ -496,6 +496,14 @@ def test_hdn_in_depth_normalises_inside_ranges():
     assert losses.hdn_range(p, y, v, [0]).mean().item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_dice_is_one_less_the_overlap_of_hard_masks():
+    p, y = torch.zeros(2, 1, 20, 20), torch.zeros(2, 1, 20, 20)
+    p[:, :, :10], y[0, :, 5:15] = 1, 1  # 200 pixels each, 100 of them shared; in the second picture there is nothing
+    everywhere = torch.ones(2, 1, 20, 20, dtype=torch.bool)
+    per_image = [losses.dice(p[i : i + 1] * 2 - 1, y[i : i + 1] * 2 - 1, everywhere[:1]).mean() for i in range(2)]
+    assert [value.item() for value in per_image] == pytest.approx([1 - 201 / 401, 1 - 1 / 201])
+
+
 def test_the_laplacian_pyramid_matches_one_built_by_matrices():
     (p, y, v), (pa, ya, _) = arrays(LOSSES["laplacian"], 1)
     everywhere = torch.ones_like(v)

@@ -36,11 +36,7 @@ VARIANTS = {"colours": COLOURS, **HEADS}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("balls")
-    runs.write_balls(folder / "train", 8)
-    runs.write_balls(folder / "val", 4, seed=9)
-    runs.write_vae(folder / "vae")
-    return folder
+    return runs.write_root(tmp_path_factory.mktemp("balls"))
 
 
 @pytest.fixture

@@ -28,10 +28,7 @@ SMALL = {"light_width": 32, "light_blocks": [1, 1, 1]}
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Balls, and a checkpoint of two tasks."""
-    folder = tmp_path_factory.mktemp("balls")
-    runs.write_balls(folder / "train", 8)
-    runs.write_balls(folder / "val", 4, seed=9)
-    runs.write_vae(folder / "vae")
+    folder = runs.write_root(tmp_path_factory.mktemp("balls"))
     recipes = [runs.recipe("depth", resolution=runs.SIZE), runs.recipe("normal", resolution=runs.SIZE)]
     tiny.write_own(folder / "model.safetensors", recipes)
     return folder

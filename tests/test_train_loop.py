@@ -26,11 +26,7 @@ from diffusion_perception.trainer.train import run as train
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("balls")
-    runs.write_balls(folder / "train", 8)
-    runs.write_balls(folder / "val", 2, seed=9)
-    runs.write_vae(folder / "vae")
-    return folder
+    return runs.write_root(tmp_path_factory.mktemp("balls"), held_out=2)
 
 
 def finished(root, out, **settings):

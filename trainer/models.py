@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.adapters import Adapter
 from ..core.architecture import UNetArchitecture, VAEArchitecture
 from ..core.attachment import Adapted
-from ..core.backbone import Context
+from ..core.backbone import Context, Features
 from ..core.bases import one_by_one
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, read_context
 from ..core.fingerprint import fingerprint
@@ -37,7 +37,7 @@ class DiffusersBackbone:
     def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
         return self.unet(latent.to(self.unet.dtype), timestep, **self.conditions(context), return_dict=False)[0].float()
 
-    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
         captured: list[Tensor] = []
         hooks = [
             block.register_forward_hook(lambda module, inputs, output: captured.append(output.float()))
@@ -82,7 +82,7 @@ class DiffusersHead:
     def __init__(self, head: nn.Module) -> None:
         self.head = head
 
-    def __call__(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    def __call__(self, features: Features) -> Tensor:
         return self.head(features).float()
 
 

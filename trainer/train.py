@@ -27,7 +27,7 @@ from .batches import Batches, Feed
 from .config import Config, ConfigError, Source, build, check_known, to_toml
 from .data import Records
 from .estimate import GIB, advice, estimate, said_plainly
-from .latents import Latents, weights_of
+from .latents import Latents
 from .light import Pupil, Tutor, open_teacher, pupil_for, with_recipes
 from .loop import Journal, Judge, Run, fit
 from .optimiser import OPTIMISERS, Average
@@ -278,9 +278,7 @@ def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[S
     unet = widened(begun.unet, channels)
     contexts = {task: begun.context(task, config.network.tokens) for task in recipes}
     head = new_head(config, begun, recipes)
-    looks = [latents.appearance(recipe) for recipe in recipes.values()]
-    about = (config.size, config.augment, config.target, looks, weights_of(begun.vae))
-    known = Latents(Path(config.out) / "latents", config.precision, *about) if config.cache_latents else None
+    known = Latents.of_run(config, config.precision, recipes.values(), begun.vae)
     student = Student(unet, begun.vae, contexts, recipes, config.objective, head, known)
     choose(student, config)
     dtype = DTYPES[config.network.frozen_precision]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,6 +100,24 @@ PREPARED: dict[str, Prepare] = {
 }
 
 
+Predicted = tuple[Tensor, Sample, Feed]
+"""Values (1, C, H, W) as predicted, the record, where it comes from."""
+
+
+def score(names: Iterable[str], predictions: Iterable[Predicted]) -> dict[str, float]:
+    """{metric: value} over all predictions that can be compared with their truth; names: rows of METRICS."""
+    rows = [METRICS[name] for name in names]
+    sums: dict[str, Reduction] = {}
+    for values, sample, feed in predictions:
+        measured = PREPARED[feed.recipe.row.name](values, sample, feed)
+        if measured is None:
+            continue
+        for row in rows:
+            part = row.measure(measured.prediction, measured.target, measured.valid)
+            sums[row.name] = sums[row.name] + part if row.name in sums else part
+    return {row.name: row.value(sums[row.name]) for row in rows if row.name in sums}
+
+
 class Validator:
     """Measures the student of a run, and writes its files."""
 
@@ -144,20 +162,15 @@ class Validator:
 
     def metrics(self, task: str, feeds: list[Feed], done: int) -> dict[str, float]:
         """The task's metrics over the first pictures of each dataset; sample pictures of the very first ones."""
+        return score(self.student.recipes[task].row.metrics, self.predictions(task, feeds, done))
+
+    def predictions(self, task: str, feeds: list[Feed], done: int) -> Iterator[Predicted]:
         perceiver = self.student.perceiver(task)
-        rows = [METRICS[name] for name in perceiver.recipe.row.metrics]
-        sums: dict[str, Reduction] = {}
         for number, (feed, sample) in enumerate(tqdm(self.records(feeds), desc=f"validate {task}", leave=False)):
             seen = self.predict(perceiver, sample)
             if number < self.config.samples:
                 self.picture(seen, sample, feed, done, number)
-            measured = PREPARED[perceiver.recipe.row.name](seen.values.movedim(-1, 1), sample, feed)
-            if measured is None:
-                continue
-            for row in rows:
-                part = row.measure(measured.prediction, measured.target, measured.valid)
-                sums[row.name] = sums[row.name] + part if row.name in sums else part
-        return {row.name: row.value(sums[row.name]) for row in rows if row.name in sums}
+            yield seen.values.movedim(-1, 1), sample, feed
 
     def records(self, feeds: list[Feed]) -> Iterator[tuple[Feed, Sample]]:
         """Records as they are on disk; broken ones were named already."""

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 from comfyui_server import Server
-from demo import write_placeholder
 from networks import narrow_sd1, write_narrow_controlnet, write_narrow_sd1
 from PIL import Image
 from tiny_adapters import KINDS, random_adapter, saved, spelled
@@ -25,7 +24,6 @@ def furnished(comfyui):
     """A server with the models and the photograph that the workflows name."""
     perception = comfyui.models / "perception"
     perception.mkdir(exist_ok=True)
-    write_placeholder(perception / workflows.MODEL)
     pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
     Image.fromarray(pixels).save(comfyui.input / workflows.PHOTO)
     write_narrow_sd1(comfyui.models / "checkpoints" / workflows.CHECKPOINT)
