@@ -5,9 +5,12 @@
 
 Twelve kinds of furniture, wall, floor, ceiling and person: the palette `furniture`; the rest of a room is no truth.
 Everything is trained from nothing: a small VAE on pictures and on their colour maps (unless one is named), then every
-variant below, all with UNets of one shape. Each is an ordinary run of `train` in a folder of its own, with its
-config.toml; a run that was stopped goes on, one that is done is only measured. The table is printed, and its figures
-are in results.json.
+variant below, all with UNets of one shape. Or, sooner, from a checkpoint:
+
+    python benchmarks/segmentation.py --data rooms --out segmentation --base weights/starter.safetensors --size 128
+
+Each is an ordinary run of `train` in a folder of its own, with its config.toml; a run that was stopped goes on, one
+that is done is only measured. The table is printed, and its figures are in results.json.
 """
 
 from __future__ import annotations
@@ -63,15 +66,19 @@ UNTRAINED: dict[str, Any] = {"base": {"widths": [64, 128, 192, 256], "layers": 1
 """19 million weights."""
 
 
-def variants(out: Path, vae: Path) -> dict[str, dict[str, Any]]:
+COLOURS: dict[str, Any] = {"objective": {"loss": "pixel", "pixel_losses": {"segmentation": ["l1"]}}}
+"""From a checkpoint: its VAE need not be one that brings a colour map there and back."""
+
+
+def variants(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What is compared: the settings of each, over COMMON, in the order in which they need each other."""
-    untrained = merged(UNTRAINED, {"base": {"vae": str(vae)}})
-    after = {"base": {"path": str(out / "colours" / FILE)}}
-    return {
-        "colours": untrained,
-        "scores": merged(untrained, SCORES),
-        "scores after colours": merged(after, SCORES),
-    }
+    if arguments.base:
+        begun = {"base": {"path": str(arguments.base)}}
+        colours = merged(begun, COLOURS)
+    else:
+        begun = colours = merged(UNTRAINED, {"base": {"vae": str(small_vae(arguments))}})
+    after = {"base": {"path": str(arguments.out / "colours" / FILE)}}
+    return {"colours": colours, "scores": merged(begun, SCORES), "scores after colours": merged(after, SCORES)}
 
 
 def trained(settings: Mapping[str, Any], out: Path) -> tuple[Config, float]:
@@ -139,6 +146,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="what `scenes` wrote: train/, val/ and test/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of results.json")
     parser.add_argument("--vae", type=Path, help="a small VAE that is there already")
+    parser.add_argument("--base", type=Path, help="a checkpoint that the variants start from, VAE and all")
     parser.add_argument("--steps", type=int, default=300, help="of every variant")
     parser.add_argument("--vae-steps", type=int, default=400)
     parser.add_argument("--size", type=int, default=192, help="pixels along the edge of what networks are shown")
@@ -147,10 +155,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="bf16")
     parser.add_argument("--device", choices=("", "cpu", "cuda", "mps"), default="")
     arguments = parser.parse_args()
-    vae = small_vae(arguments)
     file = arguments.out / "results.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    for name, settings in variants(arguments.out, vae).items():
+    for name, settings in variants(arguments).items():
         if arguments.only and name not in arguments.only:
             continue
         settings = merged(merged(COMMON, settings), {**where(arguments), "steps": arguments.steps})

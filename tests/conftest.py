@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,19 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_precision() -> Iterator[Callable[[], None]]:
+    """For runs of another precision: accelerate keeps one for a whole process. Call it between two runs that differ."""
+    from accelerate.state import AcceleratorState
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    forget()
+    yield forget
+    forget()
 
 
 @pytest.fixture(scope="session")

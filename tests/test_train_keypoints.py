@@ -70,6 +70,12 @@ def test_rendered_bodies_teach_both_heads_and_the_file_predicts_what_they_learnt
     assert torch.allclose(learnt.values, read.values, atol=1e-5)
 
 
+def test_people_are_measured_in_a_run_of_half_precision(tmp_path, own_precision):
+    run = prepare(config(tmp_path, "vitpose_classic", precision="bf16", steps=1))
+    fit(run)
+    assert run.progress["best"] > 0
+
+
 def test_people_whose_joints_are_not_known_are_left_out():
     people = plain_people(SCENES / "train", "train")
     annotated = [

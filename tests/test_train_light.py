@@ -8,7 +8,6 @@ import runs
 import tiny
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState
 
 from diffusion_perception.core.checkpoint import open_checkpoint
 from diffusion_perception.core.light import open_light
@@ -99,17 +98,9 @@ def test_an_encoder_may_be_told_what_the_predictor_makes_of_its_latents(root, tm
     assert all(weight.grad is None for weight in pupil.teacher.perceivers["depth"].backbone.unet.parameters())
 
 
-@pytest.fixture
-def forgotten():
-    """accelerate keeps one precision for all runs of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield AcceleratorState._reset_state
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_it_may_be_taught_in_half_precision_and_is_measured_in_single(root, tmp_path, patches, forgotten):
+def test_it_may_be_taught_in_half_precision_and_is_measured_in_single(root, tmp_path, patches, own_precision):
     exact, _, _ = trained(root, tmp_path / "a", steps=1)
-    forgotten(reset_partial_state=True)
+    own_precision()
     half, before, after = trained(
         root, tmp_path / "b", precision="bf16", network={"frozen_precision": "bf16"}, optimiser={"ema": 0.5}
     )

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_perception.core.checkpoint import open_all, open_checkpoint
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.weights import read_metadata
-from diffusion_perception.trainer import models
+from diffusion_perception.trainer import models, validate
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import ConfigError, to_toml
 from diffusion_perception.trainer.loop import Diverged, fit
@@ -87,6 +87,22 @@ def test_the_best_weights_and_the_last_are_kept(root, tmp_path):
     notes = json.loads(read_metadata(tmp_path / "best.safetensors")["diffusion_perception.training"])
     assert scores[notes["step"]] == min(scores.values()) == run.progress["best"]
     assert json.loads(read_metadata(tmp_path / "last.safetensors")["diffusion_perception.training"]) == {"step": 4}
+
+
+def test_a_run_of_half_precision_measures_in_single_precision(root, tmp_path, monkeypatch, own_precision):
+    halved = []
+
+    def spy(values, sample, feed):
+        halved.append(torch.is_autocast_enabled("cpu"))
+        return measured(values, sample, feed)
+
+    measured = validate.PREPARED["depth"]
+    monkeypatch.setitem(validate.PREPARED, "depth", spy)
+    run = prepare(runs.config(root, out=str(tmp_path), precision="bf16", validation=[{"root": str(root / "val")}]))
+    run.learner.register_forward_hook(lambda *_: halved.append(not torch.is_autocast_enabled("cpu")))
+    run.judge.measure(0, True)
+    assert len(halved) > 2
+    assert not any(halved)
 
 
 def test_validation_measures_every_task_and_paints_samples(root, tmp_path):

@@ -263,7 +263,10 @@ def pupil_for(config: Config, teacher: Teacher, feeds: list[Feed]) -> Pupil:
 
 
 class Tutor(Validator):
-    """Measures a predictor with the light half in it beside the same with the VAE's, and writes the light half."""
+    """Measures a predictor with the light half in it beside the same with the VAE's, and writes the light half.
+
+    In single precision, as it will be run: half precision would cost more than the light half does.
+    """
 
     student: Pupil  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -272,11 +275,6 @@ class Tutor(Validator):
         super().__init__(config, pupil, None, feeds, device)  # pyright: ignore[reportArgumentType]
         self.whole: dict[str, dict[str, float]] = {}
         self.costs: dict[str, str] = {}
-
-    def measure(self, done: int, main: bool) -> dict[str, float]:
-        # in single precision, as it will be run: half precision would cost more than the light half does
-        with torch.autocast(self.device.type, enabled=False):
-            return super().measure(done, main)
 
     def metrics(self, task: str, feeds: list[Feed], done: int) -> dict[str, float]:
         if self.student.role == "encoder" and task not in self.student.teacher.perceivers:

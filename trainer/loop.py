@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,10 @@ class Learner(Protocol):
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+Passes = Callable[[], AbstractContextManager[Any]]
+"""In which precision networks run. Pictures are read, and what was predicted is measured, outside of it."""
 
 
 class Judge(Protocol):
@@ -183,7 +187,7 @@ def validate(run: Run, done: int) -> None:
     """Measure on held-out pictures, and keep the weights if they were never better."""
     run.model.eval()
     main = run.accelerator.is_main_process
-    with run.average.in_place(run.learner.learning()), torch.no_grad(), run.accelerator.autocast():
+    with run.average.in_place(run.learner.learning()), torch.no_grad():
         found = run.judge.measure(done, main)
         if found and main:
             run.journal.validation(done, found)

@@ -171,14 +171,17 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     student, kept = make(config, begun, recipes)
     student.to(accelerator.device)
     written = Written(config, begun.architecture, begun.vae_architecture, kept, begun.fingerprint)
-    return Setup(student, feeds, Validator(config, student, written, held_out, accelerator.device))
+    return Setup(
+        student, feeds, Validator(config, student, written, held_out, accelerator.device, accelerator.autocast)
+    )
 
 
 def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
     """A VAE that learns to encode pictures and their targets."""
     feeds, held_out = open_feeds(config, "custom")
     apprentice = Apprentice(untrained(config.autoencoder), config.autoencoder).to(accelerator.device)
-    return Setup(apprentice, feeds, Examiner(config, apprentice, held_out or feeds, bool(held_out), accelerator.device))
+    judge = Examiner(config, apprentice, held_out or feeds, bool(held_out), accelerator.device, accelerator.autocast)
+    return Setup(apprentice, feeds, judge)
 
 
 def set_up_light(config: Config, accelerator: Accelerator) -> Setup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ..core.losses import LOSSES, Reduction, at_least_float32
 from .batches import Batch, Feed, in_order
 from .config import Autoencoder as Settings
 from .config import Config
+from .loop import Passes
 from .objective import Counted, source
 
 FACTOR, LATENT = 8, 4
@@ -91,11 +93,17 @@ class Examiner:
     """Measures a VAE on held-out batches, and writes it as a folder that base.vae can name."""
 
     def __init__(
-        self, config: Config, apprentice: Apprentice, feeds: list[Feed], held_out: bool, device: torch.device
+        self,
+        config: Config,
+        apprentice: Apprentice,
+        feeds: list[Feed],
+        held_out: bool,
+        device: torch.device,
+        passes: Passes = nullcontext,
     ) -> None:
         """feeds: what it looks at; held_out: whether the run does not learn from that."""
         self.config, self.apprentice, self.feeds, self.held_out = config, apprentice, feeds, held_out
-        self.device = device
+        self.device, self.passes = device, passes
         self.named: set[str] = set()
 
     @torch.no_grad()
@@ -105,7 +113,8 @@ class Examiner:
         found = {name: Reduction(torch.zeros(1), torch.zeros(1, dtype=torch.int64)) for name in ("l1", "mse")}
         for batch in self.batches():
             pictures, valid = both(batch)
-            made = self.apprentice.vae(pictures, return_dict=False)[0].clamp(-1, 1)
+            with self.passes():
+                made = self.apprentice.vae(pictures, return_dict=False)[0].float().clamp(-1, 1)
             for name in found:
                 reduction = LOSSES[name](made, pictures, valid)
                 found[name] += Reduction(reduction.total.cpu(), reduction.weight.cpu())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .arrays import BrokenRecord
 from .batches import Feed, in_order
 from .config import Config
 from .data import Sample
+from .loop import Passes
 from .student import Student, Written
 from .targets import inverse, normalise
 
@@ -122,9 +124,16 @@ class Validator:
     """Measures the student of a run, and writes its files."""
 
     def __init__(
-        self, config: Config, student: Student, written: Written, feeds: list[Feed], device: torch.device
+        self,
+        config: Config,
+        student: Student,
+        written: Written,
+        feeds: list[Feed],
+        device: torch.device,
+        passes: Passes = nullcontext,
     ) -> None:
         self.config, self.student, self.written, self.feeds, self.device = config, student, written, feeds, device
+        self.passes = passes
         self.named: set[str] = set()
         """What of the held-out pictures is broken, as it was said."""
 
@@ -157,7 +166,9 @@ class Validator:
         for read in in_order(feeds, config.batch_size, config.validation_images, config.seed, self.named):
             batch = read.to(self.device, self.student.dtype)
             counted = self.student.weights(batch)
-            sums.append(Reduction(self.student(batch) * counted.factor.to(self.student.dtype), counted.weight))
+            with self.passes():
+                total = self.student(batch) * counted.factor.to(self.student.dtype)
+            sums.append(Reduction(total, counted.weight))
         return sum(sums[1:], sums[0]).mean().item()
 
     def metrics(self, task: str, feeds: list[Feed], done: int) -> dict[str, float]:
@@ -183,7 +194,8 @@ class Validator:
                     continue
 
     def predict(self, perceiver: Perceiver, sample: Sample) -> PerceptionMap:
-        return predict(perceiver, sample.image[None].to(self.device))
+        with self.passes():
+            return predict(perceiver, sample.image[None].to(self.device))
 
     def picture(self, seen: PerceptionMap, sample: Sample, feed: Feed, done: int, number: int) -> None:
         """samples/<task>_<number>_<step>.png: the picture, its truth, and what was predicted."""
