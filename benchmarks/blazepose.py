@@ -22,7 +22,10 @@ def main() -> None:
     found = {}
     with mediapipe.solutions.pose.Pose(static_image_mode=True, model_complexity=1) as network:
         for path in sys.argv[1:]:
-            picture = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+            read = cv2.imread(path)
+            if read is None:
+                raise SystemExit(f"error: {path} is no picture that can be read.")
+            picture = cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
             height, width = picture.shape[:2]
             landmarks = network.process(picture).pose_landmarks
             points = landmarks and [landmarks.landmark[index] for index in COCO]

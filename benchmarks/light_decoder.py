@@ -193,6 +193,7 @@ def flags(arguments: argparse.Namespace, role: str, recipes: list[Recipe], out: 
         "frozen-precision": "fp32" if arguments.precision == "no" else arguments.precision,
         "lr": arguments.lr,
         "outcome": arguments.outcome if role == "encoder" else 0.0,
+        "predicted": arguments.predicted,
         "validation-images": arguments.pictures,
     }
     return [f"--{name}={value}" for name, value in settings.items()]
@@ -229,6 +230,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="for each decoder")
     parser.add_argument("--encoder-steps", type=int, default=2000, help="for the encoder; 0 trains none")
     parser.add_argument("--outcome", type=float, default=0.0, help="light.outcome of the encoder")
+    parser.add_argument("--predicted", type=float, default=0.5, help="light.predicted of the decoders")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=1)

@@ -84,6 +84,9 @@ def main() -> None:
     for path, teacher in taught(arguments.teacher, arguments.pictures or [file_of(*row) for row in PEOPLE]).items():
         image = read_image(path)
         sure = teacher[:, 2] > SURE
+        if sure.sum() < 2:
+            print(f"{path.name:24} the teacher is sure of nothing")
+            continue
         box = box_around(teacher[sure, :2], (image.shape[-2], image.shape[-1]))
         points = seen(perceiver, image, box, arguments.flip_test)
         near = np.linalg.norm(points - teacher[:, :2], axis=1) <= REACH * max(box.width, box.height)

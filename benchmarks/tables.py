@@ -6,7 +6,8 @@
     python benchmarks/tables.py ... --only one-step scratch              # some runs, rows.TRAININGS
 
 ROOMS is what `diffusion-perception scenes` renders: a folder with train/ and test/ in it. Rows are data, see rows.py.
-A finished run leaves OUT/results/<run>.json and is not repeated; one that was killed goes on. The tables are printed,
+A finished run leaves OUT/results/<run>.json and is not repeated; one that was killed goes on, but for the second
+preparation below, which begins anew. The tables are printed,
 and written to OUT/tables.md, beside the published figures, of which only the order can be compared; progress goes to
 OUT/log.txt.
 
@@ -47,12 +48,13 @@ from diffusion_perception.core.metrics import METRICS
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer import train
+from diffusion_perception.trainer.arrays import READERS
 from diffusion_perception.trainer.augment import Augmentation
 from diffusion_perception.trainer.base import open_vae, untrained
 from diffusion_perception.trainer.batches import Feed
 from diffusion_perception.trainer.cli import parser as command_line
 from diffusion_perception.trainer.config import Config, build
-from diffusion_perception.trainer.data import Records, Sample
+from diffusion_perception.trainer.data import Records, Sample, list_files
 from diffusion_perception.trainer.loop import Diverged
 from diffusion_perception.trainer.models import load_vae
 from diffusion_perception.trainer.predict import device_named, open_perceiver
@@ -92,7 +94,7 @@ class Scale:
 
 
 SCALES = {
-    "miniature": Scale(128, (32, 64, 96, 128), 1, 64, (64, 64, 64, 64), 64, 4_000, 4_000, 16_000, 8, 1e-3, 0),
+    "miniature": Scale(128, (32, 64, 96, 128), 1, 64, (64, 64, 64, 64), 64, 2_400, 4_000, 16_000, 8, 1e-3, 0),
     "full": Scale(256, (64, 128, 256, 256), 2, 256, (64, 64, 128, 128), 128, 80_000, 160_000, 800_000, 16, 5e-4, 4),
 }
 
@@ -292,9 +294,9 @@ def shrink(rooms: Path, copy: Path, size: int) -> None:
         return
     partial = copy.with_name(f".{copy.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    stems = [path.stem for path in sorted((rooms / "images").glob("*.png"))]
+    files = {kind: list_files(rooms / kind, READERS)[0] for kind in KINDS}
     # rooms may still be in the making: what is whole has every kind
-    stems = [stem for stem in stems if all((rooms / kind / f"{stem}.png").is_file() for kind in KINDS)]
+    stems = [stem for stem in files["images"] if all(stem in files[kind] for kind in KINDS)]
     if not stems:
         raise SystemExit(
             f"{rooms} holds no rooms with {', '.join(KINDS)}: render some with `diffusion-perception scenes`."
@@ -302,7 +304,7 @@ def shrink(rooms: Path, copy: Path, size: int) -> None:
     for kind in KINDS:
         (partial / kind).mkdir(parents=True)
         for stem in stems:
-            picture = cv2.imread(str(rooms / kind / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
+            picture = cv2.imread(str(rooms / files[kind][stem]), cv2.IMREAD_UNCHANGED)
             assert picture is not None
             cv2.imwrite(str(partial / kind / f"{stem}.png"), shrunk(picture, size, kind))
     shutil.copy(rooms / "dataset.toml", partial)

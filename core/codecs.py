@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +23,13 @@ def reduce_channels(picture: Tensor, channels: int) -> Tensor:
     return picture.mean(1, keepdim=True) if channels == 1 else picture
 
 
-Restore = Callable[[Tensor], Tensor]
-"""Values (B, C, h, w) as decoded -> (B, C, H, W) at the image's own size, each channel by itself."""
+class Restore(Protocol):
+    """Values (B, C, h, w) as decoded -> (B, C, H, W) at the image's own size, each channel by itself.
+
+    filter: by which; empty is as the recipe's family does it.
+    """
+
+    def __call__(self, values: Tensor, filter: str = "") -> Tensor: ...
 
 
 class Settling:
@@ -116,6 +120,15 @@ class LateMinMax(MinMax):
 
 
 @dataclass(frozen=True)
+class ClassColours(UnitRange):
+    """Colours of a palette's classes in [0, 1], more or less; which class a pixel is of is never interpolated."""
+
+    def settle(self, values: Tensor, restore: Restore) -> tuple[Tensor, None]:
+        """By nearest: half-way between the colours of two classes may lie that of a third."""
+        return self.finish(restore(values, "nearest-exact")), None
+
+
+@dataclass(frozen=True)
 class UnitVector(Settling):
     """Unit vectors as they are, in [-1, 1]; Marigold's normals."""
 
@@ -184,19 +197,15 @@ class ClassScores(Settling):
 
         Scores are what changes its size: numbers of classes have nothing between them.
         """
-        best: Tensor | None = None
-        label = total = torch.empty(0)
+        nothing = torch.full((1, 1, 1, 1), -torch.inf, device=values.device)
+        best, total, label = nothing.expand(1, 2, 1, 1), nothing, torch.zeros_like(nothing, dtype=torch.long)
         for start in range(0, values.shape[1], SCORES_AT_ONCE):
             scores = restore(values[:, start : start + SCORES_AT_ONCE]).float()
             found = scores.argmax(1, keepdim=True) + start
             both = top_two(scores)
-            if best is None:
-                best, label, total = both, found, scores.logsumexp(1, keepdim=True)
-                continue
             label = torch.where(both[:, :1] > best[:, :1], found, label)
-            best = top_two(torch.cat([best, both], 1))
+            best = top_two(torch.cat([best.expand_as(both), both], 1))
             total = torch.logaddexp(total, scores.logsumexp(1, keepdim=True))
-        assert best is not None
         probable = (best - total).exp()
         return label.float(), 1 - (probable[:, :1] - probable[:, 1:])
 
@@ -234,6 +243,7 @@ Codec = UnitRange | UnitVector | ClassScores
 
 CODECS: dict[str, type[Codec]] = {
     "unit-range": UnitRange,
+    "class-colours": ClassColours,
     "unbounded": Unbounded,
     "min-max": MinMax,
     "late-min-max": LateMinMax,

@@ -58,15 +58,16 @@ def weights(start: float, length: float, wanted: int, there: int) -> tuple[Tenso
     reach = max(scale, 1.0)
     first = min(max(math.floor(start - reach), 0), there - 1)
     last = max(min(math.ceil(start + length + reach), there), first + 1)
-    centres = start + (np.arange(wanted) + 0.5) * scale
-
-    def hat(pixels: np.ndarray) -> np.ndarray:
-        return np.maximum(1 - np.abs(pixels + 0.5 - centres[:, None]) / reach, 0)
-
+    centres = (start + (np.arange(wanted) + 0.5) * scale)[:, None]
     # divided by what an endless line would count, so that its end stays black and is not stretched
-    around = np.floor(centres)[:, None] + np.arange(-math.ceil(reach) - 1, math.ceil(reach) + 2)
-    whole = np.maximum(1 - np.abs(around + 0.5 - centres[:, None]) / reach, 0).sum(1, keepdims=True)
-    return torch.from_numpy((hat(np.arange(first, last)) / whole).astype(np.float32)), first
+    around = np.floor(centres) + np.arange(-math.ceil(reach) - 1, math.ceil(reach) + 2)
+    whole = hat(around, centres, reach).sum(1, keepdims=True)
+    return torch.from_numpy((hat(np.arange(first, last), centres, reach) / whole).astype(np.float32)), first
+
+
+def hat(pixels: np.ndarray, centres: np.ndarray, reach: float) -> np.ndarray:
+    """1 where a pixel's centre lies on the given one, falling to 0 at `reach` pixels from it; broadcast."""
+    return np.maximum(1 - np.abs(pixels + 0.5 - centres) / reach, 0)
 
 
 def inside(box: Box, size: tuple[int, int]) -> Box:

@@ -98,6 +98,8 @@ HEADS = ("dpt_head_identity", "dpt_head")
 SHARED: dict[str, dict[str, Any]] = {
     # no sign change stands between its output and DSINE's evaluation, whose normals point left, up and back
     "normal": {"axes": ("left", "up", "back")},
+    # its colours are no palette's, and its code interpolates them
+    "segmentation": {"codec": "unit-range"},
 }
 
 

@@ -55,11 +55,12 @@ class Fit:
     inner: tuple[int, int]
     """(H, W) at processing size, before padding."""
 
-    def restore(self, values: Tensor) -> Tensor:
-        """Values (B, C, 8h, 8w) as decoded -> (B, C, H, W) of the image."""
+    def restore(self, values: Tensor, filter: str = "") -> Tensor:
+        """Values (B, C, 8h, 8w) as decoded -> (B, C, H, W) of the image. filter: another one than the rule's."""
         if self.rule.multiple > 1:
             values = values[..., : self.inner[0], : self.inner[1]]
-        return resize(values, self.original, self.rule.back_filter, self.rule.back_antialias)
+        antialias = self.rule.back_antialias and not filter
+        return resize(values, self.original, filter or self.rule.back_filter, antialias)
 
 
 def fit(image: Tensor, resolution: int, rule: ResizeRule) -> tuple[Tensor, Fit]:

@@ -122,7 +122,11 @@ def simple_shapes(widths: Sequence[int], width: int, outputs: int) -> Shapes:
 
 
 def lateral_shapes(widths: Sequence[int], width: int) -> dict[str, tuple[int, ...]]:
-    """widths: finest first, one level finer than what its upsampler gives is as wide."""
+    """widths: of the UNet's levels, finest first.
+
+    Convolution i reads what up block i gives, which is as wide as the UNet's i-th level from the deepest,
+    widths[-1 - i]: the upsampler at the block's end doubles the size and keeps the width.
+    """
     return {
         f"lateral.convs.{i}.weight": (width, channels, stride, stride)
         for i, (channels, stride) in enumerate(zip(reversed(widths), STRIDES))

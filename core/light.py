@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .architecture import Shapes, count
+from .architecture import Shapes, VAEArchitecture, count
 from .backbone import Autoencoder, Layers
+from .fingerprint import Fingerprint, matches, sample
 from .image import CELL
 from .pipeline import Perceiver
 from .recipe import KEY, Recipe, from_header, to_header
@@ -24,6 +25,14 @@ Role = Literal["decoder", "encoder"]
 ROLES: tuple[Role, ...] = get_args(Role)
 LIGHT_KEY = KEY.replace(".recipe", ".light")
 """Header field of a file that holds nothing but a light half."""
+LATENTS_KEY = KEY.replace(".recipe", ".latents")
+"""Header field: the fingerprint of the VAE between whose latents and pictures the file's light halves are."""
+ALIKE = ("sd15", "sd21")
+"""Bases whose VAEs make the same latents, which are TAESD's too. Any other has those of its own VAE."""
+STABLE_DIFFUSION = VAEArchitecture((128, 256, 512, 512), 2)
+"""The VAE that makes them."""
+ENCODER = ("encoder.conv_in.weight", "encoder.conv_out.weight", "quant_conv.weight")
+"""Enough of a VAE to tell whose latents are its own, by names that diffusers and LDM both have."""
 LATENT = 4
 SCALING_FACTOR = 0.18215
 """Of Stable Diffusion 1.x and 2.x, where no VAE is there to say it."""
@@ -340,6 +349,10 @@ class Light:
     weights: Weights
     cost: str = ""
     """What it costs in the task's own metric; for people."""
+    base: str = "sd21"
+    """Whose latents it is for."""
+    vae: Fingerprint = field(default_factory=dict)
+    """Of the VAE that makes them, if the file says so."""
 
 
 @dataclass(frozen=True)
@@ -350,6 +363,11 @@ class Held(Weights):
 
     def load(self) -> dict[str, Tensor]:
         return dict(self.tensors)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], *files: Path) -> Held:
+        """Under the names that they have."""
+        return cls(files, {name: name for name in tensors}, {n: tuple(t.shape) for n, t in tensors.items()}, tensors)
 
 
 PICKLES = (".pth", ".pt", ".bin")
@@ -373,31 +391,38 @@ def own_light(path: Path, role: Role, recipe: Recipe) -> Weights | None:
     return light
 
 
-def chosen(role: Role, choice: str, recipe: Recipe, own: Weights | None) -> Weights | None:
-    """The light half that a person chose, None for the VAE's. CheckpointError if there is none. own: its own."""
+def chosen(role: Role, choice: str, recipe: Recipe, own: Weights | None, vae: Weights | None = None) -> Weights | None:
+    """The light half that a person chose, None for the VAE's. CheckpointError if there is none.
+
+    own: the one that came with the recipe. vae: the VAE in whose place it stands, where there is one.
+    """
     if choice == FULL:
         return None
     if role == "decoder" and recipe.head:
         raise CheckpointError(f"{recipe.id} is decoded by its head {recipe.head}, not by the VAE: take {FULL}.")
     if choice != LIGHT:
-        return open_light(Path(choice), role, recipe).weights
+        return open_light(Path(choice), role, recipe, vae).weights
     if own is None:
         raise CheckpointError(
             f"The checkpoint brings no light {role} for {recipe.id}: take {FULL}, or {TAESD.upper()}'s, or train one "
             f'(learn = "{role}").'
         )
+    said = latents_in(own.path)
+    if said and vae is not None:  # an adapter's base may have come with another VAE
+        check_latents(Light(role, getattr(recipe, role), own, base=recipe.base, vae=said), recipe, vae)
     return own
 
 
-def open_light(path: Path, role: Role, recipe: Recipe) -> Light:
+def open_light(path: Path, role: Role, recipe: Recipe, vae: Weights | None = None) -> Light:
     """The light half for a recipe in a file of `train`, a checkpoint that has one, or a file of TAESD's.
 
-    CheckpointError, in one sentence, if there is none.
+    vae: the VAE in whose place it stands, where there is one. CheckpointError, in one sentence, if none is for it.
     """
     pickled = path.suffix in PICKLES
     metadata = {} if pickled else read_metadata(path)
     light = open_stored(path, role, recipe, metadata) if KEY in metadata else open_taesd(path, role, pickled)
     check_fits(light.weights.shapes, role, recipe, path)
+    check_latents(light, recipe, vae)
     return light
 
 
@@ -422,7 +447,8 @@ def open_stored(path: Path, role: Role, recipe: Recipe, metadata: dict[str, str]
         raise CheckpointError(f"{shown(path)} holds {held}, none for {recipe.id}: train one, or name another file.")
     weights = own_light(path, role, named[0])
     assert weights is not None
-    return Light(role, names[0], weights, getattr(named[0], f"{role}_cost") if recipe.id in recipes else "")
+    cost = getattr(named[0], f"{role}_cost") if recipe.id in recipes else ""
+    return Light(role, names[0], weights, cost, named[0].base, latents_in(path))
 
 
 def open_taesd(path: Path, role: Role, pickled: bool) -> Light:
@@ -430,9 +456,7 @@ def open_taesd(path: Path, role: Role, pickled: bool) -> Light:
     if path.name.startswith("taesdxl"):
         raise CheckpointError(f"{path.name} is for the latents of SDXL: take TAESD's own, taesd_{role}.")
     tensors = unpickle(path) if pickled else network((path,), lambda names: {name: name for name in names}).load()
-    tensors = renamed(tensors, role)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Light(role, TAESD, Held((path,), {name: name for name in tensors}, shapes, tensors))
+    return Light(role, TAESD, Held.of(renamed(tensors, role), path))
 
 
 def renamed(tensors: Mapping[str, Tensor], role: Role) -> dict[str, Tensor]:
@@ -469,6 +493,55 @@ def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
             f"{shown(path)} holds a light decoder of {channels_of(shapes)} channel; "
             f"{recipe.id} needs {recipe.channels}: train one for it."
         )
+
+
+def check_latents(light: Light, recipe: Recipe, vae: Weights | None) -> None:
+    """CheckpointError unless a light half is for the latents that a recipe's network perceives.
+
+    vae: that makes them, where it is known. What is said of none is trusted on Stable Diffusion, which has one.
+    """
+    if recipe.base in ALIKE and (light.base in ALIKE or not light.vae):
+        return
+    known = latents_of(vae)
+    if matches(light.vae, known):
+        return
+    if light.base in ALIKE:
+        meant = "latents of Stable Diffusion 1.x and 2.x"
+    else:
+        meant = "latents of the VAE it was trained with" if light.vae else "latents of a VAE that it does not name"
+    if recipe.base in ALIKE:
+        wanted = "those of Stable Diffusion 1.x and 2.x"
+    else:
+        wanted = "those of its own VAE, which is another" if known else "those of a VAE that did not come with it"
+    raise CheckpointError(
+        f"{shown(light.weights.path)} is for {meant}; {recipe.id} perceives {wanted}: take the VAE's own "
+        f'{light.role}, or train a light one for it (learn = "{light.role}").'
+    )
+
+
+def latents_of(vae: Weights | None) -> Fingerprint:
+    """What tells the latents of a VAE from those of others; empty where there is none. Little of it is read."""
+    if vae is None:
+        return {}
+    tensors = replace(vae, names={old: new for old, new in vae.names.items() if new in ENCODER}).load()
+    return {name: sample(tensors[name]) for name in ENCODER if name in tensors}
+
+
+def latents_in(path: Path) -> Fingerprint:
+    """The same of the VAE that one of the project's files names for its light halves, or holds; empty if neither."""
+    metadata = read_metadata(path)
+    if LATENTS_KEY not in metadata:
+        return latents_of(network((path,), lambda names: strip(names, "vae.")))
+    try:
+        return json.loads(metadata[LATENTS_KEY])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path.name} has a damaged header ({error}): export or download it again.") from None
+
+
+def latents_note(vae: Weights | None) -> dict[str, str]:
+    """The header field that says whose latents a file's light halves are for; nothing where that is not known."""
+    known = latents_of(vae)
+    return {LATENTS_KEY: json.dumps(known)} if known else {}
 
 
 Stored = Mapping[Role, Mapping[str, Mapping[str, Tensor]]]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .perception_map import PerceptionMap
 from .pose import SAME, SEEN, Person, people_of, whole_images
-from .skeletons import ANIMAL, FINGERS, OPENPOSE, Skeleton, finger_names
+from .skeletons import ANIMAL, FINGERS, OPENPOSE, SKELETONS, Skeleton, finger_names
 
 COLOURS = (
     *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0)),
@@ -27,6 +27,8 @@ RADIUS = 4.0
 DRAWN_AT = 512
 ENOUGH = 13
 """A skeleton that shares so many names with OpenPose's is a human body; four-legged animals share twelve."""
+OWN = {f"{side}_{joint}" for side in ("left", "right") for joint in ("wrist", "ankle")}
+"""Joints that tell a part of a human body from one of an animal, which has paws there."""
 HAND_LIMBS = tuple((0 if place % 4 == 1 else place - 1, place) for place in range(1, 1 + 4 * len(FINGERS)))
 FACE_SLOTS = 70
 """OpenPose's faces have two pupils after the 68 points."""
@@ -36,7 +38,10 @@ Joints = tuple[np.ndarray, np.ndarray]
 
 
 def is_human(skeleton: Skeleton) -> bool:
-    return len({*skeleton.names} & {*OPENPOSE.names}) >= ENOUGH
+    """A human body, or a part of one: nothing but its joints, some of them its own."""
+    names = {*skeleton.names}
+    part = names <= {*OPENPOSE.names, *SKELETONS["wholebody-133"].names} and bool(names & OWN)
+    return part or len(names & {*OPENPOSE.names}) >= ENOUGH
 
 
 def picked(person: Person, skeleton: Skeleton, names: Sequence[str], threshold: float) -> Joints:
@@ -81,12 +86,13 @@ def pose_keypoint(
 
 
 def listed(people: Sequence[Person], skeleton: Skeleton, threshold: float) -> dict[str, Any]:
-    """People, or animals; bodies of other skeletons have no place in the format."""
+    """People, or animals; bodies of other skeletons have no place in the format and come with their own names."""
     if skeleton.names == ANIMAL.names:
         animals = [numbers(*picked(animal, skeleton, ANIMAL.names, threshold)) for animal in people]
         return {"version": "ap10k", "people": [], "animals": animals}
     if not is_human(skeleton):
-        return {"people": []}
+        bodies = [numbers(*picked(body, skeleton, skeleton.names, threshold)) for body in people]
+        return {"people": [], "bodies": bodies, "keypoint_names": list(skeleton.names)}
     return {"people": [parts(person, skeleton, threshold) for person in people]}
 
 

@@ -341,20 +341,15 @@ def classes_of(map: PerceptionMap, palette: Palette) -> Classes:
 def numbered(map: PerceptionMap, palette: Palette) -> tuple[Tensor, Tensor]:
     """Class numbers (B, H, W) int64, and how clear they are (B, H, W)."""
     index = known_values(map)[..., 0].round().long()
-    count, largest = len(palette.classes), int(index.max())
-    if largest >= count or int(index.min()) < 0:
+    count, ends = len(palette.classes), (int(index.max()), int(index.min()))
+    wrong = next((number for number in ends if not 0 <= number < count), None)
+    if wrong is not None:
         raise ValueError(
-            f"The map holds class {largest}, and the palette {palette.name} has {count}: set palette= to the one that "
+            f"The map holds class {wrong}, and the palette {palette.name} has {count}: set palette= to the one that "
             "the model was trained on."
         )
     unclear = torch.zeros(index.shape) if map.uncertainty is None else map.uncertainty
     return index, (1 - unclear.to(index.device)).clamp(0, 1)
-
-
-def class_picture(map: PerceptionMap, palette: Palette, picked: str = "") -> tuple[Tensor, Tensor, Tensor]:
-    """Segmentation -> clean palette colours (B, H, W, 3), mask (B, H, W) of the picked classes, clearness (B, H, W)."""
-    found = classes_of(map, palette)
-    return found.picture(), found.mask(palette.indices(picked)), found.clearness
 
 
 def ready(map: PerceptionMap) -> tuple[Tensor, Tensor]:
@@ -376,7 +371,7 @@ def ready_normal(map: PerceptionMap) -> Tensor:
 
 def ready_classes(map: PerceptionMap) -> Tensor:
     """Clean palette colours where the palette is known."""
-    return class_picture(map, palette_of(map))[0] if map.convention.palette else ready_colour(map)
+    return classes_of(map, palette_of(map)).picture() if map.convention.palette else ready_colour(map)
 
 
 def ready_pose(map: PerceptionMap) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -215,8 +215,3 @@ def check_image(image: Tensor) -> None:
         raise ValueError(f"The image is {width}x{height} pixels; the smallest that can be perceived is 16x16.")
     if not torch.isfinite(image).all():
         raise ValueError("The image holds NaN or infinite pixels: repair the node that made it.")
-
-
-def with_overrides(perceiver: Perceiver, assignments: list[str]) -> Perceiver:
-    """The same networks under a recipe with FIELD=VALUE assignments applied."""
-    return replace(perceiver, recipe=perceiver.recipe.override(assignments))

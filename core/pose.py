@@ -102,7 +102,7 @@ def predict_people(
         recipe=perceiver.recipe.id,
         crops=Crops(
             size, len(images), tuple(number for number, _ in placed), torch.from_numpy(windows),
-            tuple(box.score for _, box in placed),
+            tuple(box.score for _, box in placed), tuple(box.width * box.height for _, box in placed),
         ),
     )  # fmt: skip
 
@@ -209,11 +209,10 @@ def people_of(map: PerceptionMap, same: float = SAME) -> list[list[Person]]:
         heatmaps = map.values.detach().float().cpu().nan_to_num().movedim(-1, 1)
         points, scores = (part.numpy() for part in find_keypoints(heatmaps))
         cells = np.array(map.values.shape[1:3][::-1])
-        for number, window, sure, its_points, its_scores in zip(
-            crops.images, crops.windows.numpy(), crops.scores, points, scores
+        for number, window, sure, area, its_points, its_scores in zip(
+            crops.images, crops.windows.numpy(), crops.scores, crops.areas, points, scores
         ):
             placed = window[:2] + its_points * (window[2:] / cells)
-            area = float(window[2] * window[3]) / PADDING**2
             found[number].append(Person(placed, its_scores, sure * mean_found(its_scores), area))
     return [alone(people, skeleton, same) for people in found]
 
@@ -222,7 +221,8 @@ def whole_images(map: PerceptionMap) -> Crops:
     """Every entry is an image."""
     count, height, width = map.values.shape[:3]
     windows = torch.tensor([[0.0, 0.0, width, height]] * count, dtype=torch.float64).reshape(-1, 4)
-    return Crops((height, width), count, tuple(range(count)), windows, (1.0,) * count)
+    area = float(height * width)
+    return Crops((height, width), count, tuple(range(count)), windows, (1.0,) * count, (area,) * count)
 
 
 def mean_found(scores: np.ndarray) -> float:

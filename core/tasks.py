@@ -89,6 +89,7 @@ TASKS: dict[str, Task] = {
             "segmentation",
             "Segmentation",
             3,
+            codec="class-colours",
             head_codec="class-scores",
             aliases=("seg",),
             metrics=("miou", "pixel-accuracy", "mean-accuracy"),
@@ -106,10 +107,6 @@ TASKS: dict[str, Task] = {
         ),
     )
 }
-
-
-PICTURED: dict[str, Task] = {name: task for name, task in TASKS.items() if task.channels}
-"""Those whose maps are pictures, which a VAE can decode."""
 
 
 def task_named(name: str) -> Task:

@@ -19,11 +19,12 @@ from ..core.layers import shapes_of
 from ..core.light import FULL, Role, own_light, with_light
 from ..core.pipeline import Perceiver
 from ..core.recipe import Recipe
-from ..core.weights import CheckpointError
+from ..core.weights import CheckpointError, Weights
 from . import host
 from .load import (
     choices,
     contents,
+    costs,
     half,
     half_input,
     overrides_input,
@@ -31,6 +32,7 @@ from .load import (
     taesd_stamps,
     task_input,
     wanted_task,
+    weights_of,
 )
 from .sockets import Perception
 
@@ -111,13 +113,16 @@ class ApplyAdapter(io.ComfyNode):
             head_of(found, recipe),
             tokens_of(negative, architecture) or opposite(found, recipe, architecture),
         )
-        perceiver = with_light(
-            perceiver, light_half(found, recipe, "encoder", encoder), light_half(found, recipe, "decoder", decoder)
+        full = weights_of(vae)
+        halves = (
+            light_half(found, recipe, "encoder", encoder, full),
+            light_half(found, recipe, "decoder", decoder, full),
         )
         notes = found.notes(fingerprint(backbone.weight))
         for note in notes:
             log.warning(note)
-        return io.NodeOutput(perceiver, ui=ui.PreviewText("\n".join(notes)) if notes else None)
+        told = "\n".join(filter(None, [*notes, costs(recipe, decoder=decoder, encoder=encoder)]))
+        return io.NodeOutput(with_light(perceiver, *halves), ui=ui.PreviewText(told) if told else None)
 
 
 def family_in(overrides: str) -> str:
@@ -160,8 +165,8 @@ def context(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) ->
     return found
 
 
-def light_half(adapter: Adapter, recipe: Recipe, role: Role, choice: str) -> host.HostLight | None:
-    return half(role, choice, recipe, own_light(adapter.path, role, recipe) if adapter.recipes else None)
+def light_half(adapter: Adapter, recipe: Recipe, role: Role, choice: str, vae: Weights) -> host.HostLight | None:
+    return half(role, choice, recipe, own_light(adapter.path, role, recipe) if adapter.recipes else None, vae)
 
 
 def head_of(adapter: Adapter, recipe: Recipe) -> host.HostHead | None:

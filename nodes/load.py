@@ -19,7 +19,7 @@ from ..core.adapters import first
 from ..core.backbone import Context
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
 from ..core.families import FAMILIES
-from ..core.light import FULL, LIGHT, TAESD, Role, chosen, with_light
+from ..core.light import FULL, LIGHT, TAESD, Held, Role, chosen, with_light
 from ..core.pipeline import Perceiver
 from ..core.recipe import Recipe
 from ..core.tasks import TASKS
@@ -206,8 +206,8 @@ class LoadModel(io.ComfyNode):
         # before the weights are read, which takes a while: a misspelt field is told at once
         checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(overrides.split()))
         halves = (
-            half("encoder", encoder, checkpoint.recipe, checkpoint.encoder),
-            half("decoder", decoder, checkpoint.recipe, checkpoint.decoder),
+            half("encoder", encoder, checkpoint.recipe, checkpoint.encoder, checkpoint.vae),
+            half("decoder", decoder, checkpoint.recipe, checkpoint.decoder, checkpoint.vae),
         )
         perceiver, vae = load(checkpoint)
         told = costs(checkpoint.recipe, decoder=decoder, encoder=encoder)
@@ -220,12 +220,17 @@ def costs(recipe: Recipe, **choices: str) -> str:
     return "\n".join(f"light {role}: {cost}" for role, cost in found.items() if cost)
 
 
-def half(role: Role, choice: str, recipe: Recipe, own: Weights | None) -> host.HostLight | None:
+def half(role: Role, choice: str, recipe: Recipe, own: Weights | None, vae: Weights | None) -> host.HostLight | None:
     """The light half of a VAE that is chosen, None for its own. CheckpointError if there is no such."""
     if choice not in HALVES:
         raise CheckpointError(f"{role}={choice!r} is not one of {', '.join(HALVES)}.")
-    weights = chosen(role, str(taesd_file(role)) if choice == TAESD else choice, recipe, own)
+    weights = chosen(role, str(taesd_file(role)) if choice == TAESD else choice, recipe, own, vae)
     return None if weights is None else shared(weights, host.HostLight)
+
+
+def weights_of(vae: comfy.sd.VAE) -> Weights:
+    """Of a VAE that is loaded, under the host's names."""
+    return Held.of(vae.first_stage_model.state_dict())
 
 
 def taesd_file(role: Role) -> Path:

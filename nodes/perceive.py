@@ -7,12 +7,15 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.light import Halves, with_full
+from ..core.backbone import Autoencoder
+from ..core.fingerprint import matches
+from ..core.light import ALIKE, Halves, latents_of, with_full
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
 from ..core.perception_map import PerceptionMap
 from ..core.picture import as_rgb, check_image, ready
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
 from . import host
+from .load import weights_of
 from .sockets import Perception, PerceptionMapSocket
 
 
@@ -128,7 +131,27 @@ def with_vae(perceiver: Perceiver, vae: Any) -> Perceiver:
     """With the connected VAE, if there is one; its latents are scaled as the checkpoint's own are."""
     if vae is None:
         return perceiver
-    return with_full(perceiver, host.HostAutoencoder(vae, scaling_factor(perceiver)))
+    connected = host.HostAutoencoder(vae, scaling_factor(perceiver))
+    check_vae(perceiver, connected)
+    return with_full(perceiver, connected)
+
+
+def check_vae(perceiver: Perceiver, connected: host.HostAutoencoder) -> None:
+    """ValueError if a network that is no Stable Diffusion would get the latents of another VAE than it came with."""
+    own = full_of(perceiver.autoencoder)
+    if perceiver.recipe.base in ALIKE or not isinstance(own, host.HostAutoencoder):
+        return
+    one, other = (latents_of(weights_of(autoencoder.vae)) for autoencoder in (own, connected))
+    if not matches(one, other):
+        raise ValueError(
+            f"The connected VAE makes other latents than the one that {perceiver.recipe.id} was trained with: "
+            "disconnect it, or connect the VAE of Load Perception Model."
+        )
+
+
+def full_of(autoencoder: Autoencoder | None) -> Autoencoder | None:
+    """The VAE, whether or not light halves stand before it."""
+    return autoencoder.full if isinstance(autoencoder, Halves) else autoencoder
 
 
 def scaling_factor(perceiver: Perceiver) -> float:
@@ -212,8 +235,7 @@ def one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:
     first: dict[tuple[int, float], Any] = {}
     shared = []
     for perceiver in perceivers:
-        autoencoder = perceiver.autoencoder
-        full = autoencoder.full if isinstance(autoencoder, Halves) else autoencoder
+        full = full_of(perceiver.autoencoder)
         if isinstance(full, host.HostAutoencoder):
             perceiver = with_full(perceiver, first.setdefault((id(full.vae), full.scaling_factor), full))
         shared.append(perceiver)

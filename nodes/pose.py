@@ -132,7 +132,8 @@ class PoseFromMap(io.ComfyNode):
             node_id="DiffusionPerceptionPoseFromMap",
             display_name="Pose from Map",
             category="perception",
-            description="Reads keypoints from heatmaps: POSE_KEYPOINT for other packs, and a skeleton for ControlNet.",
+            description="Reads keypoints from heatmaps: POSE_KEYPOINT for other packs, and a skeleton for ControlNet. "
+            "Skeletons of other bodies than people and animals are drawn, but POSE_KEYPOINT has no place for them.",
             inputs=[
                 PerceptionMapSocket.Input("map", tooltip="Keypoints from Perceive Pose, or from Perceive."),
                 io.Float.Input(
@@ -163,9 +164,16 @@ class PoseFromMap(io.ComfyNode):
             ],
             outputs=[
                 PoseKeypoint.Output(
-                    "pose_keypoint", "pose_keypoint", tooltip="OpenPose's 18 joints, hands and face, in pixels."
+                    "pose_keypoint",
+                    "pose_keypoint",
+                    tooltip="OpenPose's 18 joints, hands and face, in pixels; animals of AP-10K's 17. Other skeletons "
+                    "have no place in it, and nobody is in it then: take the image.",
                 ),
-                io.Image.Output("image", "image", tooltip="Skeletons in OpenPose's colours on black."),
+                io.Image.Output(
+                    "image",
+                    "image",
+                    tooltip="Skeletons on black: people in OpenPose's colours, others with the limbs of their recipe.",
+                ),
             ],
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -19,8 +20,11 @@ from diffusion_perception.core.codecs import (
     UnitVector,
     stretch,
 )
+from diffusion_perception.core.colour import PALETTES, classify, paint
+from diffusion_perception.core.families import Clues, family_named, recipe_for
+from diffusion_perception.core.image import RESIZE_RULES, Fit
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.tasks import PICTURED, TASKS
+from diffusion_perception.core.tasks import TASKS
 
 SEEDS = st.integers(0, 2**31)
 
@@ -29,7 +33,7 @@ def random(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> t
     return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("task", PICTURED)
+@pytest.mark.parametrize("task", tiny.PICTURED)
 @given(seed=SEEDS, scale=st.floats(0.1, 100))
 def test_what_is_encoded_decodes_to_itself(task, seed, scale):
     codec = Recipe(task, target_scale=scale).target_codec()
@@ -139,7 +143,7 @@ def test_decoding_can_be_trained_through():
 def test_class_scores_are_read_at_the_image_s_size_a_few_classes_at_a_time(seed, classes, size):
     scores = random(2, classes, 4, 5, seed=seed, low=-4, high=4)
 
-    def restore(values: torch.Tensor) -> torch.Tensor:
+    def restore(values: torch.Tensor, filter: str = "") -> torch.Tensor:
         return torch.nn.functional.interpolate(values, size, mode="bilinear")
 
     numbers, doubt = ClassScores().settle(scores, restore)
@@ -154,13 +158,38 @@ def test_no_class_comes_up_between_two_that_are_not_its_neighbours():
     scores = torch.full((1, 3, 1, 2), -9.0)
     scores[0, 0, 0, 0] = scores[0, 2, 0, 1] = 9.0
     numbers, _ = ClassScores().settle(
-        scores, lambda values: torch.nn.functional.interpolate(values, (8, 64), mode="bilinear")
+        scores, lambda values, filter="": torch.nn.functional.interpolate(values, (8, 64), mode="bilinear")
     )
     assert numbers.unique().tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("rule", RESIZE_RULES)
+@settings(max_examples=20)
+@given(seed=SEEDS, noise=st.sampled_from([0.0, 0.1]), size=st.sampled_from([(64, 64), (61, 45), (7, 11)]))
+def test_classes_of_colours_are_found_at_processing_size_and_brought_back_by_nearest(rule, seed, noise, size):
+    """A chair beside a table, whose colours have the wall's between them."""
+    palette = PALETTES["furniture"]
+    labels = torch.where(random(1, 16, 16, seed=seed) < 0.5, palette.index("chair"), palette.index("table"))
+    codec = Recipe("segmentation", palette=palette.name).target_codec()
+    colours = paint(labels, palette).movedim(-1, 1)
+    seen = codec.decode((colours + noise * random(1, 3, 16, 16, seed=seed, low=-1)) * 2 - 1)
+    values, doubt = codec.settle(seen, Fit(RESIZE_RULES[rule], size, (16, 16)).restore)
+    found = classify(values.movedim(1, -1), palette)
+    assert doubt is None
+    for at_size, small in zip(found, classify(seen.movedim(1, -1), palette)):
+        brought = torch.nn.functional.interpolate(small[:, None].double(), size, mode="nearest-exact")[:, 0]
+        assert torch.equal(at_size.double(), brought)
+
+
+def test_published_colours_of_no_palette_are_interpolated_as_their_authors_do():
+    architecture = tiny.unet_architecture(tiny.unet())
+    for family, codec in (("genpercept", "unit-range"), ("genpercept-v1", "unit-range")):
+        clues = Clues(architecture, folder="unet_seg_v2")
+        assert recipe_for(family_named(family), clues, "segmentation").codec == codec
+
+
 def test_values_that_tell_no_doubt_have_none():
-    for name in ("unit-range", "unbounded", "min-max", "unit-vector"):
-        values, doubt = CODECS[name](channels=3).settle(random(1, 3, 4, 4), lambda values: values)
+    for name in ("unit-range", "class-colours", "unbounded", "min-max", "unit-vector"):
+        values, doubt = CODECS[name](channels=3).settle(random(1, 3, 4, 4), lambda values, filter="": values)
         assert doubt is None
         assert values.shape == (1, 3, 4, 4)

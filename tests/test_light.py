@@ -19,10 +19,12 @@ from diffusion_perception.core.adapters import Adapter, LowRank
 from diffusion_perception.core.checkpoint import open_checkpoint
 from diffusion_perception.core.light import (
     Halves,
+    Held,
     LightDecoder,
     LightEncoder,
     build_light,
     chosen,
+    latents_note,
     meant_for,
     open_light,
     own_light,
@@ -38,7 +40,9 @@ from diffusion_perception.core.weights import CheckpointError
 from diffusion_perception.trainer.config import Light
 from diffusion_perception.trainer.models import DiffusersAutoencoder, load_light
 
-DEPTH, NORMAL = (Recipe(task, base="custom", resolution=64) for task in ("depth", "normal"))
+DEPTH, NORMAL = (Recipe(task, resolution=64) for task in ("depth", "normal"))
+OWN_DEPTH = replace(DEPTH, base="custom")
+"""Of a network whose latents are those of a VAE of its own."""
 SHAPES = [(4, 4, 3), (1, 2, 1, 1), (2, 1), (1,)]
 """Blocks of each level."""
 
@@ -254,6 +258,77 @@ def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path):
     headed = replace(DEPTH, head="dpt_head")
     assert "decoded by its head dpt_head" in refused(chosen, "decoder", "light", headed, None)
     assert chosen("decoder", "full", headed, None) is None
+
+
+# Whose latents they are
+
+
+def vae(seed=1, dtype=torch.float32):
+    """What tells latents apart stays, whatever precision they are stored in."""
+    return Held.of({name: tensor.to(dtype) for name, tensor in tiny.vae(seed).state_dict().items()})
+
+
+def trained_for(path, recipe, seed=None, name="a"):
+    """A light decoder as `train` writes it for a VAE; without seed as it was written before it named one."""
+    note = {} if seed is None else latents_note(vae(seed))
+    write_light(path, {"decoder": {name: random_light().state_dict()}}, [with_decoder(recipe, name, "x")], note)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_light_half_of_a_network_with_its_own_vae_fits_where_the_vae_is_the_same(tmp_path, dtype):
+    path = trained_for(tmp_path / "light.safetensors", OWN_DEPTH, 1)
+    assert open_light(path, "decoder", OWN_DEPTH, vae(1, dtype)).cost == "x"
+    assert "is for latents of the VAE it was trained with; depth perceives those of its own VAE, which is another" in (
+        refused(open_light, path, "decoder", OWN_DEPTH, vae(5, dtype))
+    )
+    assert "those of a VAE that did not come with it" in refused(open_light, path, "decoder", OWN_DEPTH)
+    assert "perceives those of Stable Diffusion 1.x and 2.x" in refused(open_light, path, "decoder", DEPTH, vae(5))
+    # a network of other widths may be trained on Stable Diffusion's VAE
+    assert open_light(path, "decoder", DEPTH, vae(1)).name == "a"
+
+
+def test_light_halves_of_stable_diffusion_are_for_both_its_generations_and_nothing_else(tmp_path):
+    taesd = write_taesd(tmp_path / "taesd_decoder.safetensors", "decoder")
+    stored = trained_for(tmp_path / "light.safetensors", DEPTH)
+    for path in (taesd, stored):
+        for base in ("sd15", "sd21"):
+            assert open_light(path, "decoder", replace(DEPTH, base=base)).weights.shapes
+        assert "is for latents of Stable Diffusion 1.x and 2.x; depth perceives those of its own VAE" in (
+            refused(open_light, path, "decoder", OWN_DEPTH, vae())
+        )
+        assert 'train a light one for it (learn = "decoder")' in (
+            refused(chosen, "decoder", str(path), OWN_DEPTH, None, vae())
+        )
+
+
+def test_files_that_name_no_vae_are_for_stable_diffusion_only(tmp_path):
+    """As they were written before: of a VAE alone, with a base of which nothing was known."""
+    path = trained_for(tmp_path / "light.safetensors", OWN_DEPTH)
+    assert open_light(path, "decoder", DEPTH).name == "a"
+    assert "latents of a VAE that it does not name" in refused(open_light, path, "decoder", OWN_DEPTH, vae())
+
+
+def test_a_checkpoint_s_light_half_fits_its_own_vae_and_not_another_checkpoint_s(tmp_path):
+    own = with_decoder(OWN_DEPTH)
+    stored = {"decoder": {"small": random_light().state_dict()}}
+    one = tiny.write_own(tmp_path / "one.safetensors", [own], light=stored)
+    found = open_checkpoint(one)
+    assert chosen("decoder", "light", found.recipe, found.decoder, found.vae) is found.decoder
+    assert chosen("decoder", str(one), OWN_DEPTH, None, found.vae).shapes == found.decoder.shapes
+    assert "which is another" in refused(chosen, "decoder", str(one), OWN_DEPTH, None, vae(5))
+
+
+def test_an_adapter_s_light_half_is_for_the_vae_that_it_was_trained_with(tmp_path):
+    part = LowRank(torch.zeros(1, 4), torch.zeros(4, 1), 1.0)
+    own = with_decoder(OWN_DEPTH)
+    for note in (latents_note(vae()), {}):
+        adapter = Adapter(tmp_path / "a.safetensors", {"mid_block.resnets.0.conv1": part}, "own", recipes=(own,))
+        write_adapter(adapter.path, adapter, metadata=note, light={"decoder": {"small": random_light().state_dict()}})
+        held = own_light(adapter.path, "decoder", own)
+        assert chosen("decoder", "light", own, held, vae()) is held
+        if note:
+            assert "which is another" in refused(chosen, "decoder", "light", own, held, vae(5))
 
 
 def test_names_of_light_halves_cannot_be_set_for_a_run():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from diffusion_perception.core.checkpoint import open_checkpoint
 from diffusion_perception.core.perception_map import PerceptionMap
-from diffusion_perception.core.pipeline import predict, with_overrides
+from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.weights import CheckpointError
 from diffusion_perception.trainer.models import load
 
@@ -50,8 +51,8 @@ def repository(tmp_path_factory):
 
 
 def ours(folder: Path, image: Tensor, overrides: list[str], **options: Any) -> PerceptionMap:
-    perceiver = load(open_checkpoint(folder))
-    return predict(with_overrides(perceiver, overrides), image, **options)
+    checkpoint = open_checkpoint(folder)
+    return predict(load(replace(checkpoint, recipe=checkpoint.recipe.override(overrides))), image, **options)
 
 
 def theirs(pipeline: Any, image: Tensor, **options: Any) -> Any:

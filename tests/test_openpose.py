@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,10 +79,23 @@ def test_animals_go_where_animals_belong():
 def test_bodies_without_a_place_in_the_format_are_drawn_all_the_same():
     snake = skeleton_named("head, middle, tail", "head:middle, middle:tail")
     one = someone(snake)
-    assert pose_keypoint([[one]], snake, SIZE)[0]["people"] == []
+    (pose,) = pose_keypoint([[replace(one, scores=np.array([0.9, 0.1, 0.9]))]], snake, SIZE)
+    assert pose["people"] == []
+    assert pose["keypoint_names"] == ["head", "middle", "tail"]
+    head, tail = one.points[0].tolist(), one.points[2].tolist()
+    assert pose["bodies"] == [[*head, 1.0, 0.0, 0.0, 0.0, *tail, 1.0]]
     drawn = draw([one], snake, SIZE)
     for number, (x, y) in enumerate(one.points.astype(int)):
         assert (drawn[y, x] * 255).tolist() == list(COLOURS[number])
+
+
+def test_a_part_of_a_human_body_is_one_too():
+    half = skeleton_named(", ".join(name for name in COCO.names if not name.endswith(("hip", "knee", "ankle"))))
+    (pose,) = pose_keypoint([[someone(half)]], half, SIZE)
+    (person,) = pose["people"]
+    known = [name for name, sure in zip(OPENPOSE.names, person["pose_keypoints_2d"][2::3]) if sure]
+    assert sorted(known) == sorted([*half.names, "neck"])
+    assert not is_human(skeleton_named("nose, left_ear, right_ear"))  # a cat has these as well
 
 
 def opencv(person: Person) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -21,7 +22,6 @@ from diffusion_perception.core.picture import (
     LEVEL_MEANINGS,
     NORMAL_MEANINGS,
     as_map,
-    class_picture,
     classes_of,
     depth_picture,
     from_image,
@@ -30,7 +30,7 @@ from diffusion_perception.core.picture import (
     palette_of,
     ready,
 )
-from diffusion_perception.core.tasks import PICTURED, TASKS
+from diffusion_perception.core.tasks import TASKS
 
 SIZE = 65
 AFFINE = Convention(near="low")
@@ -311,22 +311,29 @@ def test_a_map_says_itself_what_it_means():
     assert as_map(own, DEPTH_MEANINGS["metres"], ("depth",)).convention == AFFINE
 
 
+def read_classes(map, picked=""):
+    """Clean colours, the mask of the classes that are named, and how clear they are."""
+    palette = palette_of(map)
+    found = classes_of(map, palette)
+    return found.picture(), found.mask(palette.indices(picked)), found.clearness
+
+
 def test_a_colour_map_becomes_clean_palette_colours_with_a_mask_and_a_confidence():
     meaning = CLASS_MEANINGS["colours of ade20k"]
     colours = torch.tensor([[[[6, 230, 230], [150, 5, 61], [120, 120, 120]]]]) / 255
     dirty = from_image(colours + 0.01, meaning)
-    clean, mask, confidence = class_picture(dirty, palette_of(dirty), "person, 2")
+    clean, mask, confidence = read_classes(dirty, "person, 2")
     assert clean.equal(colours)
     assert mask.tolist() == [[[1, 1, 0]]]
     assert (confidence > 0.5).all()
-    assert (class_picture(dirty, palette_of(dirty))[1] == 0).all()
+    assert (read_classes(dirty)[1] == 0).all()
 
 
 def test_what_is_unknown_is_of_no_class():
     values = torch.full((1, 1, 2, 3), 120 / 255)
     values[0, 0, 0, 1] = torch.nan
     broken = PerceptionMap("segmentation", values, Convention(palette="ade20k"))
-    clean, mask, confidence = class_picture(broken, palette_of(broken), "wall")
+    clean, mask, confidence = read_classes(broken, "wall")
     assert clean.isfinite().all()
     assert mask.tolist() == [[[0, 1]]]
     assert confidence.tolist() == [[[0, 1]]]
@@ -353,7 +360,7 @@ READY_CONVENTIONS = {
 }
 
 
-@pytest.mark.parametrize("task", PICTURED)
+@pytest.mark.parametrize("task", tiny.PICTURED)
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_task_has_a_picture_ready_for_controlnet_and_a_mask(task, count):
     values = torch.rand(count, 6, 7, TASKS[task].channels)
@@ -392,7 +399,7 @@ def numbered(*numbers: float, **rest) -> PerceptionMap:
 def test_class_numbers_become_colours_a_mask_and_a_confidence_as_colours_do():
     map = numbered(2, 12, 0, uncertainty=torch.tensor([[[0.0, 0.25, 1.0]]]))
     colours = torch.tensor([[[[6, 230, 230], [150, 5, 61], [120, 120, 120]]]]) / 255
-    clean, mask, confidence = class_picture(map, palette_of(map), "person, 2")
+    clean, mask, confidence = read_classes(map, "person, 2")
     assert clean.equal(colours)
     assert mask.tolist() == [[[1, 1, 0]]]
     assert confidence.tolist() == [[[1, 0.75, 0]]]
@@ -402,19 +409,20 @@ def test_class_numbers_become_colours_a_mask_and_a_confidence_as_colours_do():
 def test_class_numbers_tell_apart_classes_of_one_colour():
     map = numbered(6, 48)
     for name, expected in (("road", [1, 0]), ("skyscraper", [0, 1])):
-        assert class_picture(map, palette_of(map), name)[1].flatten().tolist() == expected
+        assert read_classes(map, name)[1].flatten().tolist() == expected
 
 
 def test_unknown_class_numbers_are_of_no_class():
     map = numbered(0, torch.nan, 0, valid=torch.tensor([[[True, True, False]]]))
-    clean, mask, confidence = class_picture(map, palette_of(map), "wall")
+    clean, mask, confidence = read_classes(map, "wall")
     assert clean.isfinite().all()
     assert mask.tolist() == confidence.tolist() == [[[1, 0, 0]]]
 
 
-def test_class_numbers_beyond_the_palette_are_refused():
-    with pytest.raises(ValueError, match="The map holds class 150, and the palette ade20k has 150: set palette="):
-        ready(numbered(3, 150))
+@pytest.mark.parametrize(("numbers", "named"), [((3, 150), 150), ((3, -1), -1), ((-2, 0, 149), -2), ((-1, 151), 151)])
+def test_class_numbers_beyond_the_palette_are_refused_by_name(numbers, named):
+    with pytest.raises(ValueError, match=f"The map holds class {named}, and the palette ade20k has 150: set palette="):
+        ready(numbered(*numbers))
 
 
 def test_the_classes_that_were_found_are_told_with_their_share_the_largest_first():

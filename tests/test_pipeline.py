@@ -19,10 +19,9 @@ from diffusion_perception.core.pipeline import (
     passes,
     predict,
     predict_latent,
-    with_overrides,
 )
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.tasks import PICTURED, TASKS
+from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer.models import DiffusersHead
 
 ONE_STEP = Recipe("depth", resolution=64)
@@ -55,7 +54,7 @@ class Counter:
         self.count += 1
 
 
-@pytest.mark.parametrize("task", PICTURED)
+@pytest.mark.parametrize("task", tiny.PICTURED)
 def test_every_task_gives_a_map_of_its_channels_at_the_images_size(task):
     seen = predict(perceiver(Recipe(task, resolution=48)), pictures(1))
     assert seen.values.shape == (1, 45, 61, TASKS[task].channels)
@@ -229,7 +228,7 @@ def test_the_resolution_is_the_recipes_unless_another_is_asked_for():
     images = pictures(1)
     model = perceiver(ONE_STEP)
     assert torch.equal(predict(model, images, resolution=64).values, predict(model, images).values)
-    native = with_overrides(model, ["resolution=0"])
+    native = replace(model, recipe=replace(ONE_STEP, resolution=0))
     assert torch.equal(predict(model, images, resolution=0).values, predict(native, images).values)
     assert not torch.equal(predict(model, images, resolution=40).values, predict(model, images).values)
 
@@ -251,9 +250,8 @@ def test_only_the_recipes_tokens_are_used_also_after_an_override():
     assert torch.equal(predict(tiny.perceiver(two, tokens=padded), images).values, short)
     long = predict(tiny.perceiver(all_of_them, tokens=padded), images).values
     assert not torch.equal(long, short)
-    assert torch.equal(
-        predict(with_overrides(tiny.perceiver(all_of_them, tokens=padded), ["tokens=2"]), images).values, short
-    )
+    set_to_two = all_of_them.override(["tokens=2"])
+    assert torch.equal(predict(tiny.perceiver(set_to_two, tokens=padded), images).values, short)
 
 
 def test_guidance_needs_a_negative_context_and_uses_its_first_tokens():
@@ -284,7 +282,7 @@ def test_a_checkpoint_without_a_vae_asks_for_one():
 
 def test_a_paradigm_for_another_network_is_refused():
     with pytest.raises(ValueError, match="takes 4 input channels and its paradigm gives it 8"):
-        predict(with_overrides(perceiver(ONE_STEP), ["paradigm=stochastic"]), pictures(1))
+        predict(perceiver(ONE_STEP.override(["paradigm=stochastic"])), pictures(1))
 
 
 def test_the_inner_half_can_be_trained_through():

@@ -125,6 +125,21 @@ def test_boxes_outside_the_picture_are_refused():
         predict_people(painted.perceiver(), torch.zeros(1, 3, 64, 64), [[Box(70, 0, 5, 5)]])
 
 
+@pytest.mark.parametrize("padding", [1.0, 1.25, 2.0])
+def test_a_persons_area_is_that_of_the_box_whatever_surrounds_it(padding):
+    wide = Box(20, 60, 240, 40)  # its window is far taller
+    seen = predict_people(painted.perceiver(), picture((200, 330), [wide]), [[wide]], padding=padding)
+    assert people_of(seen)[0][0].area == 240 * 40
+    beyond = predict_people(painted.perceiver(), picture((200, 330), BOXES), [[Box(-30, -20, 100, 200)]])
+    assert people_of(beyond)[0][0].area == 70 * 180
+
+
+def test_a_whole_image_has_its_own_area():
+    image = picture((128, 96), [Box(0, 0, 96, 128)])
+    for seen in (predict_people(painted.perceiver(), image), predict(painted.perceiver(), image)):
+        assert people_of(seen)[0][0].area == 96 * 128
+
+
 def test_without_boxes_the_whole_image_is_one_person():
     image = picture((128, 96), [Box(0, 0, 96, 128)])
     (people,) = people_of(predict_people(painted.perceiver(), image))

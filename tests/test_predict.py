@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.crops import Box
+from diffusion_perception.core.heads import untrained_head
+from diffusion_perception.core.openpose import pose_keypoint, pose_picture
 from diffusion_perception.core.pipeline import predict
+from diffusion_perception.core.pose import predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.models import load
@@ -131,6 +136,91 @@ def test_guidance_leads_away_from_a_negative_context(run, tmp_path, place):
     guided = written(tmp_path, "photo")
     assert run("predict", "--model", "mine.safetensors", "--out", "OUT", "photo.png")[0] == 0
     assert not np.array_equal(guided, written(tmp_path, "photo"))
+
+
+# Keypoints
+
+BOXES = [Box(5, 4, 20, 30), Box(26, 2, 18, 33, 0.5)]
+
+
+@pytest.fixture(scope="module")
+def people(place) -> Path:
+    """A checkpoint of keypoints beside the others, whose untrained head finds something."""
+    recipe = Recipe("keypoints", base="custom", resolution=64, head="vitpose_simple")
+    torch.manual_seed(5)
+    head = untrained_head(recipe.head, (32, 64, 64, 64), 32, recipe.channels)
+    with torch.no_grad():
+        head.final_layer.weight.mul_(40)
+    return tiny.write_own(place / "people.safetensors", [recipe], heads={recipe.head: head.state_dict()})
+
+
+def expected_poses(
+    model: Path, picture: Path, boxes: list[Box] | None, resolution: int = 64
+) -> tuple[dict, np.ndarray]:
+    """What the one path of poses makes of it."""
+    perceiver = load(open_checkpoint(model))
+    perceiver = replace(perceiver, recipe=replace(perceiver.recipe, resolution=resolution))
+    with torch.inference_mode():
+        seen = predict_people(perceiver, read_image(picture), None if boxes is None else [boxes])
+    drawn, found = pose_picture(seen)
+    (frame,) = pose_keypoint(found, perceiver.recipe.skeleton, (HEIGHT, WIDTH))
+    return json.loads(json.dumps(frame)), (drawn[0] * 255).round().byte().numpy()
+
+
+def test_of_people_a_pose_is_written_and_its_skeleton(run, tmp_path, place, people):
+    photo = place / "photo.png"
+    rows = {"photo.png": [list(BOXES[0][:4]), list(BOXES[1])], "other.png": []}
+    (place / "boxes.json").write_text(json.dumps(rows))
+    (place / "masks").mkdir()
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[4:34, 5:25] = 255
+    Image.fromarray(mask).save(place / "masks" / "photo.webp", lossless=True)
+    cases = [
+        ((), None, 64),
+        (("--boxes", "boxes.json"), BOXES, 64),
+        (("--mask", "masks"), BOXES[:1], 64),
+        (("--mask", "masks", "--resolution", "96"), BOXES[:1], 96),
+    ]
+    for words, boxes, resolution in cases:
+        assert run("predict", "--model", "people.safetensors", "--out", "OUT", *words, "photo.png")[0] == 0
+        frame, drawn = expected_poses(people, photo, boxes, resolution)
+        assert json.loads((tmp_path / "out" / "photo.json").read_text()) == frame
+        assert (frame["canvas_height"], frame["canvas_width"]) == (HEIGHT, WIDTH)
+        assert drawn.any()
+        with Image.open(tmp_path / "out" / "photo.png") as picture:
+            assert np.array_equal(np.asarray(picture), drawn)
+    assert run("predict", "--model", "people.safetensors", "--out", "OUT", "--boxes", "boxes.json", "other.png")[0] == 0
+    nobody = json.loads((tmp_path / "out" / "other.json").read_text())
+    assert nobody == {"people": [], "canvas_height": WIDTH, "canvas_width": HEIGHT}
+    assert not list(tmp_path.glob("out/*.npy"))
+
+
+WRONG_PEOPLE = [
+    (("--boxes", "empty.json"), "empty.json has no boxes for photo.png: add them, or [] if there is nobody in it."),
+    (("--boxes", "list.json"), "list.json names no pictures: expected {picture's name:"),
+    (("--boxes", "words.json"), "words.json: photo.png has 'all': expected [[x, y, width, height], ...]."),
+    (("--boxes", "photo.png"), "photo.png is not JSON"),
+    (("--boxes", "nowhere.json"), "nowhere.json"),
+    (("--mask", "nowhere"), "There is no folder nowhere of masks"),
+    (("--mask", "hub"), "hub has 0 masks for photo.png: expected one, as photo.png."),
+    (("--boxes", "outside.json"), "photo.png: The box x=90 y=0 width=5 height=5 lies outside the picture of 50x37"),
+    (("--resolution", "0"), "--resolution 0 is none for people"),
+    (("--boxes", "empty.json", "--mask", "hub"), "--mask: not allowed with argument --boxes"),
+    (("--model", "mine.safetensors", "--boxes", "good.json"), "say where people are, but depth predicts depth"),
+]
+
+
+@pytest.mark.parametrize(("words", "reason"), WRONG_PEOPLE, ids=[" ".join(words) for words, _ in WRONG_PEOPLE])
+def test_people_who_cannot_be_found_are_told_in_one_line(run, place, people, words, reason):
+    contents = {"empty": {}, "list": [[1, 2, 3, 4]], "words": {"photo.png": "all"}}
+    contents |= {"outside": {"photo.png": [[90, 0, 5, 5]]}, "good": {"photo.png": [[1, 2, 3, 4]]}}
+    for name, content in contents.items():
+        (place / f"{name}.json").write_text(json.dumps(content))
+    model = () if "--model" in words else ("--model", "people.safetensors")
+    code, said = run("predict", *model, "--out", "OUT", *words, "photo.png")
+    assert code == 2
+    assert "Traceback" not in said
+    assert reason in said.splitlines()[-1]
 
 
 # Images

@@ -16,7 +16,7 @@ from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.families import Clues, family_named, recipe_for
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.tasks import PICTURED, TASKS
+from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer.models import DiffusersAutoencoder, DiffusersBackbone, DiffusersHead
 
 TOLERANCE = 1e-4
@@ -92,7 +92,7 @@ def scheduler(steps: int, betas: tuple[float, float], prediction_type: str = "v_
 # GenPercept
 
 
-@pytest.mark.parametrize("task", PICTURED)
+@pytest.mark.parametrize("task", tiny.PICTURED)
 @pytest.mark.parametrize(("height", "width"), SIZES[:1])
 def test_one_step_of_genpercept(task, height, width):
     unet, image = tiny.unet(), tiny.picture(height, width)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import runs
+import tiny
 from safetensors import safe_open
 
 from diffusion_perception.core.losses import LOSSES
 from diffusion_perception.core.recipe import from_header
-from diffusion_perception.core.tasks import PICTURED
 from diffusion_perception.trainer import base
 from diffusion_perception.trainer.config import Config, build, merged
 from diffusion_perception.trainer.loop import fit
@@ -97,7 +97,7 @@ def test_every_loss_between_latents_falls(root, tmp_path, loss):
     assert after < 0.5 * before
 
 
-@pytest.mark.parametrize("task", PICTURED)
+@pytest.mark.parametrize("task", tiny.PICTURED)
 def test_every_task_trains_with_its_own_losses_beside_the_latent_one(root, tmp_path, task):
     before, after = errors(root, tmp_path, tasks=[task], objective={"loss": "both"}, validate_every=0)
     assert after < 0.9 * before

@@ -14,17 +14,18 @@ import torch
 from PIL import Image
 
 from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.crops import Box
+from diffusion_perception.core.crops import Box, cut, inside, window_around
 from diffusion_perception.core.losses import LOSSES
-from diffusion_perception.core.pose import predict_people
+from diffusion_perception.core.pose import Person, crop_size, predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.skeletons import COCO, skeleton_named
 from diffusion_perception.trainer import keypoint_ap
 from diffusion_perception.trainer.config import ConfigError
+from diffusion_perception.trainer.data import read_image
 from diffusion_perception.trainer.loop import fit
 from diffusion_perception.trainer.models import load
 from diffusion_perception.trainer.people import named_after, plain_people
-from diffusion_perception.trainer.train import prepare
+from diffusion_perception.trainer.train import open_feeds, prepare
 
 SCENES = Path(__file__).parent / "data" / "scenes"
 STEPS = 12
@@ -68,6 +69,31 @@ def test_rendered_bodies_teach_both_heads_and_the_file_predicts_what_they_learnt
         read = predict_people(load(checkpoint), image, boxes, flip_test=True)
     assert learnt.values.shape == (1, 16, 12, 17)
     assert torch.allclose(learnt.values, read.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 48), (48, 96)])
+def test_people_are_learnt_in_the_very_crops_that_are_predicted(tmp_path, size):
+    settings = config(tmp_path, size=list(size), augment={})
+    for (feed,) in open_feeds(settings, "custom"):
+        recipe, person = feed.recipe, feed.records.records[0]
+        assert crop_size(recipe) == size
+        picture, _ = read_image(feed.records.root / person.image)
+        box = inside(Box(*person.box), (picture.shape[-2], picture.shape[-1]))
+        expected = cut(picture, window_around(box, crop_size(recipe)), crop_size(recipe))
+        sample, _ = feed.sample(0, np.random.default_rng(0))
+        assert torch.equal(sample.image, expected)
+        assert sample.target.shape == (17, *size)
+
+
+def test_a_run_cuts_people_out_at_full_resolution_and_in_no_other_shape(tmp_path):
+    (feed,), _ = open_feeds(config(tmp_path, size=[512, 384], augment={}), "custom")
+    assert feed.records[0].image.shape == (3, 512, 384)
+    assert plain_people(SCENES / "val", "val")[0].image.shape == (3, 256, 192)
+    with pytest.raises(ConfigError, match=r"aspect = 0.5, .* not that of size = \[64, 48\]: leave it out"):
+        open_feeds(config(tmp_path, recipe={"aspect": 0.5}), "custom")
+    coco = {"root": "here", "reader": "coco-keypoints", "settings": {"size": [256, 192]}}
+    with pytest.raises(ConfigError, match=r"crops of size = \[256, 192\], the run pictures of size = \[64, 48\]"):
+        open_feeds(config(tmp_path, data=[coco]), "custom")
 
 
 def test_people_are_measured_in_a_run_of_half_precision(tmp_path, own_precision):
@@ -151,8 +177,9 @@ def guesses(annotated: keypoint_ap.Annotated, spread: float) -> list[dict[str, o
         if row["num_keypoints"]:
             points = np.reshape(row["keypoints"], (-1, 3)) + random.normal(0, spread, (17, 3)) * [1, 1, 0]
             score = float(random.uniform(0.2, 1))
-            rows.append({"image_id": row["image_id"], "category_id": 1, "keypoints": points.reshape(-1).tolist(),
-                         "score": score})  # fmt: skip
+            keypoints = points.reshape(-1).tolist()
+            known = {"image_id": row["image_id"], "category_id": annotated.category}
+            rows.append({**known, "keypoints": keypoints, "score": score})
     return rows
 
 
@@ -207,5 +234,97 @@ def test_boxes_of_a_detector_stand_in_the_true_ones_place():
     found = keypoint_ap.true_boxes(annotated)
     assert sum(map(len, found.values())) == 4
     rows = [{"image_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]
-    assert keypoint_ap.detected_boxes(rows) == {2: [Box(1, 2, 3, 4, 0.5)]}
+    assert keypoint_ap.detected_boxes(rows, annotated) == {2: [Box(1, 2, 3, 4, 0.5)]}
     assert annotated.skeleton is COCO
+
+
+def plain_copy(root: Path, change) -> Path:
+    """The annotations of SCENES / "val" with every table changed."""
+    for folder in ("images", "keypoints"):
+        (root / folder).mkdir(parents=True)
+    for file in (SCENES / "val" / "images").iterdir():
+        (root / "images" / file.name).write_bytes(file.read_bytes())
+    for file in (SCENES / "val" / "keypoints").iterdir():
+        table = json.loads(file.read_text())
+        change(table)
+        (root / "keypoints" / file.name).write_text(json.dumps(table))
+    return root
+
+
+def bare(table) -> None:
+    """What the plain layout asks for, and no more."""
+    table["annotations"] = [{key: row[key] for key in ("bbox", "keypoints")} for row in table["annotations"]]
+
+
+def another_category(table) -> None:
+    """People are number 7, and there are chairs, without keypoints."""
+    person = {**table["categories"][0], "id": 7}
+    table["categories"] = [{"id": 2, "name": "chair"}, person]
+    people = [{**row, "category_id": 7} for row in table["annotations"]]
+    table["annotations"] = [{"id": 99, "category_id": 2, "bbox": [0, 0, 9, 9]}, *people]
+
+
+@pytest.mark.parametrize("change", [bare, another_category])
+def test_whatever_a_file_may_leave_out_or_add_a_perfect_prediction_has_an_ap_of_one(tmp_path, change):
+    pytest.importorskip("pycocotools")
+    annotated = keypoint_ap.from_folder(plain_copy(tmp_path, change))
+    assert sum(map(len, keypoint_ap.true_boxes(annotated).values())) == 4
+    assert keypoint_ap.average_precision(annotated, guesses(annotated, 0.0))["AP"] == 1
+    (category,) = annotated.table["categories"]
+    assert category["id"] == annotated.category == {row["category_id"] for row in annotated.table["annotations"]}.pop()
+    row = annotated.table["annotations"][0]
+    assert row["num_keypoints"] == sum(seen > 0 for seen in row["keypoints"][2::3])
+    if change is bare:
+        assert (row["area"], row["iscrowd"]) == (row["bbox"][2] * row["bbox"][3], 0)
+
+
+def test_results_have_the_category_of_the_file(tmp_path):
+    annotated = keypoint_ap.from_folder(plain_copy(tmp_path, another_category))
+    person = Person(np.zeros((17, 2)), np.ones(17), 0.5, 100.0)
+    assert keypoint_ap.as_result(person, 3, annotated.category)["category_id"] == 7
+    rows = [{"image_id": 1, "category_id": kind, "bbox": [kind, 2, 3, 4]} for kind in (1, 7, 62)]
+    assert keypoint_ap.detected_boxes(rows, annotated) == {1: [Box(7, 2, 3, 4)]}  # no cups, no chairs
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([{"image_id": 99, "bbox": [1, 2, 3, 4]}], "Box 1 is of the image 99, which the annotations do not list"),
+        ([{"image_id": 1}], "Box 1 has the bbox None: expected x, y, width and height in pixels."),
+        ({"a.png": [[1, 2, 3, 4]]}, r"The boxes are no COCO results: expected a list"),
+    ],
+)
+def test_boxes_that_cannot_be_used_are_told_in_one_sentence(tmp_path, capsys, rows, reason):
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(rows))
+    words = ["--model", "none", "--root", str(SCENES / "val"), "--boxes", str(boxes), "--out", str(tmp_path)]
+    assert keypoint_ap.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"keypoint_ap: {reason}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bbox": None}, "annotation 5 has the bbox None: expected x, y, width and height"),
+        ({"image_id": 8}, "annotation 5 is of the image 8, which is not listed"),
+        ({"keypoints": [1, 2, 2]}, "annotation 5 has other keypoints than 3 numbers for each of 17"),
+    ],
+)
+def test_annotations_that_cannot_be_measured_are_told_in_one_sentence(tmp_path, change, reason):
+    row = {"id": 5, "image_id": 1, "bbox": [1, 2, 3, 4], "keypoints": [0] * 51, **change}
+    table = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [row],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.names)}],
+    }
+    (tmp_path / "people.json").write_text(json.dumps(table))
+    with pytest.raises(ValueError, match=reason):
+        keypoint_ap.from_coco(tmp_path / "people.json", tmp_path)
+
+
+def test_a_model_of_other_keypoints_is_refused():
+    annotated = keypoint_ap.from_folder(SCENES / "val")
+    with pytest.raises(ValueError, match="keypoints predicts 3 keypoints .nose, .* but 17 are annotated"):
+        keypoint_ap.check_skeleton(Recipe("keypoints", keypoints="nose, left_ear, right_ear"), annotated)

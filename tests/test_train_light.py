@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.light import open_light
+from diffusion_perception.core.light import own_light
 from diffusion_perception.core.recipe import from_header
 from diffusion_perception.core.weights import read_metadata
 from diffusion_perception.trainer import base, models
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import ConfigError, merged
+from diffusion_perception.trainer.light import open_teacher
 from diffusion_perception.trainer.loop import fit
 from diffusion_perception.trainer.targets import normalise
 from diffusion_perception.trainer.train import prepare
@@ -140,7 +141,7 @@ def test_the_file_names_the_recipe_that_it_is_for_and_what_it_costs(root, tmp_pa
     assert recipe.decoder == "normal"
     assert recipe.decoder_cost == f"mean-angle {whole:.4g} -> {light:.4g}"
     assert (recipe.id, recipe.resolution, recipe.base) == (expected.id, expected.resolution, expected.base)
-    learnt = open_light(file, "decoder", expected).weights.load()
+    learnt = own_light(file, "decoder", recipe).load()
     assert all(torch.equal(learnt[name], tensor) for name, tensor in run.learner.light.state_dict().items())
 
 
@@ -180,11 +181,27 @@ def test_tasks_of_one_channel_and_of_three_are_not_learnt_together(root, tmp_pat
 def test_one_encoder_serves_all_tasks(root, tmp_path, patches):
     run = prepare(light_config(root, tmp_path, "encoder", tasks=["depth", "normal"], steps=2))
     fit(run)
-    for recipe in recipes_of(root):
-        assert open_light(tmp_path / "run" / "last.safetensors", "encoder", recipe).name == "depth"
+    held = from_header(read_metadata(tmp_path / "run" / "last.safetensors"), "last")
+    assert {recipe.id: recipe.encoder for recipe in held} == {"depth": "depth", "normal": "depth"}
 
 
-def test_train_export_and_predict_on_the_command_line(root, tmp_path):
+@pytest.mark.parametrize("tasks", [["mask"], ["depth", "mask"]])
+def test_a_predictor_of_other_tasks_is_refused_and_does_not_become_its_vae_alone(tmp_path, tasks):
+    data = runs.write_root(tmp_path / "balls")
+    tiny.write_genpercept(data / "genpercept-depth", ["unet_depth_v2"])
+    settings = {"base": {"path": str(data / "genpercept-depth")}, "tasks": tasks}
+    with pytest.raises(ConfigError, match="genpercept-depth is for depth, not for mask: set tasks to what it predicts"):
+        open_teacher(light_config(data, tmp_path, **settings), "cpu")
+
+
+def test_a_model_that_generates_teaches_by_its_vae_alone(root, tmp_path):
+    tiny.write(tmp_path / "generative" / "unet", tiny.unet())
+    tiny.write(tmp_path / "generative" / "vae", tiny.vae())
+    teacher = open_teacher(light_config(root, tmp_path, base={"path": str(tmp_path / "generative")}), "cpu")
+    assert (teacher.perceivers, teacher.base) == ({}, "custom")
+
+
+def test_train_export_and_predict_on_the_command_line(root, tmp_path, capsys):
     """Real networks from end to end: the light decoder in a run's file, in the checkpoint, and by name."""
     photo = tiny.save_picture(tmp_path / "photo.png", 40, 56)
     model = str(root / "model.safetensors")
@@ -212,6 +229,18 @@ def test_train_export_and_predict_on_the_command_line(root, tmp_path):
     assert np.array_equal(full, predicted("again", "--model", str(exported)))
     assert np.array_equal(by_file, by_name)
     assert np.abs(full - by_name).max() > 1e-3
+
+    # another checkpoint with a VAE of its own: its latents are noise to this decoder
+    other = tiny.vae(5)
+    vae = tiny.vae_architecture(other), other.state_dict()
+    model = str(tiny.write_own(tmp_path / "other.safetensors", list(recipes_of(root)), vae=vae))
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    for file in (str(light), str(exported)):
+        assert main(["export", "--model", model, "--out", str(elsewhere), "--decoder", file]) == 2
+        assert "depth perceives those of its own VAE, which is another" in capsys.readouterr().err
+        flags = ["--decoder", file, "--task", "depth", "--out", str(tmp_path / "noise"), str(photo)]
+        assert main(["predict", "--model", model, *flags]) == 2
+    assert not elsewhere.exists()
 
 
 def test_what_cannot_be_had_is_refused_in_one_sentence(root, tmp_path, capsys):

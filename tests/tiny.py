@@ -22,11 +22,14 @@ from diffusion_perception.core.dpt import DPT
 from diffusion_perception.core.keys import rename, unet_to_ldm, vae_to_ldm
 from diffusion_perception.core.pipeline import Perceiver
 from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer.models import DiffusersAutoencoder, DiffusersBackbone
 
 WIDTH = 64
 """Of the text that the networks read."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICTURED = [name for name, task in TASKS.items() if task.channels]
+"""Tasks whose maps are pictures, which a VAE can decode."""
 
 
 @cache

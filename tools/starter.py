@@ -2,7 +2,9 @@
 
     python tools/starter.py --scenes DIR --out DIR [--factor 20] [--stage latent]
 
-Every part goes on where it was stopped. --factor trains that many times longer, for machines with a GPU.
+Every part goes on where it was stopped; what is finished is left alone. --factor trains that many times longer, for
+machines with a GPU. Rooms are rendered with the `scenes` extra, anny and libLLVM, as trainer/scenes says; with
+--no-render only those that are there are learnt from.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ def render(scenes: Path) -> None:
     """What is still missing of the rooms."""
     command = [sys.executable, "-m", "diffusion_perception.trainer", "scenes", "--out", str(scenes)]
     numbers = {"--rooms": ROOMS, "--views": VIEWS, "--size": 256, "--seed": SEED, "--bodies": 200}
-    subprocess.run([*command, *(str(part) for pair in numbers.items() for part in pair)], check=True)
+    done = subprocess.run([*command, *(str(part) for pair in numbers.items() for part in pair)], check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said why
 
 
 def main() -> None:
@@ -68,13 +72,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages")
     parser.add_argument("--factor", type=float, default=1.0, help="times as many steps")
     parser.add_argument("--stage", default=STAGES[-1].name, choices=[stage.name for stage in STAGES], help="the last")
+    parser.add_argument("--no-render", action="store_true", help="learn from the rooms that are there")
     arguments = parser.parse_args()
-    if not (arguments.scenes / "train").is_dir():
+    if not arguments.no_render:
         render(arguments.scenes)
     before = None
     for stage in STAGES:
-        train.run(config_of(stage, arguments.scenes, arguments.out, before, arguments.factor))
-        before = arguments.out / stage.name / stage.result
+        result = arguments.out / stage.name / stage.result
+        if not result.exists():
+            try:
+                train.run(config_of(stage, arguments.scenes, arguments.out, before, arguments.factor))
+            except ValueError as fault:
+                raise SystemExit(f"error: {fault}") from fault
+        before = result
         if stage.name == arguments.stage:
             break
     print(before)

@@ -108,13 +108,18 @@ def add_recipe_arguments(verb: argparse.ArgumentParser) -> None:
 def add_predict(verb: argparse.ArgumentParser) -> None:
     """The arguments of `predict`."""
     model = "folder in diffusers layout, published repository or .safetensors file"
-    out = "folder for <stem>.npy (raw values) and <stem>.png (for the eye)"
+    out = "folder for <stem>.npy (raw values; of keypoints <stem>.json, OpenPose's) and <stem>.png (for the eye)"
     verb.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     add_source_arguments(verb, model)
     verb.add_argument("--out", type=Path, required=True, help=out)
     add_checkpoint_arguments(verb)
     verb.add_argument("--resolution", type=int, default=-1, help="-1 as trained, 0 the image's own, or pixels")
     add_recipe_arguments(verb)
+    people = verb.add_mutually_exclusive_group()
+    boxes = "for keypoints, where people are: JSON {picture's name: [[x, y, width, height] or these and a score, ...]}"
+    people.add_argument("--boxes", type=Path, metavar="FILE", help=boxes)
+    masks = "or a folder of masks named like the pictures: every connected part a person; the whole picture if left out"
+    people.add_argument("--mask", type=Path, metavar="FOLDER", help=masks)
     verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
     for role in ("decoder", "encoder"):
         light = f"the VAE's {role}: full, light (the checkpoint's), or a file of `train` or TAESD's"

@@ -68,7 +68,8 @@ dataset.toml. This is everything that it can say, with what holds where nothing 
 
 keypoints/1.json has `annotations`, each a person: `bbox` [x, y, width, height], `keypoints` [x, y, v, ...] in pixels
 (v: 0 not labelled, 1 hidden, 2 seen), and `categories`, whose row names the keypoints; left_* and right_* are each
-other's mirror image. Every person is a record of its own.
+other's mirror image. Every person is a record of its own. What a person may leave out: `num_keypoints` (as many as are
+labelled; 0 leaves the person out), `area` in pixels of the silhouette (the box's), `iscrowd` (0), `category_id`.
 
 A record that lacks a file, is empty or damaged, of another size than its picture, or without a single valid pixel is
 named, skipped and counted; if more than half of them are, that is an error.

@@ -17,7 +17,7 @@ from ..core.bases import Base, negative_of, one_by_one, open_adapted, open_base
 from ..core.checkpoint import Checkpoint, open_all, open_checkpoint, write_checkpoint
 from ..core.extract import Extracted, Source, common_layers, extract
 from ..core.fingerprint import fingerprint
-from ..core.light import ROLES, Role, meant_for, open_light
+from ..core.light import ROLES, Role, latents_note, meant_for, open_light
 from ..core.recipe import Recipe
 from ..core.weights import Weights
 from .models import context_of, named_context, refuse_text_encoder
@@ -114,7 +114,7 @@ def lightened(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoi
     for role in ROLES:
         for file in getattr(arguments, role):
             if meant_for(file, role, checkpoint.recipe):
-                light = open_light(file, role, checkpoint.recipe)
+                light = open_light(file, role, checkpoint.recipe, checkpoint.vae)
                 recipe = replace(checkpoint.recipe, **{role: light.name, f"{role}_cost": light.cost})
                 checkpoint = replace(checkpoint, recipe=recipe, **{role: light.weights})
     return checkpoint
@@ -136,10 +136,15 @@ def light_of(checkpoints: list[Checkpoint], arguments: argparse.Namespace) -> di
     return {role: {name: cast(light.load(), dtype) for name, light in lights.items()} for role, lights in held.items()}
 
 
+def about_light(light: Mapping[Role, Mapping[str, object]], checkpoint: Checkpoint) -> dict[str, str]:
+    """The header field that says whose latents they are for, if there are any."""
+    return latents_note(checkpoint.vae) if any(light.values()) else {}
+
+
 def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], arguments: argparse.Namespace) -> None:
     """The networks of some recipes, whole, with their contexts baked in."""
     first, dtype = checkpoints[0], DTYPES[arguments.dtype]
-    vae = None
+    light, vae = light_of(checkpoints, arguments), None
     if first.vae is not None and first.vae_architecture is not None:
         vae = first.vae_architecture, cast(first.vae.load(), dtype)
     write_checkpoint(
@@ -149,8 +154,8 @@ def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], arg
         vae,
         heads_of(checkpoints, dtype),
         contexts_of(checkpoints, arguments),
-        modelspec(arguments.out, first.recipe, ""),
-        light_of(checkpoints, arguments),
+        {**modelspec(arguments.out, first.recipe, ""), **about_light(light, first)},
+        light,
     )
 
 
@@ -167,7 +172,8 @@ def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, arg
     )
     contexts = contexts_of(checkpoints, arguments)
     heads = heads_of(checkpoints, DTYPES[arguments.dtype])
-    about, light = modelspec(arguments.out, first.recipe, "/lora"), light_of(checkpoints, arguments)
+    light = light_of(checkpoints, arguments)
+    about = {**modelspec(arguments.out, first.recipe, "/lora"), **about_light(light, first)}
     write_adapter(arguments.out, described, heads, contexts, about, light)
 
 

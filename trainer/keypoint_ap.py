@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..core.crops import Box
+from ..core.crops import Box, read_box
 from ..core.pipeline import Perceiver
 from ..core.pose import Person, people_of, predict_people
+from ..core.recipe import Recipe
 from ..core.skeletons import COCO, Skeleton
 from .arrays import READERS
-from .data import list_files, read_image
+from .data import list_files, read_image, read_json
 from .people import read_annotations, skeleton_of
 from .truth import DatasetError
 
@@ -36,23 +37,32 @@ NAMES = ("AP", "AP50", "AP75", "AP-medium", "AP-large", "AR", "AR50", "AR75", "A
 
 
 class Annotated(NamedTuple):
-    """A COCO file and where its pictures lie."""
+    """A COCO file with one category, all that COCOeval asks for being there, and where its pictures lie."""
 
     table: dict[str, Any]
     paths: dict[int, Path]
     """By the id of the image."""
     skeleton: Skeleton
 
+    @property
+    def category(self) -> int:
+        """Its id."""
+        return self.table["categories"][0]["id"]
+
 
 def from_coco(annotations: Path, images: Path) -> Annotated:
     """COCO's own layout: one file for all pictures."""
     table = read_annotations(annotations)
-    paths = {row["id"]: images / row["file_name"] for row in table.get("images", ())}
-    return Annotated(table, paths, skeleton_of(table, str(annotations)))
+    rows = table.get("images", ())
+    try:
+        paths = {row["id"]: images / row["file_name"] for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{annotations} has an image without an id or a file_name ({error!r}).") from None
+    return complete(rows, table["annotations"], table["categories"], paths, str(annotations))
 
 
 def from_folder(root: Path) -> Annotated:
-    """A plain folder, a file for each picture: ids are given anew, from 1 as pycocotools needs them."""
+    """A plain folder, a file for each picture: images are numbered from 1, in the order of their names."""
     images, _ = list_files(root / "images", READERS)
     files, _ = list_files(root / "keypoints", (".json",))
     stems = [stem for stem in files if stem in images]
@@ -60,30 +70,69 @@ def from_folder(root: Path) -> Annotated:
         raise DatasetError(f"{root} has no picture with a file of its name in keypoints/.")
     tables = [read_annotations(root / files[stem]) for stem in stems]
     rows = [{**row, "image_id": number} for number, table in enumerate(tables, 1) for row in table["annotations"]]
-    whole = {
-        "images": [{"id": number, "file_name": images[stem]} for number, stem in enumerate(stems, 1)],
-        "annotations": [{**row, "id": number, "category_id": 1} for number, row in enumerate(rows, 1)],
-        "categories": [{**tables[0]["categories"][0], "id": 1}],
-    }
+    listed = [{"id": number, "file_name": images[stem]} for number, stem in enumerate(stems, 1)]
     paths = {number: root / images[stem] for number, stem in enumerate(stems, 1)}
-    return Annotated(whole, paths, skeleton_of(tables[0], str(root)))
+    return complete(listed, rows, tables[0]["categories"], paths, str(root / "keypoints"))
+
+
+def complete(
+    images: Sequence[Any], rows: Sequence[dict[str, Any]], categories: Sequence[Any], paths: dict[int, Path], where: str
+) -> Annotated:
+    """Of the category that has keypoints alone. Annotations are numbered from 1: pycocotools takes 0 for no match."""
+    skeleton = skeleton_of({"categories": categories}, where)
+    (kind,) = (dict(row) for row in categories if row.get("keypoints"))
+    category = kind.setdefault("id", 1)
+    its = [row for row in rows if row.get("category_id", category) == category]
+    annotations = [
+        {**filled(row, paths, skeleton, where), "id": number, "category_id": category}
+        for number, row in enumerate(its, 1)
+    ]
+    return Annotated({"images": list(images), "annotations": annotations, "categories": [kind]}, paths, skeleton)
+
+
+def filled(row: dict[str, Any], paths: Mapping[int, Path], skeleton: Skeleton, where: str) -> dict[str, Any]:
+    """An annotation with what COCOeval asks for and files may leave out. DatasetError for what cannot be made up."""
+    name, box = f"{where}: annotation {row.get('id')}", row.get("bbox")
+    if row.get("image_id") not in paths:
+        raise DatasetError(f"{name} is of the image {row.get('image_id')}, which is not listed.")
+    if box is None or not numbers(box, 4):
+        raise DatasetError(f"{name} has the bbox {box}: expected x, y, width and height in pixels.")
+    keypoints = row.get("keypoints") or [0] * 3 * len(skeleton)
+    if not numbers(keypoints, 3 * len(skeleton)):
+        raise DatasetError(f"{name} has other keypoints than 3 numbers for each of {len(skeleton)}.")
+    known = {"num_keypoints": sum(seen > 0 for seen in keypoints[2::3]), "iscrowd": 0}
+    return {**known, **row, "keypoints": keypoints, "area": row.get("area") or box[2] * box[3]}
+
+
+def numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(part, int | float) for part in value)
 
 
 def true_boxes(annotated: Annotated) -> dict[int, list[Box]]:
     """By image, of the people whose keypoints are labelled: what a perfect detector would find."""
     boxes: dict[int, list[Box]] = {}
     for row in annotated.table["annotations"]:
-        if row.get("num_keypoints") and not row.get("iscrowd") and min(row["bbox"][2:]) > 0:
+        if row["num_keypoints"] and not row["iscrowd"] and min(row["bbox"][2:]) > 0:
             boxes.setdefault(row["image_id"], []).append(Box(*map(float, row["bbox"])))
     return boxes
 
 
-def detected_boxes(results: Sequence[Mapping[str, Any]]) -> dict[int, list[Box]]:
-    """By image, of a detector's COCO results."""
+def detected_boxes(results: Any, annotated: Annotated) -> dict[int, list[Box]]:
+    """By image, of a detector's COCO results: those of the annotated category. ValueError for what are none."""
+    if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
+        raise ValueError("The boxes are no COCO results: expected a list of {image_id, category_id, bbox, score}.")
     boxes: dict[int, list[Box]] = {}
-    for row in results:
-        x, y, width, height = map(float, row["bbox"])
-        boxes.setdefault(row["image_id"], []).append(Box(x, y, width, height, float(row.get("score", 1.0))))
+    for number, row in enumerate(results, 1):
+        if row.get("category_id", annotated.category) != annotated.category:
+            continue
+        if row.get("image_id") not in annotated.paths:
+            raise ValueError(
+                f"Box {number} is of the image {row.get('image_id')}, which the annotations do not list: give the "
+                "results of a detector on the same images."
+            )
+        if not numbers(row.get("bbox"), 4):
+            raise ValueError(f"Box {number} has the bbox {row.get('bbox')}: expected x, y, width and height in pixels.")
+        boxes.setdefault(row["image_id"], []).append(read_box([*row["bbox"], row.get("score", 1.0)]))
     return boxes
 
 
@@ -101,14 +150,14 @@ def predict_all(
         picture, _ = read_image(annotated.paths[image])
         seen = predict_people(perceiver, picture[None], [list(its)], flip_test=flip_test, batch_size=batch_size)
         (people,) = people_of(seen)
-        results += [as_result(person, image) for person in people]
+        results += [as_result(person, image, annotated.category) for person in people]
     return results
 
 
-def as_result(person: Person, image: int) -> dict[str, Any]:
+def as_result(person: Person, image: int, category: int) -> dict[str, Any]:
     """One row of COCO's results."""
-    numbers = np.column_stack([person.points, person.scores]).reshape(-1).tolist()
-    return {"image_id": image, "category_id": 1, "keypoints": numbers, "score": person.score}
+    keypoints = np.column_stack([person.points, person.scores]).reshape(-1).tolist()
+    return {"image_id": image, "category_id": category, "keypoints": keypoints, "score": person.score}
 
 
 def average_precision(annotated: Annotated, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -160,14 +209,26 @@ def measure(said: argparse.Namespace) -> None:
 
     root = said.root
     annotated = from_coco(root / said.annotations, root / said.images) if said.annotations else from_folder(root)
-    perceiver = load(open_checkpoint(said.model, task="keypoints"), device=device_named(said.device))
-    boxes = detected_boxes(json.loads(said.boxes.read_text())) if said.boxes else true_boxes(annotated)
+    boxes = detected_boxes(read_json(said.boxes), annotated) if said.boxes else true_boxes(annotated)
+    checkpoint = open_checkpoint(said.model, task="keypoints")
+    check_skeleton(checkpoint.recipe, annotated)
+    perceiver = load(checkpoint, device=device_named(said.device))
     results = predict_all(perceiver, annotated, boxes, said.flip_test, said.batch_size)
     scores = average_precision(annotated, results)
     said.out.mkdir(parents=True, exist_ok=True)
     for name, content in (("results", results), ("truth", annotated.table), ("scores", scores)):
         (said.out / f"{name}.json").write_text(json.dumps(content))
     sys.stdout.write("".join(f"{name:10} {value:.3f}\n" for name, value in scores.items()))
+
+
+def check_skeleton(recipe: Recipe, annotated: Annotated) -> None:
+    """ValueError if the model's keypoints are not those that are annotated."""
+    own, asked = recipe.skeleton.names, annotated.skeleton.names
+    if own != asked:
+        raise ValueError(
+            f"{recipe.id} predicts {len(own)} keypoints ({', '.join(own[:3])} ...), but {len(asked)} are annotated "
+            f"({', '.join(asked[:3])} ...): take a model of these."
+        )
 
 
 if __name__ == "__main__":

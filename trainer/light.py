@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from ..core.adapters import Adapter
 from ..core.backbone import Context
 from ..core.bases import open_adapted, open_base
-from ..core.checkpoint import Checkpoint, UnsuitedError, open_checkpoint
+from ..core.checkpoint import Checkpoint, UnsuitedError, open_all, open_checkpoint
 from ..core.codecs import reduce_channels
 from ..core.image import CELL, Fit
-from ..core.light import LATENT, Role, untrained, with_light, write_light
+from ..core.light import LATENT, STABLE_DIFFUSION, Held, Role, latents_note, untrained, with_light, write_light
 from ..core.losses import LOSSES, at_least_float32
 from ..core.multitask import Answered
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, denoise, initial_noise, join, perceive
 from ..core.recipe import Recipe
+from ..core.weights import shown
 from . import base
 from .batches import Batch, Feed
 from .config import Config, ConfigError
@@ -48,6 +49,8 @@ class Teacher:
     autoencoder: DiffusersAutoencoder
     perceivers: Mapping[str, Perceiver]
     """{recipe id: predictor whose VAE it is}; empty where there is only the VAE."""
+    base: str = "custom"
+    """Whose latents they are where there is only the VAE."""
 
     def predict(self, image: Tensor, task: str) -> Tensor:
         """Image latents -> the target's latents as the task's predictor gives them; gradients flow through."""
@@ -61,7 +64,9 @@ def open_teacher(config: Config, device: str) -> Teacher:
     opened = checkpoints(config)
     if not opened:
         start = open_base(Path(config.base.path)) if config.base.path else None
-        return Teacher(DiffusersAutoencoder(base.load_vae(*base.vae_of(config.base, start)).to(device)), {})
+        vae, shape = base.vae_of(config.base, start)
+        latents = "sd21" if shape == STABLE_DIFFUSION else "custom"
+        return Teacher(DiffusersAutoencoder(base.load_vae(vae, shape).to(device)), {}, latents)
     perceivers: dict[str, Perceiver] = {}
     first: tuple[Checkpoint, Perceiver] | None = None
     for checkpoint, adapter in opened:
@@ -83,7 +88,10 @@ def open_teacher(config: Config, device: str) -> Teacher:
 
 
 def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
-    """What base.path and light.adapter make, for each task; nothing where that is Stable Diffusion as it generates."""
+    """What base.path and light.adapter make, for each task; nothing where that is Stable Diffusion as it generates.
+
+    ConfigError if it is a predictor, but not of every task.
+    """
     if not config.base.path:
         return []
     path, adapter = Path(config.base.path), config.light.adapter
@@ -93,6 +101,12 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
             pair = open_adapted(open_base(path), Path(adapter), task=task) if adapter else None
             checkpoint = pair[0] if pair else open_checkpoint(path, task=task)
         except UnsuitedError:
+            held = recipes_in(path)
+            if held:
+                raise ConfigError(
+                    f"{shown(path)} is for {', '.join(held)}, not for {task}: set tasks to what it predicts, or "
+                    "base.path to a model of all of them."
+                ) from None
             return []
         if config.base.vae:
             vae, shape = base.open_vae(Path(config.base.vae))
@@ -101,12 +115,20 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
     return found
 
 
+def recipes_in(path: Path) -> list[str]:
+    """The ids of a checkpoint's recipes; none of a model that generates."""
+    try:
+        return sorted({checkpoint.recipe.id for checkpoint in open_all(path)})
+    except UnsuitedError:
+        return []
+
+
 def with_recipes(config: Config, teacher: Teacher) -> Config:
     """The config for datasets: targets are those that the checkpoint's recipes say."""
     recipes = [perceiver.recipe for perceiver in teacher.perceivers.values()]
     tables = {recipe.row.name: asdict(recipe) for recipe in recipes}
     single = replace(config.network, learn_context="no", head="")
-    return replace(config, recipe={**config.recipe, **tables}, network=single)
+    return replace(config, recipe={"base": teacher.base, **config.recipe, **tables}, network=single)
 
 
 # What learns
@@ -322,6 +344,7 @@ class Tutor(Validator):
         weights = {key: weight.detach().to("cpu", dtype) for key, weight in self.student.light.state_dict().items()}
         path = Path(self.config.out) / f"{name}.safetensors"
         partial = path.with_name(f".{path.name}.partial")
-        write_light(partial, {role: {called: weights}}, recipes, {NOTES: json.dumps(notes)})
+        latents = latents_note(Held.of(self.student.teacher.autoencoder.vae.state_dict()))
+        write_light(partial, {role: {called: weights}}, recipes, {NOTES: json.dumps(notes), **latents})
         partial.chmod(0o644)  # safetensors writes files that only their owner can read
         partial.replace(path)

@@ -104,8 +104,8 @@ def lightened(
     """With the halves of the VAE that are chosen: full, light, or a file. CheckpointError if there is no such."""
     return with_light(
         perceiver,
-        load_light(chosen("encoder", encoder, checkpoint.recipe, checkpoint.encoder), device),
-        load_light(chosen("decoder", decoder, checkpoint.recipe, checkpoint.decoder), device),
+        load_light(chosen("encoder", encoder, checkpoint.recipe, checkpoint.encoder, checkpoint.vae), device),
+        load_light(chosen("decoder", decoder, checkpoint.recipe, checkpoint.decoder, checkpoint.vae), device),
     )
 
 

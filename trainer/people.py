@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from .data import Records, Sample, list_files, read_image, read_json
 from .truth import DatasetError, Truth
 
 SIZE = (256, 192)
-"""(H, W) of a crop."""
+"""(H, W) of a crop, where no run says its own."""
 Box = tuple[float, float, float, float]
 """x, y of the upper left corner, width, height, in pixels."""
 
@@ -55,6 +56,12 @@ class People(Records[Person]):
     ) -> None:
         self.root, self.skeleton, self.size = root, skeleton, size
         super().__init__(name, "keypoints", Convention(), people, faults)
+
+    def at(self, size: tuple[int, int]) -> People:
+        """The same people in crops of (H, W)."""
+        other = copy.copy(self)
+        other.size = size
+        return other
 
     def read(self, record: Person) -> Sample:
         picture, _ = read_image(self.root / record.image)

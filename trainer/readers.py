@@ -401,7 +401,7 @@ def read_pairs(files: list[Path], key: str) -> list[Pair]:
 def coco_keypoints(root: str, task: str, annotations: str, images: str, size: tuple[int, int] = (256, 192)) -> People:
     """COCO's person keypoints: annotations/person_keypoints_train2017.json and train2017/, both inside the root.
 
-    size: (H, W) of the crop around each person.
+    size: (H, W) of the crop around each person; in a run that is the run's own.
     """
     if task != "keypoints":
         raise refuse_task("COCO keypoints", task, ("keypoints",))

@@ -31,7 +31,7 @@ from .latents import Latents
 from .light import Pupil, Tutor, open_teacher, pupil_for, with_recipes
 from .loop import Journal, Judge, Run, fit
 from .optimiser import OPTIMISERS, Average
-from .people import named_after
+from .people import People, named_after
 from .predict import device_named
 from .readers import open_dataset
 from .student import DTYPES, Student, Written, choose, groups, whole_weights, widened
@@ -172,7 +172,9 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     student.to(accelerator.device)
     written = Written(config, begun.architecture, begun.vae_architecture, kept, begun.fingerprint)
     return Setup(
-        student, feeds, Validator(config, student, written, held_out, accelerator.device, accelerator.autocast)
+        student,
+        feeds,
+        Validator(config, student, written, held_out, accelerator.device, lambda: accelerator.autocast()),
     )
 
 
@@ -180,7 +182,9 @@ def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
     """A VAE that learns to encode pictures and their targets."""
     feeds, held_out = open_feeds(config, "custom")
     apprentice = Apprentice(untrained(config.autoencoder), config.autoencoder).to(accelerator.device)
-    judge = Examiner(config, apprentice, held_out or feeds, bool(held_out), accelerator.device, accelerator.autocast)
+    judge = Examiner(
+        config, apprentice, held_out or feeds, bool(held_out), accelerator.device, lambda: accelerator.autocast()
+    )
     return Setup(apprentice, feeds, judge)
 
 
@@ -210,18 +214,42 @@ def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
     feeds, held_out = [], []
     for task in config.tasks:
         recipe = recipe_for(task, config, base)
-        opened = [(source, open_source(source, recipe)) for source in config.sources(task)]
+        opened = [(source, open_source(source, recipe, config.size)) for source in config.sources(task)]
         recipe = informed(recipe, [records for _, records in opened])
         feeds += [feed(config, recipe, source, records, augmentation) for source, records in opened]
-        measured = [(source, open_source(source, recipe)) for source in config.sources(task, validation=True)]
+        measured = [
+            (source, open_source(source, recipe, config.size)) for source in config.sources(task, validation=True)
+        ]
         named_after(recipe, [records for _, records in measured])  # other keypoints could not be measured
         held_out += [feed(config, recipe, source, records, plain) for source, records in measured]
     return feeds, held_out
 
 
-def open_source(source: Source, recipe: Recipe) -> Records[Any]:
-    """A dataset, for the recipe's task. DatasetError if it has nothing of it."""
-    return open_dataset(source.reader, recipe.row.name, root=source.root, **source.settings)
+def open_source(source: Source, recipe: Recipe, size: tuple[int, int]) -> Records[Any]:
+    """A dataset, for the recipe's task. DatasetError if it has nothing of it.
+
+    size: (H, W) of the run. People are cut out at it, in its shape: the recipe's crops are of that shape too, and
+    squeezing them would teach other bodies than it then sees.
+    """
+    if not recipe.row.channels:
+        check_crops(source, recipe, size)
+    records = open_dataset(source.reader, recipe.row.name, root=source.root, **source.settings)
+    return records.at(size) if isinstance(records, People) else records
+
+
+def check_crops(source: Source, recipe: Recipe, size: tuple[int, int]) -> None:
+    """ConfigError if people would be cut out in one shape to learn from and in another to be predicted."""
+    said = source.settings.get("size", size)
+    if said not in (size, list(size)):
+        raise ConfigError(
+            f"{source.root} has people in crops of size = {said}, the run pictures of size = {list(size)}: set the "
+            "run's alone."
+        )
+    if abs(recipe.aspect - size[1] / size[0]) > 1e-3:
+        raise ConfigError(
+            f"The recipe's aspect = {recipe.aspect:g}, width to height of the crops around people, is not that of "
+            f"size = {list(size)}: leave it out."
+        )
 
 
 def informed(recipe: Recipe, opened: list[Records[Any]]) -> Recipe:

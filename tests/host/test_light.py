@@ -7,16 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+import torch
 from comfyui_server import NodeFailed
 from graph import Graph
+from networks import write_narrow_sd2
 from PIL import Image
 from tiny_light import random_light, write_taesd
 
+from diffusion_perception.core.adapter_files import write_adapter
+from diffusion_perception.core.adapters import Adapter, LowRank
 from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.weights import network, pick_unet
 from diffusion_perception.trainer.cli import main
 
 MODEL = "with light.safetensors"
-DEPTH = Recipe("depth", base="custom", resolution=96)
+OWN = "own latents.safetensors"
+COST = "abs-rel 0.1 -> 0.101"
+DEPTH = Recipe("depth", resolution=96)
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +34,14 @@ def model(comfyui):
         "encoder": {"image": random_light("encoder").state_dict()},
     }
     recipes = [
-        replace(DEPTH, decoder="depth", decoder_cost="abs-rel 0.1 -> 0.101", encoder="image"),
+        replace(DEPTH, decoder="depth", decoder_cost=COST, encoder="image"),
         replace(DEPTH, task="normal"),
     ]
     approximate = comfyui.models / "vae_approx"
     approximate.mkdir(parents=True, exist_ok=True)
     write_taesd(approximate / "taesd_decoder.pth", "decoder")
+    own = [replace(recipe, base="custom") for recipe in recipes]
+    tiny.write_own(comfyui.models / "perception" / OWN, own, light=stored)
     return tiny.write_own(comfyui.models / "perception" / MODEL, recipes, light=stored)
 
 
@@ -43,10 +52,10 @@ def photo(comfyui):
     return comfyui.input / "light.png"
 
 
-def load(graph, task="depth", overrides="", **halves):
+def load(graph, task="depth", overrides="", model=MODEL, **halves):
     """LoadModel; without halves as a graph says it that was saved before there were any."""
     return graph.add(
-        "DiffusionPerceptionLoadModel", model=MODEL, family="auto", task=task, overrides=overrides, **halves
+        "DiffusionPerceptionLoadModel", model=model, family="auto", task=task, overrides=overrides, **halves
     )
 
 
@@ -95,7 +104,42 @@ def test_the_node_says_what_the_light_decoder_costs(comfyui, model, photo):
     graph = Graph()
     loaded = load(graph, decoder="light", overrides="seed=1")  # not cached
     graph.save_map(graph.perceive(loaded, graph.load_image(photo.name)), "light")
-    assert comfyui.submit(graph).outputs[loaded.name]["text"] == ["light decoder: abs-rel 0.1 -> 0.101"]
+    assert comfyui.submit(graph).outputs[loaded.name]["text"] == [f"light decoder: {COST}"]
+
+
+def test_the_adapter_node_says_it_too(comfyui, model, photo):
+    unet = network((write_narrow_sd2(comfyui.models / "diffusion_models" / "lit.safetensors"),), pick_unet)
+    layer, (out, into) = next((name, shape) for name, shape in unet.shapes.items() if name.endswith(".to_q.weight"))
+    path = comfyui.models / "perception" / "lit adapter.safetensors"
+    part = LowRank(torch.zeros(1, into), torch.zeros(out, 1))
+    recipe = replace(DEPTH, decoder="depth", decoder_cost=COST)
+    adapter = Adapter(path, {layer.removesuffix(".weight"): part}, base="sd21", recipes=(recipe,))
+    light = {"decoder": {"depth": random_light().state_dict()}}
+    write_adapter(path, adapter, contexts={"depth": tiny.context(width=1024)}, light=light)
+    graph = Graph()
+    sampled = graph.add("UNETLoader", unet_name="lit.safetensors", weight_dtype="default")
+    given = {"model": sampled, "vae": load(graph)[1], "adapter": path.name, "task": "as trained", "overrides": ""}
+    adapted = graph.add("DiffusionPerceptionApplyAdapter", **given, weights="as loaded", decoder="light")
+    graph.save_map(graph.perceive(adapted, graph.load_image(photo.name)), "light")
+    assert comfyui.submit(graph).outputs[adapted.name]["text"] == [f"light decoder: {COST}"]
+
+
+def test_a_network_with_latents_of_its_own_takes_its_own_light_half_and_vae_only(comfyui, model, photo):
+    other = tiny.vae(5)
+    vae = tiny.vae_architecture(other), other.state_dict()
+    tiny.write_own(comfyui.models / "perception" / "another.safetensors", [replace(DEPTH, base="custom")], vae=vae)
+
+    def seen(source, **halves):
+        graph = Graph()
+        loaded = load(graph, model=OWN, **halves)
+        vae = load(graph, model=source)[1]
+        return saved(comfyui, graph, graph.perceive(loaded, graph.load_image(photo.name), vae=vae))
+
+    assert np.array_equal(seen(OWN, decoder="light"), seen(MODEL, decoder="light"))  # the same VAE in both files
+    for halves, words in (({}, "makes other latents than the one that depth"), ({"decoder": "taesd"}, "take the VAE")):
+        with pytest.raises(NodeFailed, match=words) as told:
+            seen("another.safetensors", **halves)
+        assert "\n" not in str(told.value)
 
 
 def test_perceive_tasks_takes_a_light_decoder_for_one_of_them(comfyui, model, photo):
