@@ -282,7 +282,7 @@ def test_a_checkpoint_without_a_vae_asks_for_one():
 
 def test_a_paradigm_for_another_network_is_refused():
     with pytest.raises(ValueError, match="takes 4 input channels and its paradigm gives it 8"):
-        predict(perceiver(ONE_STEP.override(["paradigm=stochastic"])), pictures(1))
+        predict(replace(perceiver(ONE_STEP), recipe=ONE_STEP.override(["paradigm=stochastic"])), pictures(1))
 
 
 def test_the_inner_half_can_be_trained_through():
