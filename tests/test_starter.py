@@ -13,7 +13,7 @@ from diffusion_perception.core.checkpoint import open_all, open_checkpoint
 from diffusion_perception.core.colour import PALETTES
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.weights import read_metadata
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.models import lightened, load
 from diffusion_perception.trainer.readers import open_dataset
 
 FILE = WEIGHTS / "starter.safetensors"
@@ -39,6 +39,17 @@ def test_every_stage_has_a_config_that_can_be_read(stage, tmp_path):
     config = config_of(stage, VIEWS, tmp_path, tmp_path / "before" if stage.begins else None, factor=0.5)
     assert set(config.tasks) == TASKS
     assert config.steps > 0
+
+
+@pytest.mark.parametrize("task", ["depth", "normal"])
+def test_its_light_decoders_give_nearly_what_the_whole_one_gives(task):
+    checkpoint = open_checkpoint(FILE, task=task)
+    whole = load(checkpoint, "", "cpu")
+    light = lightened(whole, checkpoint, encoder="full", decoder="light", device="cpu")
+    image = open_dataset("folder", task, root=str(VIEWS / "val"))[0].image[None]
+    with torch.inference_mode():
+        one, other = (predict(perceiver, image).values for perceiver in (whole, light))
+    assert 0 < (one - other).abs().mean() < 0.1 * one.std()
 
 
 def test_depth_of_rooms_it_never_saw_beats_one_depth_everywhere():
