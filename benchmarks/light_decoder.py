@@ -24,15 +24,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_perception.core.architecture import VAEArchitecture
 from diffusion_perception.core.checkpoint import open_all
-from diffusion_perception.core.light import KINDS, untrained
+from diffusion_perception.core.light import KINDS, STABLE_DIFFUSION, untrained
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.base import ARCHITECTURES
 from diffusion_perception.trainer.cli import main as command
 from diffusion_perception.trainer.config import Light
 
-VAE = VAEArchitecture((128, 256, 512, 512), 2)
 TOKENS = 2
 Part = tuple[Callable[..., Any], tuple[Tensor, ...]]
 """A network and what it is shown."""
@@ -42,7 +40,7 @@ def parts(size: int) -> dict[str, Part]:
     """Everything that a prediction may run at size x size, on the current device."""
     cells = size // 8
     shape, usual = ARCHITECTURES["sd21"], Light()
-    vae = AutoencoderKL.from_config(VAE.config()).eval()
+    vae = AutoencoderKL.from_config(STABLE_DIFFUSION.config()).eval()
     picture, latent = torch.rand(1, 3, size, size), torch.randn(1, 4, cells, cells)
     shown = (latent, torch.ones(1), torch.randn(1, TOKENS, shape.context_dim))
     width, blocks = usual.light_width, usual.light_blocks

@@ -29,7 +29,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from diffusion_perception.core.architecture import VAEArchitecture
+from diffusion_perception.core.light import STABLE_DIFFUSION
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.base import ARCHITECTURES
 from diffusion_perception.trainer.batches import Batch, Batches
@@ -39,14 +39,14 @@ from diffusion_perception.trainer.optimiser import Average
 from diffusion_perception.trainer.student import DTYPES, Student, choose, groups
 
 GIB = 2**30
-VAE = VAEArchitecture((128, 256, 512, 512), 2)
 
 
 def student(config: Config, architecture: str) -> Student:
     """Networks of the real shape, with what does not learn in the precision of the step."""
     shape = ARCHITECTURES[architecture]
     with torch.device("meta"):
-        unet, vae = UNet2DConditionModel.from_config(shape.config()), AutoencoderKL.from_config(VAE.config())
+        unet = UNet2DConditionModel.from_config(shape.config())
+        vae = AutoencoderKL.from_config(STABLE_DIFFUSION.config())
     unet, vae = unet.to_empty(device="cpu"), vae.to_empty(device="cpu")
     scatter(unet)
     scatter(vae)
