@@ -19,6 +19,7 @@ from diffusion_perception.trainer.augment import (
     flip,
     generator,
     jpeg,
+    paste,
     place,
     resize,
     turn_hue,
@@ -220,6 +221,18 @@ def test_picture_truth_and_mask_move_together():
         assert torch.equal(after.valid, after.target > 0.5)
 
 
+def test_what_is_pasted_covers_picture_and_truth_alike():
+    ground = Sample(torch.zeros(3, H, W), torch.full((1, H, W), 0.25), torch.ones(1, H, W, dtype=torch.bool), {})
+    share = torch.linspace(0, 1, W).expand(1, H, W)
+    unknown = share > 0.9
+    pasted = paste(ground, Sample(torch.ones(3, H, W), share, ~unknown, {}))
+    assert torch.allclose(pasted.image, share.where(~unknown, torch.zeros(())).expand(3, H, W))
+    assert torch.allclose(pasted.target[~unknown], (share + (1 - share) * 0.25)[~unknown])
+    assert (pasted.target[unknown] == 0.25).all()
+    larger = Sample(torch.ones(3, 2 * H, 3 * W), torch.ones(1, 2 * H, 3 * W), torch.ones(1, 2 * H, 3 * W) > 0, {})
+    assert (paste(ground, larger).image == 1).all()
+
+
 def test_nothing_is_done_unless_asked_for(task):
     sample, random, nothing = sample_of(task), generator(0), Augmentation()
     placed = place(sample, convention_of(task), nothing, random)
@@ -262,7 +275,7 @@ def test_appearance_never_leaves_the_range():
         assert 0 <= image.min() <= image.max() <= 1
 
 
-WRONG = [{"flip": 1.5}, {"least_crop": 0.0}, {"size": (4, 4)}, {"jpeg_quality": 0}, {"hue": -1}]
+WRONG = [{"flip": 1.5}, {"copy_paste": -0.1}, {"least_crop": 0.0}, {"size": (4, 4)}, {"jpeg_quality": 0}, {"hue": -1}]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: next(iter(wrong)))

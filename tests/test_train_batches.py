@@ -6,6 +6,7 @@ import itertools
 import logging
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from diffusion_perception.core.perception_map import Convention
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.arrays import BrokenRecord
-from diffusion_perception.trainer.augment import Augmentation
+from diffusion_perception.trainer.augment import Augmentation, generator
 from diffusion_perception.trainer.batches import Batches, Feed, Reading, Tally, in_order, load
 from diffusion_perception.trainer.data import Records, Sample
 from diffusion_perception.trainer.readers import open_dataset
@@ -79,6 +80,33 @@ def test_every_round_teaches_every_task_once(root):
     rounds = [tuple(made.task(3 * turn + i) for i in range(3)) for turn in range(10)]
     assert all(set(tasks) == {"depth", "normal", "mask"} for tasks in rounds)
     assert len(set(rounds)) > 1
+
+
+def test_a_task_has_as_many_turns_as_it_is_given(root):
+    feeds = [feed(root, "depth"), feed(root, "mask", flip=0.0)]
+    made = Batches(feeds, 1, 4 * COUNT, 0, turns={"mask": 3})
+    visits = [made.visit(number) for number in range(4 * COUNT)]
+    for turn in range(COUNT):
+        assert Counter(task for task, _ in visits[4 * turn : 4 * turn + 4]) == {"depth": 1, "mask": 3}
+    for task, count in (("depth", COUNT), ("mask", 3 * COUNT)):
+        assert [visit for found, visit in visits if found == task] == list(range(count))
+    seen = Counter(made[number].keys[0] for number, (task, _) in enumerate(visits) if task == "mask")
+    assert list(seen.values()) == [3] * COUNT
+
+
+def test_what_another_picture_marks_is_put_into_masks_alone(root):
+    plain = {task: feed(root, task, flip=0.0) for task in ("mask", "depth")}
+    for task, one in plain.items():
+        settings = replace(one.augmentation, copy_paste=1.0)
+        pasting = replace(one, augmentation=settings)
+        pairs = [(one.sample(i, generator(i))[0], pasting.sample(i, generator(i))[0]) for i in range(COUNT)]
+        for before, after in pairs:
+            new = (after.target > before.target + 0.5).expand(3, -1, -1)
+            assert (after.target >= before.target - 1e-6).all()
+            assert task == "mask" or torch.equal(before.image, after.image)
+            assert not new.any() or not torch.equal(before.image[new], after.image[new])
+        changed = sum(not torch.equal(before.image, after.image) for before, after in pairs)
+        assert (changed > 0) == (task == "mask")
 
 
 def test_datasets_are_drawn_by_weight(root, tmp_path):

@@ -40,6 +40,8 @@ class Augmentation:
     """A random window keeps at least this share of the edges; 1 crops no more than `shape` asks for."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
+    copy_paste: float = 0.0
+    """Probability that what another picture's truth marks is put into this one, for the tasks PASTED."""
     image_filter: Filter = "bilinear"
     """bilinear is antialiased. GenPercept takes nearest-exact."""
     target_filter: Literal["", "nearest-exact", "bilinear"] = ""
@@ -62,7 +64,7 @@ class Augmentation:
     """The lowest; the highest is 100."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter", "blur", "jpeg"):
+        for name in ("flip", "copy_paste", "jitter", "blur", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is no probability: take 0 to 1.")
         if not 0 < self.least_crop <= 1:
@@ -156,6 +158,22 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     if "keypoints" in meta:
         meta["keypoints"] = meta["keypoints"] - [[left, top, 0]]
     return Sample(image, target, valid, meta)
+
+
+PASTED = ("mask", "matte")
+"""Tasks whose truth says what to cut out of a picture, and stays true where that is put into another."""
+
+
+def paste(sample: Sample, donor: Sample) -> Sample:
+    """What the donor's truth marks, blended into a picture (Ghiasi et al. 2021, Simple Copy-Paste).
+
+    The donor is brought to the picture's size; where its truth is unknown nothing is taken of it.
+    """
+    size = (sample.image.shape[-2], sample.image.shape[-1])
+    donor = resize(donor, "matte", size)
+    share = (donor.target * donor.valid).clamp(0, 1)
+    image = torch.lerp(sample.image, donor.image, share)
+    return replace(sample, image=image, target=share + (1 - share) * sample.target)
 
 
 @dataclass(frozen=True)

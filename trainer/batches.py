@@ -1,6 +1,6 @@
 """Batches: which pictures, in which order, a run learns from. Every draw follows from the seed and a place in the run.
 
-Micro-batch m of a run teaches one task: every round of T micro-batches teaches each of T tasks once, in an order of its
+Micro-batch m of a run teaches one task: every round teaches each task as often as its turns say, in an order of its
 own. Datasets of a task are drawn by weight, records of a dataset without replacement until it is used up. Nothing is
 remembered between draws: a run that goes on from step s sees what the unbroken one would have seen, and several
 processes share out what a single one would have seen: nothing else may share the batches out once more, which
@@ -10,7 +10,7 @@ accelerate would do to a loader that it prepares.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core.recipe import Recipe
 from .arrays import BrokenRecord
-from .augment import Augmentation, finish, flip, generator, place
+from .augment import PASTED, Augmentation, finish, flip, generator, paste, place
 from .data import MOST_NAMED, Records, Sample, mostly_broken
 from .targets import TargetOptions, normalise
 from .truth import DatasetError
@@ -96,12 +96,22 @@ class Feed:
         flipped = random.random() < self.augmentation.flip
         placed = flip(sample, convention) if flipped else sample
         placed = place(placed, convention, replace(self.augmentation, flip=0.0), random)
+        if self.recipe.row.name in PASTED and random.random() < self.augmentation.copy_paste:
+            placed = self.pasted(placed, random)
         values, valid = normalise(self.recipe.row.name, placed.target, placed.valid, convention, self.options)
         if not valid.any():
             raise BrokenRecord(f"{self.records.name}: nothing of {placed.meta['record']} is valid.")
         learnt = replace(placed, target=values, valid=valid)
         key = f"{self.origin} {index} {'flipped' if flipped else 'upright'}"
         return finish(learnt, self.recipe.row.name, self.augmentation, random), key
+
+    def pasted(self, sample: Sample, random: np.random.Generator) -> Sample:
+        """The sample with what another record marks put into it; as it is if that record is broken."""
+        try:
+            donor = self.records[int(random.integers(len(self.records)))]
+        except BrokenRecord:
+            return sample  # it is named when its own turn comes
+        return paste(sample, place(donor, self.records.convention, self.augmentation, random))
 
 
 class Drawn(NamedTuple):
@@ -127,24 +137,31 @@ class Batches(Dataset[Batch]):
         seed: int,
         process: int = 0,
         processes: int = 1,
+        turns: Mapping[str, int] | None = None,
     ) -> None:
-        """count: micro-batches in the whole run."""
+        """count: micro-batches in the whole run; turns: how many of each round a task has, 1 if left out."""
         self.feeds, self.batch_size, self.count, self.seed = list(feeds), batch_size, count, seed
         self.process, self.processes = process, processes
         self.tasks = tuple(dict.fromkeys(feed.recipe.id for feed in feeds))
+        self.round = tuple(task for task in self.tasks for _ in range((turns or {}).get(task, 1)))
 
     def __len__(self) -> int:
         return self.count
 
     def task(self, number: int) -> str:
         """What micro-batch `number` teaches; the same on every process."""
-        turn, place_in_round = divmod(number, len(self.tasks))
-        return self.tasks[generator(TASK_ORDER, self.seed, turn).permutation(len(self.tasks))[place_in_round]]
+        return self.visit(number)[0]
+
+    def visit(self, number: int) -> tuple[str, int]:
+        """The task of micro-batch `number`, and how many before it had the same."""
+        turn, place_in_round = divmod(number, len(self.round))
+        order = generator(TASK_ORDER, self.seed, turn).permutation(len(self.round))
+        *before, task = (self.round[i] for i in order[: place_in_round + 1])
+        return task, turn * self.round.count(task) + before.count(task)
 
     def __getitem__(self, number: int) -> Batch:
-        task = self.task(number)
+        task, visit = self.visit(number)
         feeds, earlier = self.drawn(task)
-        visit = number // len(self.tasks)
         feed = feeds[visit]
         first = (int(earlier[visit]) * self.processes + self.process) * self.batch_size
         return collate(task, [self.sample(feed, first + i) for i in range(self.batch_size)])
@@ -153,7 +170,7 @@ class Batches(Dataset[Batch]):
         """For every visit of a task, which feed it draws, and how often that was drawn before."""
         return draw_feeds(
             tuple((i, feed.weight) for i, feed in enumerate(self.feeds) if feed.recipe.id == task),
-            -(-self.count // len(self.tasks)),
+            -(-self.count // len(self.round)) * self.round.count(task),
             (SOURCE_ORDER, self.seed, self.tasks.index(task)),
         )
 

@@ -236,6 +236,9 @@ class Config:
         int,
         "batches a process adds up before each optimiser step; as many as there are tasks shows each step all of them",
     ] = 1
+    turns: Annotated[dict[str, int], "{task: how many batches it has in every round of all tasks}, 1 if left out"] = (
+        field(default_factory=dict)
+    )
     precision: Annotated[
         Literal["no", "fp16", "bf16", "fp64"], "of the forward pass; fp64 keeps the weights in it too, for checks"
     ] = "no"
@@ -280,8 +283,10 @@ class Config:
             check_range(name, getattr(self, name), 0, 10**9)
         check_range("seed", self.seed, 0, 2**31 - 1)
         check_size(self.size)
-        for task in (*self.tasks, *self.objective.pixel_losses, *self.objective.task_weights):
+        for task in (*self.tasks, *self.turns, *self.objective.pixel_losses, *self.objective.task_weights):
             check_known("task", task, TASKS)
+        for task, count in self.turns.items():
+            check_range(f"turns.{task}", count, 1, 1000)
         for source in (*self.data, *self.validation):
             for task in source.tasks:
                 check_known(f"task of {source.root}", task, TASKS)

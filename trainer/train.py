@@ -282,7 +282,7 @@ def batches_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> 
     """This process's share of the run."""
     count = config.steps * config.accumulation
     process, processes = accelerator.process_index, accelerator.num_processes
-    return Batches(feeds, config.batch_size, count, config.seed, process, processes)
+    return Batches(feeds, config.batch_size, count, config.seed, process, processes, config.turns)
 
 
 def resume(run: Run) -> None:
