@@ -21,8 +21,8 @@ from diffusion_perception.trainer.config import Config, build, merged, parse_tom
 from diffusion_perception.trainer.presets import PRESETS
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-ROOMS, VIEWS, SEED = 160, 12, 7
-"""How much is rendered: rooms, and views of each."""
+RENDERED = {"--rooms": 300, "--views": 6, "--size": 192, "--seed": 11, "--bodies": 200}
+"""What `scenes` is told: many rooms, for it is variety that masks are short of, and few views of each."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def config_of(stage: Stage, scenes: Path, out: Path, before: Path | None, factor
 def render(scenes: Path) -> None:
     """What is still missing of the rooms."""
     command = [sys.executable, "-m", "diffusion_perception.trainer", "scenes", "--out", str(scenes)]
-    numbers = {"--rooms": ROOMS, "--views": VIEWS, "--size": 256, "--seed": SEED, "--bodies": 200}
-    done = subprocess.run([*command, *(str(part) for pair in numbers.items() for part in pair)], check=False)
+    done = subprocess.run([*command, *(str(part) for pair in RENDERED.items() for part in pair)], check=False)
     if done.returncode:
         raise SystemExit(done.returncode)  # it has said why
 
