@@ -37,7 +37,7 @@ pictures: $(READY)
 starter: $(RENDERER)
 	$(BIN)/python tools/starter.py --scenes runs/scenes --out runs/starter
 
-# The papers' tables: in miniature within the hour on two cores; in full on a GPU
+# The papers' tables: in miniature, about an hour of one core; in full on a GPU
 tables: $(READY)
 	$(BIN)/python benchmarks/tables.py --data runs/scenes --out runs/tables
 

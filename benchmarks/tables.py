@@ -1,6 +1,6 @@
 """The papers' tables in miniature: each row one run of the trainer, on the same rooms, network and budget.
 
-    python benchmarks/tables.py --data ROOMS --out runs/tables          # within the hour on 2 cores
+    python benchmarks/tables.py --data ROOMS --out runs/tables          # about an hour of one core
     python benchmarks/tables.py --data ROOMS --out runs/tables-full --full     # larger and longer: for a GPU
     python benchmarks/tables.py ... --tables data betas                  # some tables, rows.TABLES
     python benchmarks/tables.py ... --only one-step scratch              # some runs, rows.TRAININGS

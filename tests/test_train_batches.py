@@ -77,7 +77,7 @@ def test_processes_share_out_what_one_would_have_seen(root, processes):
 
 def test_every_round_teaches_every_task_once(root):
     made = batches([feed(root, task) for task in ("depth", "normal", "mask")], count=30)
-    rounds = [tuple(made.task(3 * turn + i) for i in range(3)) for turn in range(10)]
+    rounds = [tuple(made.visit(3 * turn + i)[0] for i in range(3)) for turn in range(10)]
     assert all(set(tasks) == {"depth", "normal", "mask"} for tasks in rounds)
     assert len(set(rounds)) > 1
 
@@ -92,6 +92,14 @@ def test_a_task_has_as_many_turns_as_it_is_given(root):
         assert [visit for found, visit in visits if found == task] == list(range(count))
     seen = Counter(made[number].keys[0] for number, (task, _) in enumerate(visits) if task == "mask")
     assert list(seen.values()) == [3] * COUNT
+
+
+def test_turns_are_those_of_the_task_whatever_its_recipe_is_called(root):
+    one = feed(root, "mask")
+    named = replace(one, recipe=replace(one.recipe, name="people"))
+    made = Batches([feed(root, "depth"), named], 1, 8, 0, turns={"mask": 3})
+    assert made.kinds == {"depth": "depth", "people": "mask"}
+    assert Counter(made.round) == {"depth": 1, "people": 3}
 
 
 def test_what_another_picture_marks_is_put_into_masks_alone(root):

@@ -142,18 +142,16 @@ class Batches(Dataset[Batch]):
         """count: micro-batches in the whole run; turns: how many of each round a task has, 1 if left out."""
         self.feeds, self.batch_size, self.count, self.seed = list(feeds), batch_size, count, seed
         self.process, self.processes = process, processes
-        self.tasks = tuple(dict.fromkeys(feed.recipe.id for feed in feeds))
-        self.round = tuple(task for task in self.tasks for _ in range((turns or {}).get(task, 1)))
+        self.kinds = {feed.recipe.id: feed.recipe.task for feed in feeds}
+        """What the config calls each task: a recipe may have a name of its own."""
+        self.tasks = tuple(self.kinds)
+        self.round = tuple(task for task, kind in self.kinds.items() for _ in range((turns or {}).get(kind, 1)))
 
     def __len__(self) -> int:
         return self.count
 
-    def task(self, number: int) -> str:
-        """What micro-batch `number` teaches; the same on every process."""
-        return self.visit(number)[0]
-
     def visit(self, number: int) -> tuple[str, int]:
-        """The task of micro-batch `number`, and how many before it had the same."""
+        """The task of micro-batch `number`, the same on every process, and how many before it had that one."""
         turn, place_in_round = divmod(number, len(self.round))
         order = generator(TASK_ORDER, self.seed, turn).permutation(len(self.round))
         *before, task = (self.round[i] for i in order[: place_in_round + 1])

@@ -155,8 +155,8 @@ def coefficients_of(run: Run, taken: Sequence[Batch]) -> list[Tensor]:
     # one reduction a step; every process has the same tasks in the same order
     summed = reduced(run.accelerator, torch.cat([torch.stack(parts).sum(0) for parts in of_task.values()]))
     whole = dict(zip(of_task, summed.split([len(parts[0]) for parts in of_task.values()])))
-    factors = run.config.objective.task_weights
-    shares = {task: factors.get(task, 1.0) * tasks.count(task) / len(tasks) for task in whole}
+    factors, kinds = run.config.objective.task_weights, run.data.kinds
+    shares = {task: factors.get(kinds.get(task, task), 1.0) * tasks.count(task) / len(tasks) for task in whole}
     return [
         (part.factor / whole[task].clamp(min=1) * shares[task]).to(run.learner.dtype)
         for part, task in zip(counted, tasks)
