@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,18 +50,29 @@ def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[Rem
         whole.append(inputs[0])
         return (inputs[0][:, : channels_of(layer)], *inputs[1:])
 
-    def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def after(layer: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any], output: Tensor) -> Tensor:
+        check_plain(name, inputs, options)
         reached.add(name)
         x = whole.pop() if whole else inputs[0]
         # moved anew each time: a call comes here once, and keeping all of them would double the adapter's memory
         added = part.to(x).beside(layer, x).to(output.dtype)
         return output + added if added.ndim < output.ndim else added.add_(output)
 
-    handles = [layer.register_forward_hook(after)]
+    handles = [layer.register_forward_hook(after, with_kwargs=True)]
     if name == "conv_in" and part.shape and part.shape[1] > channels_of(layer):
         # the layer itself cannot take the further channels: they go round it
         handles.append(layer.register_forward_pre_hook(before))
     return handles
+
+
+def check_plain(name: str, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+    """RuntimeError for calls that hand a layer more than its input: what is asked of it then may not be linear."""
+    if options or len(inputs) != 1:
+        asked = ", ".join(options) or f"{len(inputs)} inputs"
+        raise RuntimeError(
+            f"The adapter cannot run beside {name}: the network calls that layer with {asked}, so that its input or "
+            "output is not what the adapter was trained on; update this pack, or run the adapter in an older host."
+        )
 
 
 def channels_of(layer: nn.Module) -> int:

@@ -20,6 +20,13 @@ class Kind(NamedTuple):
     shape: Callable[[Any], tuple[int, ...]]
     """Of the layer's weight, by its settings: a host may hold the weight itself packed or elsewhere."""
     channels_first: bool
+    telling: tuple[str, ...] = ()
+    """Attributes that tell layers of this kind where they are of another class: a host's quantised ones are."""
+
+    def fits(self, layer: nn.Module) -> bool:
+        """Whether a layer is of this kind."""
+        told = bool(self.telling) and all(hasattr(layer, name) for name in self.telling)
+        return told or isinstance(layer, self.layer)
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -34,6 +41,7 @@ KINDS = (
         lambda layer, x, weight, bias: F.linear(x, weight, bias),
         lambda layer: (layer.out_features, layer.in_features),
         channels_first=False,
+        telling=("in_features", "out_features"),
     ),
     Kind(
         nn.Conv2d,
@@ -59,7 +67,7 @@ KINDS = (
 def kind_of(layer: nn.Module) -> Kind:
     """ValueError for a layer that nothing can run beside."""
     for kind in KINDS:
-        if isinstance(layer, kind.layer):
+        if kind.fits(layer):
             return kind
     raise ValueError(f"Adapters run beside Linear, Conv2d and norm layers, not beside a {type(layer).__name__}.")
 
@@ -68,7 +76,7 @@ def shapes_of(layers: Mapping[str, nn.Module]) -> Shapes:
     """{weight name: shape} of the layers that adapters can run beside, without touching a weight."""
     shapes = {}
     for name, layer in layers.items():
-        if isinstance(layer, tuple(kind.layer for kind in KINDS)):
+        if any(kind.fits(layer) for kind in KINDS):
             shape = kind_of(layer).shape(layer)
             shapes[f"{name}.weight"] = shape
             if layer.bias is not None:

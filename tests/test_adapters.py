@@ -25,6 +25,7 @@ from torch import nn
 from diffusion_perception.core.adapters import Adapter, Delta, LowRank, check, merge
 from diffusion_perception.core.attachment import Adapted, attach
 from diffusion_perception.core.backbone import Context
+from diffusion_perception.core.layers import shapes_of
 from diffusion_perception.core.weights import CheckpointError
 from diffusion_perception.trainer.models import DiffusersBackbone
 
@@ -181,3 +182,34 @@ def test_layers_of_other_kinds_are_refused():
     adapter = adapter_of({"x": Delta(fixed(3, 4))})
     with pytest.raises(ValueError, match="not beside a Embedding"), attach({"x": layer}, adapter):
         layer(torch.tensor([1]))
+
+
+class Packed(nn.Module):
+    """A linear layer that is no nn.Linear, as a host's quantised ones are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_features, self.out_features = 6, 4
+        self.weight = nn.Parameter(torch.randint(-127, 127, (4, 6), dtype=torch.int8), requires_grad=False)
+        self.bias = None
+
+    def forward(self, x: torch.Tensor, scale: float = 0.01) -> torch.Tensor:
+        return x @ self.weight.float().T * scale
+
+
+def test_a_quantised_layer_of_another_class_is_known_by_its_sides_and_adapted():
+    layer, x = Packed(), fixed(3, 6, scale=1.0)
+    assert shapes_of({"x": layer}) == {"x.weight": (4, 6)}
+    with attach({"x": layer}, adapter_of({"x": LowRank(fixed(2, 6), fixed(4, 2))})):
+        found = layer(x)
+    assert (found - layer(x) - x @ (fixed(4, 2) @ fixed(2, 6)).T).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("more", [{"scale": 2.0}, {}], ids=["by name", "by place"])
+def test_a_layer_that_is_asked_for_more_than_its_product_is_refused_and_not_adapted_wrongly(more):
+    layer = Packed()
+    adapter = adapter_of({"mid_block.to_q": LowRank(fixed(2, 6), fixed(4, 2))})
+    with pytest.raises(RuntimeError, match=r"beside mid_block.to_q: .* (scale|2 inputs)"):  # noqa: SIM117
+        with attach({"mid_block.to_q": layer}, adapter):
+            layer(fixed(3, 6), *(() if more else (2.0,)), **more)
+    assert not layer._forward_hooks
