@@ -133,9 +133,13 @@ class Adapter:
 
     def notes(self, base: Fingerprint) -> list[str]:
         """What a person should know before they run it on the checkpoint with this fingerprint."""
-        found = []
-        if self.fingerprint and not matches(self.fingerprint, base):
-            title = TITLES.get(self.base, self.base)
+        found, title = [], TITLES.get(self.base, self.base)
+        if self.fingerprint and not self.fingerprint.keys() & base.keys():
+            found.append(
+                f"{self.name} was trained on one {title} checkpoint; whether it is this one cannot be told, for the "
+                "weights are kept in 8 bits or fewer."
+            )
+        elif self.fingerprint and not matches(self.fingerprint, base):
             found.append(
                 f"{self.name} was trained on another {title} checkpoint than this one: it runs, perhaps less well."
             )

@@ -22,6 +22,8 @@ VALUES = 40
 TOLERANCE = 5e-3
 """Relative to the values' norm: half precision costs 3e-4 and bfloat16 2e-3; fine-tunes differ by more."""
 
+PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 Fingerprint = Mapping[str, list[float]]
 """{tensor: some of its values, as half precision has them}"""
 
@@ -29,15 +31,23 @@ Fingerprint = Mapping[str, list[float]]
 def fingerprint(get: Callable[[str], Tensor]) -> Fingerprint:
     """The fingerprint of the UNet whose weights `get` hands out by their diffusers names, unpatched.
 
-    A tensor for which `get` raises KeyError is left out.
+    A tensor for which `get` raises KeyError is left out, and so is one that was rounded or packed into 8 bits or fewer,
+    whose values are no longer the checkpoint's.
     """
     found = {}
     for name in TENSORS:
         try:
-            found[name] = sample(get(name))
+            tensor = get(name)
         except KeyError:
             continue
+        if is_plain(tensor):
+            found[name] = sample(tensor)
     return found
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds ordinary floating-point numbers; hosts keep quantised ones in classes of their own."""
+    return type(tensor.data) is Tensor and tensor.dtype in PLAIN
 
 
 def sample(tensor: Tensor) -> list[float]:
