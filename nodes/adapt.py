@@ -17,7 +17,6 @@ from ..core.checkpoint import own_head
 from ..core.fingerprint import fingerprint
 from ..core.layers import shapes_of
 from ..core.light import FULL, Role, own_light, with_light
-from ..core.pipeline import Perceiver
 from ..core.recipe import Recipe
 from ..core.weights import CheckpointError, Weights
 from . import host
@@ -105,7 +104,7 @@ class ApplyAdapter(io.ComfyNode):
         found = read_adapter(resolve(adapter, adapters=True), (architecture.attention, architecture.layers))
         adapted = Adapted(backbone, found)
         recipe = recipe_of(found, architecture, family_in(overrides), wanted_task(task)).override(overrides.split())
-        perceiver = Perceiver(
+        perceiver = host.HostPerceiver(
             recipe,
             adapted,
             tokens_of(conditioning, architecture) or context(found, recipe, architecture),

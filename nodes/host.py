@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import comfy.clip_model
 import comfy.model_base
@@ -20,14 +21,19 @@ from comfy.latent_formats import SD15
 from torch import Tensor, nn
 
 from ..core.architecture import UNetArchitecture, VAEArchitecture
-from ..core.attachment import uncompiled
+from ..core.attachment import Adapted, uncompiled
 from ..core.backbone import Context, Features
 from ..core.heads import build_head
 from ..core.image import CELL
 from ..core.keypoint_heads import without_batch_norm
 from ..core.keys import rename, unet_to_ldm, vae_to_ldm
-from ..core.light import LATENT, build_light
+from ..core.light import LATENT, Halves, build_light
+from ..core.pipeline import Perceiver
+from ..core.tiles import in_tiles
 from ..core.weights import CheckpointError, Weights
+
+log = logging.getLogger(__name__)
+management = comfy.model_management
 
 
 class HostBackbone:
@@ -93,30 +99,56 @@ class HostBackbone:
 
     def run(self, latent: Tensor, timestep: Tensor, context: Context, transformer_options: dict[str, Any]) -> Tensor:
         """One pass. transformer_options must be fresh: the network writes into it."""
-        model = self.patcher.model
-        needed = model.memory_required([latent.shape[0], *latent.shape[1:]])
-        # before every pass: the VAE in between may have evicted the network
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
-        device, dtype = self.patcher.load_device, compute_dtype(model)
-        vector = None if context.vector is None else context.vector.to(device, dtype)
-        self.patcher.pre_run()
-        try:
-            output = self.network(
-                latent.to(device, dtype),
-                timestep.to(device, torch.float32),
-                context=context.tokens.to(device, dtype),
-                y=vector,
-                transformer_options=transformer_options,
-            )
-        finally:
-            self.patcher.cleanup()
-        return output.to(latent.device, torch.float32)
+        model, dtype = self.patcher.model, compute_dtype(self.patcher.model)
+        with loaded(self.patcher, model.memory_required([latent.shape[0], *latent.shape[1:]])) as device:
+            vector = None if context.vector is None else context.vector.to(device, dtype)
+            self.patcher.pre_run()
+            try:
+                output = self.network(
+                    latent.to(device, dtype),
+                    timestep.to(device, torch.float32),
+                    context=context.tokens.to(device, dtype),
+                    y=vector,
+                    transformer_options=transformer_options,
+                )
+            finally:
+                self.patcher.cleanup()
+            return output.to(latent.device, torch.float32)
+
+
+class Half(NamedTuple):
+    """What a VAE does in one direction."""
+
+    name: str
+    """Its method, and the end of the name of the host's estimate of its memory."""
+    units: tuple[int, int]
+    """Pixels of a latent cell in what goes in and in what comes out."""
+
+
+ENCODE, DECODE = Half("encode", (CELL, 1)), Half("decode", (1, CELL))
+TILES = (64, 32)
+"""Sides of the tiles, in latent cells, in which a VAE works where memory does not suffice; tried in turn."""
+OVERLAP = 16
+"""Of neighbouring tiles, in cells."""
+FULL_PRECISION = "full"
+PRECISIONS: dict[str, Callable[[comfy.sd.VAE], torch.dtype]] = {
+    FULL_PRECISION: lambda vae: torch.float32,
+    "as the host runs it": lambda vae: management.vae_dtype(vae.device, vae.working_dtypes),
+}
+"""What a VAE may compute in. Half precision takes half the memory and shows as steps in a depth."""
 
 
 class HostAutoencoder:
-    """A host's VAE as an Autoencoder: below its cropping, clamping and tiling, and in single precision."""
+    """A host's VAE as an Autoencoder: below its cropping and clamping, in single precision if nothing else is said."""
 
-    def __init__(self, vae: comfy.sd.VAE, scaling_factor: float = SD15().scale_factor) -> None:
+    def __init__(
+        self,
+        vae: comfy.sd.VAE,
+        scaling_factor: float = SD15().scale_factor,
+        precision: str = FULL_PRECISION,
+        say: Callable[[str], None] = log.warning,
+    ) -> None:
+        """precision: a row of PRECISIONS. say: told in a sentence when a picture had to be taken in tiles."""
         channels = getattr(vae, "latent_channels", None)
         if channels != 4 or getattr(vae, "latent_dim", 2) != 2:
             raise ValueError(
@@ -126,66 +158,167 @@ class HostAutoencoder:
             raise ValueError("The checkpoint that this VAE comes from holds none: connect one from Load VAE.")
         self.vae = vae
         self.scaling_factor = scaling_factor
+        self.dtype = PRECISIONS[precision](vae)
+        self.say = say
+
+    @property
+    def patcher(self) -> comfy.model_patcher.ModelPatcher:
+        return self.vae.patcher
 
     def encode(self, image: Tensor) -> Tensor:
-        with self.loaded(self.vae.memory_used_encode(image.shape, torch.float32)) as network:
-            return network.encode(image.to(self.vae.device, torch.float32)).float() * self.scaling_factor
+        return self.run(ENCODE, image) * self.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
-        with self.loaded(self.vae.memory_used_decode(latent.shape, torch.float32)) as network:
-            return network.decode((latent / self.scaling_factor).to(self.vae.device, torch.float32)).float()
+        return self.run(DECODE, latent / self.scaling_factor)
 
-    @contextmanager
-    def loaded(self, memory: float) -> Iterator[Any]:
-        """The network on its device, computing in single precision: half precision shows as steps in a depth."""
+    def run(self, half: Half, given: Tensor) -> Tensor:
+        """One pass of a half; in overlapping tiles, and said so, if memory does not suffice."""
         self.vae.throw_exception_if_invalid()
-        comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=memory)
         network = self.vae.first_stage_model
-        with single_precision(network):
-            yield network
+        memory = getattr(self.vae, f"memory_used_{half.name}")(given.shape, self.dtype)
+
+        def compute(part: Tensor) -> Tensor:
+            return getattr(network, half.name)(part.to(self.vae.device, self.dtype)).float()
+
+        with loaded(self.vae.patcher, memory), casting(network):
+            with unless_short_of_memory():
+                return compute(given)
+            # not inside the handler: until that is left, the error holds all that the attempt had allocated
+            for tile in TILES:
+                management.soft_empty_cache()
+                self.say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
+                with unless_short_of_memory():
+                    return in_tiles(compute, given, tile, OVERLAP, half.units)
+        raise management.OOM_EXCEPTION(TOO_LARGE.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
+
+
+IN_TILES = (
+    "There was not enough memory to {half} {size} pixels at once: it was done in overlapping tiles of {pixels}, "
+    "which moves values a little and most at their seams; a lower resolution needs none."
+)
+TOO_LARGE = (
+    "There is not enough memory to {half} {size} pixels, not even in tiles of {pixels}: choose a lower resolution, "
+    "half precision for the VAE, or unload other models."
+)
+
+
+def size_of(given: Tensor, half: Half) -> str:
+    """Width x height in pixels of the picture that goes into a VAE or comes out of it."""
+    height, width = (length // half.units[0] * CELL for length in given.shape[-2:])
+    return f"{width}x{height}"
+
+
+@contextmanager
+def unless_short_of_memory() -> Iterator[None]:
+    """Leaves the block quietly if the device's memory does not suffice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the host takes an error for that."""
+    if hasattr(management, "is_oom"):
+        return management.is_oom(error)
+    return isinstance(error, management.OOM_EXCEPTION)
 
 
 class HostHead:
     """A head of core.heads as a Head, moved and cast by the host."""
 
     def __init__(self, name: str, weights: Weights) -> None:
-        self.device = comfy.model_management.get_torch_device()
         tensors = without_batch_norm(weights.load())
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         head = filled(build_head(name, shapes, comfy.ops.manual_cast), tensors, weights)
-        self.patcher = comfy.model_patcher.ModelPatcher(
-            head, load_device=self.device, offload_device=comfy.model_management.unet_offload_device()
-        )
+        self.patcher = owned(head, management.unet_offload_device())
 
     def __call__(self, features: Features) -> Tensor:
         memory = sum(feature.numel() * feature.element_size() for feature in features) * 16
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=memory)
-        return self.patcher.model(tuple(feature.to(self.device) for feature in features)).float()
+        with loaded(self.patcher, memory) as device:
+            return self.patcher.model(tuple(feature.to(device) for feature in features)).float()
 
 
 class HostLight:
     """A light half of a VAE, moved by the host, in single precision."""
 
     def __init__(self, weights: Weights) -> None:
-        self.device = comfy.model_management.get_torch_device()
         network = filled(build_light(weights.shapes, comfy.ops.manual_cast), weights.load(), weights)
-        self.patcher = comfy.model_patcher.ModelPatcher(
-            network, load_device=self.device, offload_device=comfy.model_management.vae_offload_device()
-        )
+        self.patcher = owned(network, management.vae_offload_device())
 
     def __call__(self, given: Tensor) -> Tensor:
         # what is live at full size is a few dozen times its own picture
         pixels = given.shape[0] * given.shape[-2] * given.shape[-1] * (CELL**2 if given.shape[1] == LATENT else 1)
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=pixels * BYTES_A_PIXEL)
-        return self.patcher.model(given.to(self.device, torch.float32)).float()
+        with loaded(self.patcher, pixels * BYTES_A_PIXEL) as device:
+            return self.patcher.model(given.to(device, torch.float32)).float()
 
 
 BYTES_A_PIXEL = 4 * 64 * 3
 """Of a light half at work: TAESD, the larger kind, holds three maps of 64 channels at full size."""
 
 
+class HostPerceiver(Perceiver):
+    """A Perceiver whose networks the host counts as in use by the graph that holds it."""
+
+    def get_models(self) -> list[comfy.model_patcher.ModelPatcher]:
+        """Their patchers; the name is what the host asks for."""
+        backbone = self.backbone.net if isinstance(self.backbone, Adapted) else self.backbone
+        vae = self.autoencoder
+        halves = (vae.full, vae.light_encoder, vae.light_decoder) if isinstance(vae, Halves) else (vae,)
+        networks: list[Any] = [network for network in (backbone, *halves, self.head) if network is not None]
+        return [network.patcher for network in networks]
+
+
+# How the host moves networks
+
+
+def owned(network: nn.Module, offload: torch.device) -> comfy.model_patcher.ModelPatcher:
+    """The host's own kind of patcher. Its name is read when called: main.py binds it anew after all imports."""
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return kind(network, load_device=management.get_torch_device(), offload_device=offload)
+
+
+def streams(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether weights stay in memory as the file has them and are cast on their way to the device."""
+    return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
+
+
+class Latest(NamedTuple):
+    """The network that came to its device last, by its patcher's id, and the room that was made for its work."""
+
+    patcher: int = 0
+    memory: float = 0
+
+
+latest = Latest()
+
+
 @contextmanager
-def single_precision(network: nn.Module) -> Iterator[None]:
+def loaded(patcher: comfy.model_patcher.ModelPatcher, memory: float) -> Iterator[torch.device]:
+    """The device of a network, with the network on it and room for `memory` bytes of work.
+
+    Passes that follow one another load it once: each time the host would walk all its layers, and say so in its log.
+    """
+    global latest
+    on_top = management.current_loaded_models[:1]
+    # the host keeps the last one first; what others brought since is seen there
+    if not (on_top and on_top[0].model is patcher and latest.patcher == id(patcher) and memory <= latest.memory):
+        management.load_models_gpu([patcher], memory_required=memory)
+        latest = Latest(id(patcher), memory)
+    with current_device(patcher.load_device):
+        yield patcher.load_device
+
+
+def current_device(device: torch.device) -> AbstractContextManager[None]:
+    """With several GPUs kernels of the host run on PyTorch's current one, whatever their tensors are on."""
+    if hasattr(management, "cuda_device_context"):
+        return management.cuda_device_context(device)
+    return nullcontext()
+
+
+@contextmanager
+def casting(network: nn.Module) -> Iterator[None]:
     """Layers of the host cast their weights to the input's dtype while this lasts; nothing is copied or kept."""
     layers: list[Any] = [layer for layer in network.modules() if getattr(layer, "comfy_cast_weights", None) is False]
     for layer in layers:
@@ -215,7 +348,6 @@ class PerceptionModel(comfy.supported_models_base.BASE):
 def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackbone:
     """A UNet that the host owns: loads, offloads and evicts."""
     tensors = weights.load()
-    management = comfy.model_management
     parameters = sum(tensor.numel() for tensor in tensors.values())
     config = PerceptionModel(host_config(architecture))
     dtype = management.unet_dtype(
@@ -234,9 +366,10 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackb
         # a UNet that was trained for a head has no way out of its own; these are never read
         out = {name: tensor for name, tensor in model.diffusion_model.state_dict().items() if name.startswith("out.")}
         renamed |= {name: torch.zeros_like(tensor) for name, tensor in out.items()}
-    filled(model.diffusion_model, renamed, weights)
-    offload = management.unet_offload_device()
-    return HostBackbone(comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload))
+    # the patcher comes first: it decides whether weights stay as they are in the file
+    patcher = owned(model, management.unet_offload_device())
+    filled(model.diffusion_model, renamed, weights, assign=streams(patcher), dtype=dtype)
+    return HostBackbone(patcher)
 
 
 def host_config(architecture: UNetArchitecture) -> dict[str, Any]:
@@ -309,9 +442,19 @@ def as_convolution(tensor: Tensor, ldm: str) -> Tensor:
     return tensor[..., None, None] if ".attn_1." in ldm and tensor.ndim == 2 else tensor
 
 
-def filled(module: nn.Module, tensors: dict[str, Tensor], weights: Weights) -> nn.Module:
-    """The module with these weights, in its own dtype. CheckpointError names what does not fit."""
-    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+def filled(
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    weights: Weights,
+    assign: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """The module with these weights. CheckpointError names what does not fit.
+
+    assign: whether to hold the very tensors, in their own dtype; else they are copied into the module's, which is
+    `dtype` for layers that are made only now.
+    """
+    made, expected = module.state_dict().keys(), shapes_in(module)
     given = {name: tensor.shape for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
     if wrong:
@@ -319,8 +462,29 @@ def filled(module: nn.Module, tensors: dict[str, Tensor], weights: Weights) -> n
             f"{weights.path.name} is not whole: {len(wrong)} of the weights that its {type(module).__name__} needs are "
             f"missing or of another shape ({wrong[0]} ...); get the file again."
         )
-    module.load_state_dict(tensors)
+    if not assign:
+        tensors = {name: tensor if name in made else tensor.to(dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(tensors, assign=assign)
     return module.eval().requires_grad_(False)
+
+
+UNMADE: tuple[tuple[type[nn.Module], Callable[[Any], tuple[int, ...]]], ...] = (
+    (nn.Linear, lambda layer: (layer.out_features, layer.in_features)),
+    (nn.Embedding, lambda layer: (layer.num_embeddings, layer.embedding_dim)),
+)
+"""Layers that hosts which stream weights make without any until a file is loaded, and the shape of what they want."""
+
+
+def shapes_in(module: nn.Module) -> dict[str, torch.Size]:
+    """Of all weights that a module has or waits for."""
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    for name, layer in module.named_modules():
+        for kind, shape in UNMADE:
+            if isinstance(layer, kind) and layer.weight is None:
+                shapes[f"{name}.weight"] = torch.Size(shape(layer))
+                if getattr(layer, "comfy_need_lazy_init_bias", False):
+                    shapes[f"{name}.bias"] = torch.Size(shape(layer)[:1])
+    return shapes
 
 
 def resident(patcher: comfy.model_patcher.ModelPatcher, clean: bool) -> HostBackbone:
@@ -335,7 +499,7 @@ def resident(patcher: comfy.model_patcher.ModelPatcher, clean: bool) -> HostBack
         raise CheckpointError(
             f"The loaded model is {kind}, not a Stable Diffusion UNet: load an SD 1.x or 2.x checkpoint."
         )
-    return HostBackbone(without_patches(patcher) if clean and patcher.patches else patcher)
+    return HostBackbone(without_loras(patcher) if clean and has_loras(patcher) else patcher)
 
 
 def scaling_factor(patcher: comfy.model_patcher.ModelPatcher) -> float:
@@ -343,11 +507,23 @@ def scaling_factor(patcher: comfy.model_patcher.ModelPatcher) -> float:
     return patcher.model.latent_format.scale_factor
 
 
-def without_patches(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+BESIDE = "bypass"
+"""In the names of what the host calls injections: LoRAs that run beside the weights instead of in them."""
+
+
+def has_loras(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """In the weights, around them, or beside them."""
+    wrapped = getattr(patcher, "weight_wrapper_patches", {})
+    return bool(patcher.patches or wrapped or any(BESIDE in name for name in patcher.injections))
+
+
+def without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
     """The same weights without LoRAs. The host rewrites them for it, and once more for the next generation."""
     clean = patcher.clone()
     clean.patches = {}
     clean.patches_uuid = uuid.uuid4()
+    clean.weight_wrapper_patches = {}
+    clean.injections = {name: held for name, held in clean.injections.items() if BESIDE not in name}
     return clean
 
 
@@ -369,11 +545,14 @@ def sd2_empty_prompt() -> Tensor | None:
 
 
 def ticker(total: int) -> Any:
-    """Called after every pass: moves the progress bar, and raises what the host raises when the user cancels."""
+    """For a node's execution: what to call after every pass. It moves the progress bar, and raises what the host
+    raises when the user cancels."""
+    global latest
+    latest = Latest()  # other nodes ran since
     bar = comfy.utils.ProgressBar(total)
 
     def tick() -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        management.throw_exception_if_processing_interrupted()
         bar.update(1)
 
     return tick
@@ -381,4 +560,4 @@ def ticker(total: int) -> Any:
 
 def output_device() -> torch.device:
     """Where the host wants a node's results."""
-    return comfy.model_management.intermediate_device()
+    return management.intermediate_device()

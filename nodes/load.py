@@ -264,7 +264,7 @@ def load(checkpoint: Checkpoint) -> tuple[Perceiver, comfy.sd.VAE | None]:
     if checkpoint.head is not None:
         head = host.HostHead(checkpoint.recipe.head, checkpoint.head)
     backbone = shared(checkpoint.unet, host.load_backbone, checkpoint.architecture)
-    return Perceiver(checkpoint.recipe, backbone, context, autoencoder, head), vae
+    return host.HostPerceiver(checkpoint.recipe, backbone, context, autoencoder, head), vae
 
 
 in_use: WeakValueDictionary[tuple, Any] = WeakValueDictionary()
