@@ -7,7 +7,7 @@ READY := .venv/ready
 RENDERER := .venv/renderer
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: test lint test-slow test-gpu host demo pictures serve starter tables tables-full clean
+.PHONY: test test-host lint test-slow test-gpu host demo pictures serve starter tables tables-full clean
 
 test: lint host
 	$(BIN)/pytest -q
@@ -21,6 +21,12 @@ test-slow: host
 
 test-gpu: host
 	$(BIN)/pytest -q -m gpu
+
+# The tests of tests/host on a ComfyUI of another version: make test-host COMFYUI_DIR=... [DYNAMIC_VRAM=1] [TESTS=...]
+test-host: $(READY)
+	@test -f "$(COMFYUI_DIR)/main.py" || { echo "COMFYUI_DIR=$(COMFYUI_DIR) is not the folder of a ComfyUI"; exit 2; }
+	python=$$($(BIN)/python tools/comfyui.py python-for "$(COMFYUI_DIR)") && COMFYUI_DIR="$(COMFYUI_DIR)" \
+		HOST_PYTHON=$$python DIFFUSION_PERCEPTION_DYNAMIC_VRAM=$(DYNAMIC_VRAM) $(BIN)/pytest -q -rs $(or $(TESTS),tests/host)
 
 # Nothing to do where there is one; DIFFUSION_PERCEPTION_NO_HOST=1 skips it, and the tests that need it.
 host: $(READY)

@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from comfyui_host import Host, HostError, cache_directory, install
+from comfyui_host import Host, HostError, cache_directory, install, install_for
 from comfyui_server import command, environment, make_base
 
 SEES_ACCELERATOR = """
@@ -43,15 +43,21 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("install", help="install what is missing, and print where ComfyUI and its Python are")
+    fitting = commands.add_parser("python-for", help="print a Python for a ComfyUI, made from its own requirements")
+    fitting.add_argument("comfyui", type=Path, help="the folder of a ComfyUI of any version")
     serving = commands.add_parser("serve", help="start ComfyUI and open it in the browser")
     serving.add_argument("--base", type=Path, default=default_base(), help="models, input and output (%(default)s)")
     serving.add_argument("--port", type=int, default=8188, help="where it listens (%(default)s)")
     serving.add_argument("arguments", nargs="*", help="ComfyUI's own arguments, after --")
     chosen = parser.parse_args()
+    fits = chosen.command == "python-for"
     try:
-        host = install()
+        host = install_for(chosen.comfyui.expanduser().absolute()) if fits else install()
     except HostError as error:
         raise SystemExit(f"error: {error}") from None
+    if fits:
+        print(host.python)
+        return
     if chosen.command == "serve":
         serve(host, chosen.base.absolute(), chosen.port, chosen.arguments)
     print(f"ComfyUI {host.comfyui}\nPython  {host.python}")

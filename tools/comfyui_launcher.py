@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+import dynamic_vram
+import torchaudio_absent
 import torchvision_ops
 
 
@@ -19,8 +21,14 @@ def main() -> None:
         threading.Thread(target=_exit_with_stdin, daemon=True).start()
     comfyui = Path(arguments[0])
     torchvision_ops.install()
+    torchaudio_absent.install()
     sys.path[0] = str(comfyui)  # in this folder's place, as Python does for main.py itself
     sys.argv = [str(comfyui / "main.py"), *arguments[1:]]
+    if os.environ.get(dynamic_vram.SWITCH):
+        import comfy.options
+
+        comfy.options.enable_args_parsing()  # what follows imports comfy, which reads the arguments only now
+        dynamic_vram.install()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

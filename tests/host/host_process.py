@@ -26,6 +26,9 @@ def boot(comfyui: Path, arguments: list[str], pack: Path, extra_nodes: bool) -> 
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import dynamic_vram
+
+    dynamic_vram.install()
     import utils.extra_config  # noqa: F401, I001 before `nodes`, which puts another `utils` on the path
     import nodes
     import server
@@ -83,9 +86,9 @@ def execute(graph: dict[str, Any]) -> Any:
     valid, error, outputs, node_errors = asyncio.run(execution.validate_prompt("1", graph, None))
     if not valid:
         raise ValueError(f"ComfyUI refused the graph: {error} {node_errors}")
-    # the cache's argument was called cache_size up to ComfyUI 0.3.68 or so
+    # the cache's argument was called cache_size up to ComfyUI 0.3.68 or so; hosts before 0.23 know no ram_inactive
     known = inspect.signature(execution.PromptExecutor.__init__).parameters
-    cache = {"cache_args": {"lru": 0, "ram": 0}} if "cache_args" in known else {"cache_size": 0}
+    cache = {"cache_args": {"lru": 0, "ram": 0, "ram_inactive": 0}} if "cache_args" in known else {"cache_size": 0}
     executor = execution.PromptExecutor(server.PromptServer.instance, cache_type=execution.CacheType.CLASSIC, **cache)
     executor.execute(graph, "1", {}, outputs)
     return executor
@@ -130,9 +133,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     sys.modules["host_process"] = sys.modules["__main__"]
+    import torchaudio_absent
     import torchvision_ops
 
     torchvision_ops.install()
+    torchaudio_absent.install()
     try:
         boot(Path(job["comfyui"]), job["arguments"], Path(job["pack"]), job["extra_nodes"])
         write(folder, call(folder, job["function"]))

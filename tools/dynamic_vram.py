@@ -1,0 +1,24 @@
+"""ComfyUI's dynamic VRAM without a GPU: its layers and patchers as main.py chooses them on every NVIDIA machine."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+SWITCH = "DIFFUSION_PERCEPTION_DYNAMIC_VRAM"
+
+
+def install() -> None:
+    """Do what main.py does once comfy-aimdo has found a GPU; nothing unless SWITCH is set.
+
+    On the CPU weights are not streamed, but layers are made without weights until a file is loaded, and networks are
+    given to the patcher that would stream them. Call it before any network is made.
+    """
+    if not os.environ.get(SWITCH):
+        return
+    memory = importlib.import_module("comfy.memory_management")
+    patching = importlib.import_module("comfy.model_patcher")
+    if not hasattr(patching, "ModelPatcherDynamic") or not hasattr(memory, "aimdo_enabled"):
+        raise SystemExit(f"{SWITCH} is set, and this ComfyUI has no dynamic VRAM: unset it, or take 0.16 or newer.")
+    memory.aimdo_enabled = True
+    patching.CoreModelPatcher = patching.ModelPatcherDynamic
