@@ -94,11 +94,15 @@ CORNERS = {"x, y, width, height": False, "x1, y1, x2, y2": True}
 def read_boxes(given: Any, count: int, corners: bool = False) -> list[list[Box]]:
     """Boxes as detectors give them -> those of each of `count` images. ValueError for what is none.
 
-    A box is {"x", "y", "width", "height"} or four numbers. A list of lists holds those of each image; a plain list
-    those of a single image, or one box for each image; one box alone is that of every image.
+    A box is {"x", "y", "width", "height"} or four numbers. A list of lists holds those of each image, the last of them
+    those of all further images too; a plain list those of a single image, or one box for each image; one box alone is
+    that of every image. None, or an empty list, is nobody.
     """
     lists = by_image(plain(given), count)
-    if len(lists) != count or not all(isinstance(boxes, list) for boxes in lists):
+    wrong = next((boxes for boxes in lists if not isinstance(boxes, list)), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r} is no list of boxes: give, for each image, a list of x, y, width and height.")
+    if len(lists) != count:
         raise ValueError(f"Boxes came for {len(lists)} images, but there are {count}: give a list of boxes for each.")
     return [[read_box(box, corners) for box in boxes] for boxes in lists]
 
@@ -115,7 +119,8 @@ def by_image(given: Any, count: int) -> list[Any]:
         if count == 1:
             return [given]
         return [[box] for box in (given * count if len(given) == 1 else given)]
-    return given * count if len(given) == 1 else given
+    lists = [[] if boxes is None else boxes for boxes in given]
+    return lists + lists[-1:] * (count - len(lists))  # as ComfyUI's own pose nodes do
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .perception_map import PerceptionMap
 from .pose import SAME, SEEN, Person, people_of, whole_images
-from .skeletons import ANIMAL, FINGERS, OPENPOSE, SKELETONS, Skeleton, finger_names
+from .skeletons import ANIMAL, FACE, FINGERS, OPENPOSE, SKELETONS, Skeleton, finger_names
 
 COLOURS = (
     *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0)),
@@ -30,8 +30,10 @@ ENOUGH = 13
 OWN = {f"{side}_{joint}" for side in ("left", "right") for joint in ("wrist", "ankle")}
 """Joints that tell a part of a human body from one of an animal, which has paws there."""
 HAND_LIMBS = tuple((0 if place % 4 == 1 else place - 1, place) for place in range(1, 1 + 4 * len(FINGERS)))
-FACE_SLOTS = 70
-"""OpenPose's faces have two pupils after the 68 points."""
+EYES = ("right_eye", "left_eye")
+"""OpenPose's faces have two pupils after the 68 points; what else takes poses has the body's eyes there."""
+FACE_POINTS = (*(f"face_{number}" for number in range(FACE)), *EYES)
+FEET = tuple(f"{side}_{part}" for side in ("left", "right") for part in ("big_toe", "small_toe", "heel"))
 
 Joints = tuple[np.ndarray, np.ndarray]
 """(N, 2) float64 x, y in pixels, and (N,) bool: which are known."""
@@ -67,8 +69,16 @@ def hand(person: Person, skeleton: Skeleton, side: str, threshold: float = SEEN)
 
 
 def face(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
-    """68 points, and two pupils that are never known."""
-    return picked(person, skeleton, [f"face_{number}" for number in range(FACE_SLOTS)], threshold)
+    """68 points and the two eyes; nothing is known where none of the 68 is, for two eyes alone are no face."""
+    points, known = picked(person, skeleton, FACE_POINTS, threshold)
+    if not known[:FACE].any():
+        return np.zeros_like(points), np.zeros_like(known)
+    return points, known
+
+
+def feet(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
+    """Big toe, small toe and heel of the left foot, then of the right."""
+    return picked(person, skeleton, FEET, threshold)
 
 
 # POSE_KEYPOINT
@@ -97,19 +107,33 @@ def listed(people: Sequence[Person], skeleton: Skeleton, threshold: float) -> di
 
 
 def parts(person: Person, skeleton: Skeleton, threshold: float) -> dict[str, list[float]]:
-    return {
+    """Every list at its full length; feet only where the skeleton has them."""
+    found = {
         "pose_keypoints_2d": numbers(*body(person, skeleton, threshold)),
-        "face_keypoints_2d": numbers(*face(person, skeleton, threshold)),
+        "face_keypoints_2d": face_numbers(person, skeleton, threshold),
         "hand_left_keypoints_2d": numbers(*hand(person, skeleton, "left", threshold)),
         "hand_right_keypoints_2d": numbers(*hand(person, skeleton, "right", threshold)),
     }
+    there = {*FEET} <= {*skeleton.names}
+    return found | ({"foot_keypoints_2d": numbers(*feet(person, skeleton, threshold))} if there else {})
 
 
 def numbers(points: np.ndarray, known: np.ndarray) -> list[float]:
     """x, y, 1 of each, or 0, 0, 0."""
-    return [
-        value for (x, y), sure in zip(points, known) for value in ((float(x), float(y), 1.0) if sure else (0.0,) * 3)
-    ]
+    return [float(value) for (x, y), sure in zip(points, known) for value in ((x, y, 1) if sure else (0, 0, 0))]
+
+
+def face_numbers(person: Person, skeleton: Skeleton, threshold: float) -> list[float]:
+    """Of a face that is known the other points too, where they were predicted, with 0 for how sure that is.
+
+    ComfyUI's own box around a face is that of all 70 points, and 0, 0 among them would draw it to the corner.
+    """
+    points, known = face(person, skeleton, threshold)
+    if not known.any():
+        return numbers(points, known)
+    predicted, there = picked(person, skeleton, FACE_POINTS, threshold=-np.inf)
+    predicted[~there] = points[known].mean(0)  # a skeleton may lack some
+    return [float(value) for (x, y), sure in zip(predicted, known) for value in (x, y, sure)]
 
 
 # Pictures
@@ -136,7 +160,8 @@ def draw(
             bones(canvas, *body(person, skeleton, threshold), OPENPOSE.limbs, radius)
             for side in ("left", "right"):
                 fingers(canvas, *hand(person, skeleton, side, threshold), radius)
-            dots(canvas, *face(person, skeleton, threshold), [(255, 255, 255)], radius * 0.75)
+            points, known = face(person, skeleton, threshold)
+            dots(canvas, points[:FACE], known[:FACE], [(255, 255, 255)], radius * 0.75)
         else:
             bones(canvas, person.points, person.seen(threshold), skeleton.limbs, radius)
     return torch.from_numpy(canvas / 255)

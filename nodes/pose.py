@@ -40,7 +40,8 @@ class PerceivePose(io.ComfyNode):
                     "boxes",
                     types=[BoundingBox, io.BBOX],
                     optional=True,
-                    tooltip="Where people are, in pixels: one list for each image, or one for all of a single image.",
+                    tooltip="Where people are, in pixels: a list for each image, the last one for all further images "
+                    "too. An empty list is nobody; without boxes and mask the whole image is one person.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -166,8 +167,8 @@ class PoseFromMap(io.ComfyNode):
                 PoseKeypoint.Output(
                     "pose_keypoint",
                     "pose_keypoint",
-                    tooltip="OpenPose's 18 joints, hands and face, in pixels; animals of AP-10K's 17. Other skeletons "
-                    "have no place in it, and nobody is in it then: take the image.",
+                    tooltip="OpenPose's 18 joints, hands, face and feet, in pixels; animals of AP-10K's 17. Other "
+                    "skeletons have no place in it, and nobody is in it then: take the image.",
                 ),
                 io.Image.Output(
                     "image",

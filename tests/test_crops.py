@@ -7,6 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_perception.core.crops import Box, boxes_of_mask, cut, inside, read_boxes, weights, window_around
@@ -69,6 +72,9 @@ ONE, TWO = {"x": 1, "y": 2, "width": 3, "height": 4}, [5, 6, 7, 8]
         ([ONE, TWO], 2, [[Box(1, 2, 3, 4)], [Box(5, 6, 7, 8)]]),
         ([[ONE, TWO]], 1, [[Box(1, 2, 3, 4), Box(5, 6, 7, 8)]]),
         ([[ONE, TWO], []], 2, [[Box(1, 2, 3, 4), Box(5, 6, 7, 8)], []]),
+        ([[ONE], [TWO]], 3, [[Box(1, 2, 3, 4)], [Box(5, 6, 7, 8)], [Box(5, 6, 7, 8)]]),
+        ([[ONE], []], 3, [[Box(1, 2, 3, 4)], [], []]),
+        ([None, [TWO]], 2, [[], [Box(5, 6, 7, 8)]]),
         ([[*TWO, 0.5]], 1, [[Box(5, 6, 7, 8, 0.5)]]),
         (np.array([TWO]), 1, [[Box(5, 6, 7, 8)]]),
         ([np.array([TWO], np.float32), torch.zeros(0, 4)], 2, [[Box(5, 6, 7, 8)], []]),
@@ -92,14 +98,41 @@ def test_corners_are_read_where_they_are_said_to_be():
         ([[1, 2, math.nan, 4]], 1, "has no extent"),
         ([{"x": 1, "y": 2}], 1, "is no box"),
         ([["left", 2, 3, 4]], 1, "is no box"),
-        ("left", 1, "give a list of boxes"),
+        ("left", 1, "'left' is no list of boxes"),
+        (7, 2, "7 is no list of boxes"),
+        ([[ONE], "left"], 2, "'left' is no list of boxes"),
         ([ONE, ONE], 3, "Boxes came for 2 images, but there are 3"),
-        ([[ONE], [ONE]], 3, "Boxes came for 2 images, but there are 3"),
+        ([[ONE], [ONE], [ONE]], 2, "Boxes came for 3 images, but there are 2"),
     ],
 )
 def test_what_is_no_box_is_refused_in_one_sentence(given, count, said):
     with pytest.raises(ValueError, match=said):
         read_boxes(given, count)
+
+
+NUMBERS = st.floats(-100, 1000, width=32)
+BOXES = st.one_of(
+    st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    st.lists(NUMBERS, min_size=4, max_size=5),
+    st.fixed_dictionaries({"x": NUMBERS, "y": NUMBERS, "width": NUMBERS, "height": NUMBERS}),
+    st.lists(NUMBERS, min_size=4, max_size=4).map(np.array),
+    st.lists(NUMBERS, min_size=4, max_size=4).map(torch.tensor),
+)
+ODD = st.one_of(st.none(), st.text(max_size=3))
+GIVEN = st.one_of(ODD, st.integers(), BOXES, st.lists(st.one_of(ODD, BOXES, st.lists(BOXES, max_size=3)), max_size=4))
+
+
+@settings(max_examples=100)
+@drawn(GIVEN, st.integers(1, 4), st.booleans())
+def test_whatever_a_detector_gives_is_a_list_for_each_image_or_one_sentence(given, count, corners):
+    refusal, found = "", [[]] * count
+    try:
+        found = read_boxes(given, count, corners)
+    except ValueError as error:
+        refusal = str(error)
+    assert not refusal or (refusal.endswith(".") and "\n" not in refusal)
+    assert len(found) == count
+    assert all(box.width > 0 and box.height > 0 for boxes in found for box in boxes)
 
 
 def test_every_connected_part_of_a_mask_is_a_person_and_specks_are_none():

@@ -67,6 +67,47 @@ def test_poses_have_the_lists_that_other_packs_read(name):
     assert any(full["people"][0]["face_keypoints_2d"]) == (name == "wholebody-133")
 
 
+WHOLE = SKELETONS["wholebody-133"]
+
+
+def test_a_face_that_is_half_hidden_keeps_its_box_and_says_how_sure_each_point_is():
+    hidden = tuple(f"face_{number}" for number in range(20))
+    one = someone(WHOLE, unseen=hidden)
+    (pose,) = pose_keypoint([[one]], WHOLE, SIZE)
+    face = np.array(pose["people"][0]["face_keypoints_2d"]).reshape(70, 3)
+    assert face[:, 2].tolist() == [0.0] * 20 + [1.0] * 50
+    points = one.points[[WHOLE.names.index(f"face_{number}") for number in range(68)]]
+    assert np.allclose(face[:68, :2], points)
+    assert np.allclose(face[68:, :2], one.points[[WHOLE.names.index("right_eye"), WHOLE.names.index("left_eye")]])
+
+
+def test_a_face_of_which_nothing_but_the_eyes_is_known_is_no_face():
+    hidden = tuple(f"face_{number}" for number in range(68))
+    for skeleton in (WHOLE, COCO):
+        (pose,) = pose_keypoint([[someone(skeleton, unseen=hidden)]], skeleton, SIZE)
+        assert not any(pose["people"][0]["face_keypoints_2d"])
+
+
+def test_points_that_a_skeleton_has_no_name_for_lie_within_its_face():
+    few = skeleton_named(", ".join([*COCO.names[5:], "face_8", "face_27"]))
+    one = someone(few)
+    (pose,) = pose_keypoint([[one]], few, SIZE)
+    face = np.array(pose["people"][0]["face_keypoints_2d"]).reshape(70, 3)
+    assert face[:, 2].sum() == 2
+    assert np.allclose(face[:, :2].min(0), one.points[-2:].min(0))
+    assert np.allclose(face[:, :2].max(0), one.points[-2:].max(0))
+
+
+def test_feet_come_where_the_skeleton_has_them():
+    one = someone(WHOLE, unseen=("left_heel",))
+    (pose,) = pose_keypoint([[one]], WHOLE, SIZE)
+    feet = np.array(pose["people"][0]["foot_keypoints_2d"]).reshape(6, 3)
+    assert np.allclose(feet[:2, :2], one.points[17:19])
+    assert feet[2].tolist() == [0, 0, 0]
+    assert np.allclose(feet[3:, :2], one.points[20:23])
+    assert "foot_keypoints_2d" not in pose_keypoint([[someone()]], COCO, SIZE)[0]["people"][0]
+
+
 def test_animals_go_where_animals_belong():
     animal = SKELETONS["ap10k-17"]
     (pose,) = pose_keypoint([[someone(animal)]], animal, SIZE)

@@ -18,8 +18,9 @@ from diffusion_perception.core.checkpoint import open_checkpoint
 from diffusion_perception.core.crops import Box
 from diffusion_perception.core.heads import untrained_head
 from diffusion_perception.core.openpose import pose_keypoint
-from diffusion_perception.core.pose import people_of, predict_people
+from diffusion_perception.core.pose import Person, people_of, predict_people
 from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.skeletons import SKELETONS
 from diffusion_perception.trainer.models import load
 
 BOXES = [Box(70, 5, 40, 80), Box(10, 20, 30, 60)]
@@ -198,3 +199,35 @@ def test_boxes_of_a_detector_are_seen_and_wrong_ones_refused(inside_host):
     assert "x=500 y=5 width=20 height=30 lies outside the picture of 120x100 pixels" in seen["outside"]
     assert "has no extent" in seen["flat"]
     assert seen["both"] == "Boxes and a mask both say where people are: connect one of them."
+
+
+def boxes_around_faces(poses):
+    """What the host's own node makes of them, if it has one; scale 1 is the box of the points themselves."""
+    try:
+        from comfy_extras.nodes_sdpose import SDPoseFaceBBoxes
+    except ImportError:
+        return {"missing": "nodes_sdpose"}
+    return {"boxes": SDPoseFaceBBoxes.execute(poses, 1.0, False).result[0]}
+
+
+def test_the_host_finds_the_face_of_a_pose_and_none_where_there_is_none(inside_host):
+    skeleton = SKELETONS["wholebody-133"]
+    points = np.random.default_rng(0).uniform(60, 200, (133, 2))
+    first = skeleton.names.index("face_0")
+    eyes = [skeleton.names.index("left_eye"), skeleton.names.index("right_eye")]
+    points[first : first + 68] = np.random.default_rng(1).uniform((210, 90), (290, 190), (68, 2))
+    points[eyes] = (230, 120), (270, 120)
+    scores = np.full(133, 0.9)
+    scores[first : first + 9] = 0.1  # half the jaw is hidden
+    seen = Person(points, scores, 0.9, 1e4)
+    faceless = Person(points, np.where(np.isin(np.arange(133), range(first, first + 68)), 0.0, 0.9), 0.9, 1e4)
+    poses = pose_keypoint([[seen, faceless], []], skeleton, (300, 400))
+    found = inside_host(boxes_around_faces, poses=poses)
+    if "missing" in found:
+        pytest.skip("this ComfyUI has no nodes_sdpose, which would read the poses")
+    ((box,), nobody) = found["boxes"]
+    assert nobody == []
+    left, top = points[first : first + 68].min(0)
+    right, bottom = points[first : first + 68].max(0)
+    assert np.abs(np.array([box["x"], box["y"]]) - (left, top)).max() <= 1
+    assert np.abs(np.array([box["x"] + box["width"], box["y"] + box["height"]]) - (right, bottom)).max() <= 1
