@@ -63,6 +63,19 @@ def matches(one: Fingerprint, other: Fingerprint) -> bool:
     return bool(shared) and all(close(torch.tensor(a), torch.tensor(b)) for a, b in shared)
 
 
+def distance(one: Fingerprint, other: Fingerprint) -> float | None:
+    """How far apart two networks of one shape are, relative to their size; None if they share no tensor.
+
+    The root mean square over tensors of |a - b| / max(|a|, |b|): 0 for the same weights, r for weights disturbed by
+    noise of r times their size, the square root of 2 for those of two trainings that have nothing in common.
+    """
+    shared = [(torch.tensor(one[name]), torch.tensor(other[name])) for name in one if name in other]
+    if not shared or any(a.shape != b.shape for a, b in shared):
+        return None
+    apart = [(a - b).norm() / torch.maximum(a.norm(), b.norm()).clamp(min=1e-12) for a, b in shared]
+    return float(torch.stack(apart).square().mean().sqrt())
+
+
 def close(a: Tensor, b: Tensor) -> bool:
     """Within rounding."""
     return a.shape == b.shape and bool((a - b).norm() <= TOLERANCE * torch.maximum(a.norm(), b.norm()))

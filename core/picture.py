@@ -117,7 +117,7 @@ def as_gray(values: Tensor) -> Tensor:
 def trusted(map: PerceptionMap) -> Tensor:
     """(B, H, W) bool: valid, a number, and a depth that was measured."""
     known = map.values.isfinite().all(-1)
-    if unit_of(map.convention) == "metres":
+    if map.convention.near == "low" and from_camera(map.convention):
         known &= (map.values > LEAST_DEPTH_M).all(-1)
     return known if map.valid is None else known & map.valid.to(known.device)
 
@@ -192,7 +192,12 @@ NEARNESS: dict[tuple[str, bool], Nearness] = {
     ("high", False): AS_IT_IS,
     ("high", True): AS_IT_IS,
 }
-"""By the end of the values that is near, and whether they are metric."""
+"""By the end of the values that is near, and whether they count from the camera."""
+
+
+def from_camera(convention: Convention) -> bool:
+    """Whether values are distances from the camera (or one over them), in metres or up to an unknown factor."""
+    return convention.metric or convention.high is None
 
 
 def total(convention: Convention) -> float:
@@ -233,7 +238,7 @@ def depth_picture(
     if near is None:
         raise ValueError("This map does not say which end of its values is near: load its model as depth or disparity.")
     values, known = known_values(map)[..., 0], trusted(map)
-    nearness = NEARNESS[near, map.convention.metric] if row.near_white else AS_IT_IS
+    nearness = NEARNESS[near, from_camera(map.convention)] if row.near_white else AS_IT_IS
     values = nearness.apply(values, map.convention)
     spans = spans_of(values, known, check_percentiles(percentiles) if row.cut else (0, 100), per_batch)
     if row.stretched:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..core.adapter_files import read_adapter
 from ..core.adapters import Adapter
@@ -16,8 +15,10 @@ from ..core.bases import context_of, negative_of, recipe_of
 from ..core.checkpoint import own_head
 from ..core.fingerprint import fingerprint
 from ..core.layers import shapes_of
-from ..core.light import FULL, Role, own_light, with_light
+from ..core.light import FULL, Role, latents_of, own_light, with_light
+from ..core.picture import choose
 from ..core.recipe import Recipe
+from ..core.vae_latents import check_latents
 from ..core.weights import CheckpointError, Weights
 from . import host
 from .load import (
@@ -33,9 +34,10 @@ from .load import (
     wanted_task,
     weights_of,
 )
+from .notes import shown
+from .schema import ADVANCED, found_by
 from .sockets import Perception
 
-log = logging.getLogger(__name__)
 WEIGHTS = {"as loaded": False, "clean": True}
 
 
@@ -48,11 +50,12 @@ class ApplyAdapter(io.ComfyNode):
             node_id="DiffusionPerceptionApplyAdapter",
             display_name="Apply Perception Adapter",
             category="perception",
+            **found_by("perception lora, depth lora, dmp, normal lora, depth adapter, depth from sd1.5"),
             description="Lets the Stable Diffusion model that is loaded already perceive, by an adapter of a few "
             "megabytes that runs beside its weights. The model itself is left as it is.",
             inputs=[
                 io.Model.Input("model", tooltip="The model of your graph: SD 1.x or 2.x, as the adapter says."),
-                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint, or another of SD 1.x or 2.x; not SDXL's."),
                 io.Combo.Input(
                     "adapter", options=choices(adapters=True), tooltip="A file or folder in models/perception."
                 ),
@@ -64,6 +67,7 @@ class ApplyAdapter(io.ComfyNode):
                     default="as loaded",
                     tooltip="as loaded: with the LoRAs that are in the model. clean: without them; the host then "
                     "rewrites the whole model before perceiving and before the next generation, which takes seconds.",
+                    **ADVANCED,
                 ),
                 io.Conditioning.Input(
                     "conditioning",
@@ -79,6 +83,13 @@ class ApplyAdapter(io.ComfyNode):
             ],
             outputs=[Perception.Output(display_name="perception", tooltip="A model that is ready to perceive.")],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, adapter: str = "", task: str = "", weights: str = "", decoder: str = "", encoder: str = ""
+    ) -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str, decoder: str = FULL, encoder: str = FULL, **others: Any) -> tuple:
@@ -99,7 +110,7 @@ class ApplyAdapter(io.ComfyNode):
         decoder: str = FULL,
         encoder: str = FULL,
     ) -> io.NodeOutput:
-        backbone = host.resident(model, WEIGHTS[weights])
+        backbone = host.resident(model, choose(WEIGHTS, weights, "weights"))
         architecture = UNetArchitecture.from_weights(shapes_of(backbone.modules()))
         found = read_adapter(resolve(adapter, adapters=True), (architecture.attention, architecture.layers))
         adapted = Adapted(backbone, found)
@@ -117,11 +128,12 @@ class ApplyAdapter(io.ComfyNode):
             light_half(found, recipe, "encoder", encoder, full),
             light_half(found, recipe, "decoder", decoder, full),
         )
-        notes = found.notes(fingerprint(backbone.weight))
-        for note in notes:
-            log.warning(note)
-        told = "\n".join(filter(None, [*notes, costs(recipe, decoder=decoder, encoder=encoder)]))
-        return io.NodeOutput(with_light(perceiver, *halves), ui=ui.PreviewText(told) if told else None)
+        notes = [
+            *found.notes(fingerprint(backbone.weight)),
+            check_latents(recipe, {}, latents_of(full)),
+            *costs(recipe, decoder=decoder, encoder=encoder),
+        ]
+        return io.NodeOutput(with_light(perceiver, *halves), ui=shown(notes))
 
 
 def family_in(overrides: str) -> str:

@@ -11,6 +11,7 @@ from ..core.perception_map import PerceptionMap
 from ..core.picture import LEVEL_MEANINGS, as_rgb, check_image
 from ..core.selection import LEVEL_MODES, Selection, select
 from . import host
+from .schema import found_by
 from .sockets import map_input, read
 
 
@@ -23,6 +24,10 @@ class MatteCutout(io.ComfyNode):
             node_id="DiffusionPerceptionMatteCutout",
             display_name="Matte Cut-out",
             category="perception",
+            **found_by(
+                "cut-out, cutout, background removal, remove background, matting, rgba, alpha, foreground, "
+                "decontaminate, composite"
+            ),
             description="Cuts a subject out of an image along its matte, and estimates the subject's own colours "
             "where the old background shines through.",
             inputs=[
@@ -53,6 +58,11 @@ class MatteCutout(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, mode: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
 
     @classmethod
     def execute(

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import comfy.sd
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..core.adapter_files import is_adapter
 from ..core.adapters import first
@@ -25,6 +25,8 @@ from ..core.recipe import Recipe
 from ..core.tasks import TASKS
 from ..core.weights import CheckpointError, Weights, find_files, network, read_json
 from . import host
+from .notes import shown
+from .schema import ADVANCED, found_by
 from .sockets import Perception
 
 FOLDER = "perception"
@@ -137,6 +139,7 @@ def overrides_input() -> io.String.Input:
         default="",
         tooltip="Advanced: recipe fields for this run, such as steps=4 ensemble_size=3 seed=7. "
         "Leave empty to run it as trained.",
+        **ADVANCED,
     )
 
 
@@ -153,6 +156,7 @@ def half_input(role: Role) -> io.Combo.Input:
         optional=True,
         tooltip=f"Advanced: the VAE's {role}. {FULL}: as trained. {LIGHT}: the small one that the checkpoint brings, "
         f"many times faster; its recipe says what that costs. {TAESD}: taesd_{role} from models/vae_approx.",
+        **ADVANCED,
     )
 
 
@@ -165,6 +169,10 @@ class LoadModel(io.ComfyNode):
             node_id="DiffusionPerceptionLoadModel",
             display_name="Load Perception Model",
             category="perception",
+            **found_by(
+                "marigold, genpercept, lotus, dmp, depth model, normal model, depth estimation, load depth "
+                "checkpoint, perception checkpoint"
+            ),
             description="Loads a checkpoint that predicts depth, normals, masks and other maps from models/perception.",
             inputs=[
                 io.Combo.Input("model", options=choices(), tooltip=f"A file or folder in models/{FOLDER}."),
@@ -173,6 +181,7 @@ class LoadModel(io.ComfyNode):
                     options=["auto", *FAMILIES],
                     default="auto",
                     tooltip="How it was trained. auto reads it from the files; name it where they cannot tell.",
+                    **ADVANCED,
                 ),
                 task_input(),
                 overrides_input(),
@@ -190,6 +199,13 @@ class LoadModel(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, model: str = "", family: str = "", task: str = "", decoder: str = "", encoder: str = ""
+    ) -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
 
     @classmethod
     def fingerprint_inputs(
@@ -210,14 +226,14 @@ class LoadModel(io.ComfyNode):
             half("decoder", decoder, checkpoint.recipe, checkpoint.decoder, checkpoint.vae),
         )
         perceiver, vae = load(checkpoint)
-        told = costs(checkpoint.recipe, decoder=decoder, encoder=encoder)
-        return io.NodeOutput(with_light(perceiver, *halves), vae, ui=ui.PreviewText(told) if told else None)
+        notes = costs(checkpoint.recipe, decoder=decoder, encoder=encoder)
+        return io.NodeOutput(with_light(perceiver, *halves), vae, ui=shown(notes, warning=False))
 
 
-def costs(recipe: Recipe, **choices: str) -> str:
+def costs(recipe: Recipe, **choices: str) -> list[str]:
     """What the light halves that are chosen cost, as far as that was measured."""
     found = {role: getattr(recipe, f"{role}_cost") for role, choice in choices.items() if choice == LIGHT}
-    return "\n".join(f"light {role}: {cost}" for role, cost in found.items() if cost)
+    return [f"light {role}: {cost}" for role, cost in found.items() if cost]
 
 
 def half(role: Role, choice: str, recipe: Recipe, own: Weights | None, vae: Weights | None) -> host.HostLight | None:

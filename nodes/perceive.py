@@ -8,14 +8,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.backbone import Autoencoder
-from ..core.fingerprint import matches
-from ..core.light import ALIKE, Halves, latents_of, with_full
+from ..core.light import Halves, latents_of, with_full
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
 from ..core.perception_map import PerceptionMap
-from ..core.picture import as_rgb, check_image, ready
+from ..core.picture import as_rgb, check_image, choose, ready
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
+from ..core.vae_latents import check_latents
 from . import host
 from .load import weights_of
+from .notes import shown
+from .schema import ADVANCED, found_by
 from .sockets import Perception, PerceptionMapSocket
 
 
@@ -55,6 +57,7 @@ def batch_size_input() -> io.Int.Input:
         max=64,
         tooltip="Images per pass of the networks. More is faster on a large GPU and takes more memory; results then "
         "differ in the last digits.",
+        **ADVANCED,
     )
 
 
@@ -63,7 +66,21 @@ def vae_input() -> io.Vae.Input:
         "vae",
         optional=True,
         tooltip="Needed where the checkpoint brings no VAE; one that is connected is used instead of the checkpoint's. "
-        "Any SD 1.x or 2.x VAE.",
+        "Right are those of Stable Diffusion 1.x and 2.x (of any such checkpoint, or vae-ft-mse-840000); SDXL's has 4 "
+        "channels too and is wrong.",
+    )
+
+
+def precision_input() -> io.Combo.Input:
+    """The last input of a node: saved workflows hold widgets by their order."""
+    return io.Combo.Input(
+        "vae_precision",
+        options=list(host.PRECISIONS),
+        default=host.FULL_PRECISION,
+        optional=True,
+        tooltip="Advanced: what the VAE computes in. full: single precision. as the host runs it: half precision on "
+        "most graphics cards, with about half the memory; it shows as fine steps in depths and normals.",
+        **ADVANCED,
     )
 
 
@@ -76,6 +93,12 @@ class Perceive(io.ComfyNode):
             node_id="DiffusionPerceptionPerceive",
             display_name="Perceive",
             category="perception",
+            **found_by(
+                "depth, depth map, depth estimation, normal, normals, normal map, surface normals, mask, "
+                "segmentation, matte, matting, alpha matte, background removal, remove background, albedo, "
+                "shading, intrinsic images, disparity, marigold, genpercept, lotus, preprocessor, controlnet "
+                "preprocessor"
+            ),
             description="Predicts depth, normals, a mask or another map of an image, at the image's own size.",
             inputs=[
                 Perception.Input("perception", tooltip="From Load Perception Model or Apply Perception Adapter."),
@@ -83,18 +106,37 @@ class Perceive(io.ComfyNode):
                 vae_input(),
                 resolution_input(),
                 batch_size_input(),
+                precision_input(),
             ],
             outputs=perception_outputs(),
         )
 
     @classmethod
+    def validate_inputs(cls, vae_precision: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
     def execute(
-        cls, perception: Perceiver, image: Tensor, resolution: int, batch_size: int, vae: Any = None
+        cls,
+        perception: Perceiver,
+        image: Tensor,
+        resolution: int,
+        batch_size: int,
+        vae: Any = None,
+        vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
-        perceiver = with_vae(perception, vae)
+        notes: list[str] = []
+        perceiver = prepared(perception, vae, vae_precision, notes)
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         tick = host.ticker(passes(perceiver.recipe, len(pictures), batch_size))
-        return outputs(predict(perceiver, pictures, resolution=resolution, batch_size=batch_size, tick=tick))
+        return outputs(predict(perceiver, pictures, resolution=resolution, batch_size=batch_size, tick=tick), notes)
+
+
+LATENTS = (
+    "What a sampler just made: of a Stable Diffusion 1.x or 2.x model, or from VAE Encode with such a model's VAE. "
+    "Latents of SDXL have 4 channels too, cannot be told from these, and give nonsense."
+)
 
 
 class PerceiveLatent(io.ComfyNode):
@@ -106,47 +148,60 @@ class PerceiveLatent(io.ComfyNode):
             node_id="DiffusionPerceptionPerceiveLatent",
             display_name="Perceive Latent",
             category="perception",
+            **found_by(
+                "depth of latent, depth map, normal map, depth from latent, latent to depth, latent preprocessor"
+            ),
             description="Predicts a map of what a sampler just made, straight from its latent.",
             inputs=[
                 Perception.Input(
                     "perception",
                     tooltip="From Apply Perception Adapter on the model that sampled, or from Load Perception Model.",
                 ),
-                io.Latent.Input("latent", tooltip="A Stable Diffusion 1.x or 2.x latent, from KSampler or VAE Encode."),
+                io.Latent.Input("latent", tooltip=LATENTS),
                 vae_input(),
                 batch_size_input(),
+                precision_input(),
             ],
             outputs=perception_outputs(),
         )
 
     @classmethod
-    def execute(cls, perception: Perceiver, latent: dict[str, Any], batch_size: int, vae: Any = None) -> io.NodeOutput:
-        perceiver = with_vae(perception, vae)
+    def validate_inputs(cls, vae_precision: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        perception: Perceiver,
+        latent: dict[str, Any],
+        batch_size: int,
+        vae: Any = None,
+        vae_precision: str = host.FULL_PRECISION,
+    ) -> io.NodeOutput:
+        notes: list[str] = []
+        perceiver = prepared(perception, vae, vae_precision, notes)
         samples = check_latent(latent["samples"]) * scaling_factor(perceiver)
         tick = host.ticker(passes(perceiver.recipe, len(samples), batch_size, encode=False))
-        return outputs(predict_latent(perceiver, samples, batch_size=batch_size, tick=tick))
+        return outputs(predict_latent(perceiver, samples, batch_size=batch_size, tick=tick), notes)
 
 
-def with_vae(perceiver: Perceiver, vae: Any) -> Perceiver:
-    """With the connected VAE, if there is one; its latents are scaled as the checkpoint's own are."""
-    if vae is None:
-        return perceiver
-    connected = host.HostAutoencoder(vae, scaling_factor(perceiver))
-    check_vae(perceiver, connected)
-    return with_full(perceiver, connected)
+def prepared(perceiver: Perceiver, vae: Any, precision: str, notes: list[str]) -> Perceiver:
+    """With the connected VAE, if there is one, computing in the precision that is chosen.
 
-
-def check_vae(perceiver: Perceiver, connected: host.HostAutoencoder) -> None:
-    """ValueError if a network that is no Stable Diffusion would get the latents of another VAE than it came with."""
+    A connected VAE's latents are scaled as the checkpoint's own are. What a person should know goes into notes, also
+    while it perceives. ValueError for a VAE whose latents are others than the checkpoint perceives.
+    """
     own = full_of(perceiver.autoencoder)
-    if perceiver.recipe.base in ALIKE or not isinstance(own, host.HostAutoencoder):
-        return
-    one, other = (latents_of(weights_of(autoencoder.vae)) for autoencoder in (own, connected))
-    if not matches(one, other):
-        raise ValueError(
-            f"The connected VAE makes other latents than the one that {perceiver.recipe.id} was trained with: "
-            "disconnect it, or connect the VAE of Load Perception Model."
-        )
+    own = own.vae if isinstance(own, host.HostAutoencoder) else None
+    if vae is None and own is None:
+        return perceiver
+    choose(host.PRECISIONS, precision, "vae_precision")
+    autoencoder = host.HostAutoencoder(own if vae is None else vae, scaling_factor(perceiver), precision, notes.append)
+    if vae is not None:
+        known = {} if own is None else latents_of(weights_of(own))
+        notes.append(check_latents(perceiver.recipe, known, latents_of(weights_of(vae))))
+    return with_full(perceiver, autoencoder)
 
 
 def full_of(autoencoder: Autoencoder | None) -> Autoencoder | None:
@@ -170,11 +225,11 @@ def check_latent(samples: Tensor) -> Tensor:
     return samples.float()
 
 
-def outputs(result: PerceptionMap) -> io.NodeOutput:
-    """The map, its picture for a ControlNet, its mask; where the host wants them."""
+def outputs(result: PerceptionMap, notes: list[str]) -> io.NodeOutput:
+    """The map, its picture for a ControlNet, its mask, where the host wants them; and what is to be said."""
     image, mask = ready(result)
     device = host.output_device()
-    return io.NodeOutput(result, image.to(device), mask.to(device))
+    return io.NodeOutput(result, image.to(device), mask.to(device), ui=shown(notes))
 
 
 TASK_INPUTS = ("perception", "perception_2", "perception_3", "perception_4")
@@ -190,19 +245,26 @@ class PerceiveTasks(io.ComfyNode):
             node_id="DiffusionPerceptionPerceiveTasks",
             display_name="Perceive Tasks",
             category="perception",
+            **found_by("depth and normal, several maps, multi task, depth map, normal map"),
             description="Predicts up to four maps of one image or latent. The image is encoded once, and tasks of one "
             "file share one pass of the network.",
             inputs=[
                 Perception.Input(first, tooltip="From Load Perception Model or Apply Perception Adapter."),
                 *(Perception.Input(name, optional=True, tooltip="Another task of the same base.") for name in further),
                 io.Image.Input("image", optional=True, tooltip="One image or a batch. Connect this or a latent."),
-                io.Latent.Input("latent", optional=True, tooltip="What a sampler just made, in place of an image."),
+                io.Latent.Input("latent", optional=True, tooltip=f"In place of an image. {LATENTS}"),
                 vae_input(),
                 resolution_input(),
                 batch_size_input(),
+                precision_input(),
             ],
             outputs=[PerceptionMapSocket.Output(display_name=f"map_{i + 1}") for i in range(len(TASK_INPUTS))],
         )
+
+    @classmethod
+    def validate_inputs(cls, vae_precision: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
 
     @classmethod
     def execute(
@@ -212,10 +274,12 @@ class PerceiveTasks(io.ComfyNode):
         image: Tensor | None = None,
         latent: dict[str, Any] | None = None,
         vae: Any = None,
+        vae_precision: str = host.FULL_PRECISION,
         **perceptions: Perceiver,
     ) -> io.NodeOutput:
+        notes: list[str] = []
         places = [name for name in TASK_INPUTS if perceptions.get(name) is not None]
-        perceivers = one_autoencoder([with_vae(perceptions[name], vae) for name in places])
+        perceivers = one_autoencoder([prepared(perceptions[name], vae, vae_precision, notes) for name in places])
         if latent is not None and image is None:
             samples = check_latent(latent["samples"]) * scaling_factor(perceivers[0])
             tick = host.ticker(passes_of_tasks(perceivers, len(samples), batch_size, None))
@@ -227,7 +291,7 @@ class PerceiveTasks(io.ComfyNode):
         else:
             raise ValueError("Connect an image or a latent, and not both.")
         found = dict(zip(places, maps))
-        return io.NodeOutput(*(found.get(name) for name in TASK_INPUTS))
+        return io.NodeOutput(*(found.get(name) for name in TASK_INPUTS), ui=shown(notes))
 
 
 def one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:

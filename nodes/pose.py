@@ -15,7 +15,9 @@ from ..core.picture import as_rgb, check_image, choose, ready
 from ..core.pipeline import Perceiver
 from ..core.pose import SAME, SEEN, passes_of_people, predict_people
 from . import host
-from .perceive import vae_input, with_vae
+from .notes import shown
+from .perceive import precision_input, prepared, vae_input
+from .schema import ADVANCED, found_by
 from .sockets import Perception, PerceptionMapSocket
 
 BoundingBox = io.Custom("BOUNDING_BOX")
@@ -31,6 +33,9 @@ class PerceivePose(io.ComfyNode):
             node_id="DiffusionPerceptionPerceivePose",
             display_name="Perceive Pose",
             category="perception",
+            **found_by(
+                "pose, openpose, keypoints, pose estimation, dwpose, skeleton, human pose, animal pose, preprocessor"
+            ),
             description="Predicts the keypoints of every person: in boxes of any detector, in the parts of a mask, or "
             "in the whole image.",
             inputs=[
@@ -54,6 +59,7 @@ class PerceivePose(io.ComfyNode):
                     options=list(CORNERS),
                     default=next(iter(CORNERS)),
                     tooltip="What the four numbers of a box are, where it does not name them.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "padding",
@@ -62,11 +68,13 @@ class PerceivePose(io.ComfyNode):
                     max=4.0,
                     step=0.05,
                     tooltip="How much larger than its box a person is looked at; models are trained at 1.25.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "flip_test",
                     default=False,
                     tooltip="Look at the mirror image too and take the mean: a little better, twice the time.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -74,7 +82,9 @@ class PerceivePose(io.ComfyNode):
                     min=1,
                     max=256,
                     tooltip="People per pass of the networks.",
+                    **ADVANCED,
                 ),
+                precision_input(),
             ],
             outputs=[
                 PerceptionMapSocket.Output(display_name="map", tooltip="Heatmaps of every person, for Pose from Map."),
@@ -83,6 +93,11 @@ class PerceivePose(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, box_format: str = "", vae_precision: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
 
     @classmethod
     def execute(
@@ -96,8 +111,10 @@ class PerceivePose(io.ComfyNode):
         boxes: Any = None,
         mask: Tensor | None = None,
         vae: Any = None,
+        vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
-        perceiver = with_vae(perception, vae)
+        notes: list[str] = []
+        perceiver = prepared(perception, vae, vae_precision, notes)
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         size = (pictures.shape[-2], pictures.shape[-1])
         if boxes is not None and mask is not None:
@@ -113,7 +130,7 @@ class PerceivePose(io.ComfyNode):
         seen = predict_people(
             perceiver, pictures, found, padding=padding, flip_test=flip_test, batch_size=batch_size, tick=tick
         )
-        return io.NodeOutput(seen, ready(seen)[0].to(host.output_device()))
+        return io.NodeOutput(seen, ready(seen)[0].to(host.output_device()), ui=shown(notes))
 
 
 def masks_of(mask: Tensor, count: int) -> Tensor:
@@ -133,6 +150,7 @@ class PoseFromMap(io.ComfyNode):
             node_id="DiffusionPerceptionPoseFromMap",
             display_name="Pose from Map",
             category="perception",
+            **found_by("openpose, keypoints, pose keypoint, skeleton"),
             description="Reads keypoints from heatmaps: POSE_KEYPOINT for other packs, and a skeleton for ControlNet. "
             "Skeletons of other bodies than people and animals are drawn, but POSE_KEYPOINT has no place for them.",
             inputs=[

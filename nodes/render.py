@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..core.colour import COLORMAPS
 from ..core.geometry import NORMAL_AXES
-from ..core.perception_map import PerceptionMap
 from ..core.picture import (
     CLASS_MEANINGS,
     DEPTH_MEANINGS,
     DEPTH_MODES,
     LEVEL_MEANINGS,
     NORMAL_MEANINGS,
+    choose,
     classes_of,
     depth_picture,
     normal_picture,
@@ -21,8 +20,11 @@ from ..core.picture import (
 )
 from ..core.selection import LEVEL_MODES, SELECTORS, Selection, select
 from . import host
-from .sockets import convention_input, map_input, read
+from .schema import found_by
+from .sockets import GEOMETRIES, Given, convention_input, map_input, read
 
+SCOPES = {"per image": False, "per batch": True}
+"""Of what is stretched by one range: whether it is the whole batch."""
 MASK_MEANINGS = {**LEVEL_MEANINGS, **CLASS_MEANINGS, **DEPTH_MEANINGS}
 
 
@@ -39,9 +41,10 @@ class DepthToImage(io.ComfyNode):
             node_id="DiffusionPerceptionDepthToImage",
             display_name="Depth to Image",
             category="perception",
+            **found_by("depth map, depth image, depth colormap, normalize depth, invert depth, moge, depth anything"),
             description="Shows a depth or disparity: near is white, as depth ControlNets expect, or as you choose.",
             inputs=[
-                map_input("A depth or disparity from Perceive, or a depth picture of another pack."),
+                map_input("A depth or disparity from Perceive, a depth picture, or geometry.", *GEOMETRIES),
                 convention_input(DEPTH_MEANINGS, "near is white"),
                 io.Combo.Input(
                     "mode",
@@ -52,7 +55,7 @@ class DepthToImage(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scope",
-                    options=["per image", "per batch"],
+                    options=list(SCOPES),
                     default="per image",
                     tooltip="Stretch every image by itself, or all by one range, so that a video does not flicker.",
                 ),
@@ -91,9 +94,14 @@ class DepthToImage(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, convention: str = "", mode: str = "", scope: str = "", colormap: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
     def execute(
         cls,
-        map: PerceptionMap | Tensor,
+        map: Given,
         convention: str,
         mode: str,
         scope: str,
@@ -104,7 +112,7 @@ class DepthToImage(io.ComfyNode):
     ) -> io.NodeOutput:
         depth = read(map, DEPTH_MEANINGS, convention, "depth", "disparity")
         percentiles = (low_percentile, high_percentile)
-        image, said = depth_picture(depth, mode, scope == "per batch", percentiles, invert, colormap)
+        image, said = depth_picture(depth, mode, choose(SCOPES, scope, "scope"), percentiles, invert, colormap)
         return io.NodeOutput(image.to(host.output_device()), said, ui=ui.PreviewText(said))
 
 
@@ -117,9 +125,10 @@ class NormalToImage(io.ComfyNode):
             node_id="DiffusionPerceptionNormalToImage",
             display_name="Normal to Image",
             category="perception",
+            **found_by("normal map, bae, normalbae, opengl normal, directx normal, flip normal, green channel"),
             description="Shows surface normals in the axes that a ControlNet or a renderer expects.",
             inputs=[
-                map_input("Normals from Perceive, or a normal picture of another pack."),
+                map_input("Normals from Perceive, a normal picture, or geometry.", *GEOMETRIES),
                 convention_input(NORMAL_MEANINGS, "opengl"),
                 io.Combo.Input(
                     "axes",
@@ -142,7 +151,12 @@ class NormalToImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, map: PerceptionMap | Tensor, convention: str, axes: str, renormalise: bool) -> io.NodeOutput:
+    def validate_inputs(cls, convention: str = "", axes: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
+    def execute(cls, map: Given, convention: str, axes: str, renormalise: bool) -> io.NodeOutput:
         normals = read(map, NORMAL_MEANINGS, convention, "normal")
         return io.NodeOutput(normal_picture(normals, axes, renormalise).to(host.output_device()))
 
@@ -156,6 +170,7 @@ class SegmentationToImage(io.ComfyNode):
             node_id="DiffusionPerceptionSegmentationToImage",
             display_name="Segmentation to Image",
             category="perception",
+            **found_by("segmentation map, semantic segmentation, ade20k, palette, classes"),
             description="Gives every pixel the colour of its class, as segmentation ControlNets expect: the nearest of "
             "the palette where colours were predicted. Says which classes there are, and masks those that you name.",
             inputs=[
@@ -176,7 +191,12 @@ class SegmentationToImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, map: PerceptionMap | Tensor, convention: str, classes: str) -> io.NodeOutput:
+    def validate_inputs(cls, convention: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
+    def execute(cls, map: Given, convention: str, classes: str) -> io.NodeOutput:
         segmentation = read(map, CLASS_MEANINGS, convention, "segmentation")
         palette = palette_of(segmentation)
         found = classes_of(segmentation, palette)
@@ -194,9 +214,14 @@ class MaskFromMap(io.ComfyNode):
             node_id="DiffusionPerceptionMaskFromMap",
             display_name="Mask from Map",
             category="perception",
+            **found_by("mask, depth to mask, depth range, threshold, segmentation to mask, class mask, matting"),
             description="Makes a mask, 1 = selected: of a mask or matte, classes of a segmentation, a range of depth.",
             inputs=[
-                map_input("A mask, matte, segmentation, depth or disparity from Perceive, or a picture.", io.Mask),
+                map_input(
+                    "A mask, matte, segmentation, depth or disparity from Perceive, a picture, or geometry.",
+                    io.Mask,
+                    *GEOMETRIES,
+                ),
                 convention_input(MASK_MEANINGS, "white is selected"),
                 io.Combo.Input(
                     "mode",
@@ -236,9 +261,14 @@ class MaskFromMap(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, convention: str = "", mode: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
     def execute(
         cls,
-        map: PerceptionMap | Tensor,
+        map: Given,
         convention: str,
         mode: str,
         threshold: float,

@@ -7,14 +7,14 @@ from typing import Any
 
 import folder_paths
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..core.files import FORMATS, name_of, pages, unwritable, write_whole
 from ..core.perception_map import PerceptionMap
 from ..core.picture import FILE_MEANINGS, choose
 from ..core.tasks import TASKS
 from . import host
-from .sockets import convention_input, map_input, read
+from .schema import found_by
+from .sockets import GEOMETRIES, Given, convention_input, map_input, read
 
 
 class SaveMap(io.ComfyNode):
@@ -26,9 +26,12 @@ class SaveMap(io.ComfyNode):
             node_id="DiffusionPerceptionSaveMap",
             display_name="Save Map",
             category="perception",
+            **found_by("exr, 16 bit png, npy, save depth, save normal, save raw, export depth"),
             description="Saves raw values to the output folder, one file an image, with more than 8 bits.",
             inputs=[
-                map_input("Any map from Perceive, an IMAGE with or without alpha, or a MASK.", io.Mask),
+                map_input(
+                    "Any map from Perceive, an IMAGE with or without alpha, a MASK, or geometry.", io.Mask, *GEOMETRIES
+                ),
                 io.String.Input(
                     "filename_prefix",
                     default="perception/map",
@@ -48,7 +51,12 @@ class SaveMap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, map: PerceptionMap | Tensor, filename_prefix: str, format: str, convention: str) -> io.NodeOutput:
+    def validate_inputs(cls, format: str = "", convention: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
+    def execute(cls, map: Given, filename_prefix: str, format: str, convention: str) -> io.NodeOutput:
         saved = read(map, FILE_MEANINGS, convention, "image", *TASKS)
         folder, stem, number, subfolder = place(filename_prefix, saved)
         encode = choose(FORMATS, format, "format").encode

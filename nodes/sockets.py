@@ -1,15 +1,21 @@
-"""Sockets: the two types that only this pack knows, and inputs that take another pack's pictures as well."""
+"""Sockets: the two types that only this pack knows, and inputs that take others' pictures and geometry as well."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.perception_map import PerceptionMap
 from ..core.picture import Meaning, as_map, choose
+from ..core.typed_geometry import Packet, from_packet
+from .schema import ADVANCED
 
 Perception = io.Custom("PERCEPTION")
 PerceptionMapSocket = io.Custom("PERCEPTION_MAP")
+# of newer hosts; where nothing gives them they are words
+GEOMETRIES = (io.Custom("MOGE_GEOMETRY"), io.Custom("DA3_GEOMETRY"))
 
 
 def map_input(tooltip: str, *others: type) -> io.MultiType.Input:
@@ -25,9 +31,17 @@ def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Inp
         options=list(meanings),
         default=default,
         tooltip="What the numbers of a plain IMAGE mean. A map from this pack says so itself, and this is ignored.",
+        **ADVANCED,
     )
 
 
-def read(map: PerceptionMap | Tensor, meanings: dict[str, Meaning], convention: str, *tasks: str) -> PerceptionMap:
+Given = PerceptionMap | Tensor | Packet
+"""What may come into a map input."""
+
+
+def read(map: Given, meanings: dict[str, Meaning], convention: str, *tasks: str) -> PerceptionMap:
     """What came into a map input, as a map of one of `tasks`."""
-    return as_map(map, choose(meanings, convention, "convention"), tasks)
+    meaning = choose(meanings, convention, "convention")
+    if isinstance(map, Mapping):
+        map = from_packet(map, tasks, metres=meaning.convention.metric)
+    return as_map(map, meaning, tasks)

@@ -26,6 +26,7 @@ av>=16.0.0
 def test_torch_and_its_companions_are_not_taken_from_a_hosts_requirements():
     assert wanted_of(REQUIREMENTS) == [
         "comfyui-frontend-package==1.49.6", "torchsde", "numpy>=1.25.0", "kornia>=0.7.1", "av>=16.0.0",
+        "requests",
     ]  # fmt: skip
 
 

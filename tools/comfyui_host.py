@@ -29,6 +29,8 @@ TORCHVISION = "torchvision==0.28.0"
 OLDEST_PYTHON = (3, 11)
 NOT_FROM_REQUIREMENTS = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates")
 """Of a ComfyUI's own requirements: three are pinned here or stood in for, the last is hundreds of MB of pictures."""
+UNSAID = ("requests",)
+"""What older versions import and do not ask for: another package brought it then."""
 
 
 class HostError(RuntimeError):
@@ -125,9 +127,10 @@ def install_for(comfyui: Path) -> Host:
 
 
 def wanted_of(requirements: str) -> list[str]:
-    """What of a requirements.txt is installed: all but NOT_FROM_REQUIREMENTS, without comments."""
+    """What is installed for a requirements.txt: all of it but NOT_FROM_REQUIREMENTS, and what is UNSAID in it."""
     lines = (line.partition("#")[0].strip() for line in requirements.splitlines())
-    return [line for line in lines if line and re.split(r"[^\w.-]", line)[0].lower() not in NOT_FROM_REQUIREMENTS]
+    wanted = [line for line in lines if line and re.split(r"[^\w.-]", line)[0].lower() not in NOT_FROM_REQUIREMENTS]
+    return [*wanted, *UNSAID]
 
 
 def _cached_python() -> Path:

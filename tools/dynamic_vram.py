@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from typing import Any
 
 SWITCH = "DIFFUSION_PERCEPTION_DYNAMIC_VRAM"
 
@@ -16,8 +17,8 @@ def install() -> None:
     """
     if not os.environ.get(SWITCH):
         return
-    memory = importlib.import_module("comfy.memory_management")
-    patching = importlib.import_module("comfy.model_patcher")
+    memory: Any = importlib.import_module("comfy.memory_management")
+    patching: Any = importlib.import_module("comfy.model_patcher")
     if not hasattr(patching, "ModelPatcherDynamic") or not hasattr(memory, "aimdo_enabled"):
         raise SystemExit(f"{SWITCH} is set, and this ComfyUI has no dynamic VRAM: unset it, or take 0.16 or newer.")
     memory.aimdo_enabled = True

@@ -12,9 +12,13 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diffusion_perception.core.adapter_files import write_adapter
+from diffusion_perception.core.adapters import Adapter, LowRank
 from diffusion_perception.core.architecture import VAEArchitecture
+from diffusion_perception.core.fingerprint import fingerprint
 from diffusion_perception.core.keys import rename, unet_to_ldm, vae_to_ldm
 from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.weights import network, pick_unet
 
 
 def write_own_file(path: Path, *tasks: str, with_vae: bool = True) -> Path:
@@ -127,6 +131,27 @@ def under(prefix: str, tensors: dict[str, Tensor], prefixes: dict[str, str]) -> 
     """The tensors by other names, all of them with a prefix."""
     names = rename(tensors, prefixes)
     return {prefix + names.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def write_adapter_for(unet_file: Path, path: Path, seed: int = 0) -> None:
+    """A random rank-4 adapter on the attention of an SD 2.x UNet, its context baked in."""
+    weights = network((unet_file,), pick_unet)
+    generator = torch.Generator().manual_seed(seed)
+    parts = {}
+    for name, shape in weights.shapes.items():
+        if name.endswith((".to_q.weight", ".to_v.weight")):
+            down = torch.randn(4, shape[1], generator=generator) * 0.05
+            parts[name.removesuffix(".weight")] = LowRank(down, torch.randn(shape[0], 4, generator=generator) * 0.05)
+    tensors = weights.load()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    adapter = Adapter(
+        path,
+        parts,
+        base="sd21",
+        fingerprint=fingerprint(tensors.__getitem__),
+        recipes=(Recipe("depth", resolution=64),),
+    )
+    write_adapter(path, adapter, contexts={"depth": tiny.context(width=1024)})
 
 
 def save_half(path: Path, tensors: dict[str, Tensor]) -> Path:

@@ -9,19 +9,12 @@ import pytest
 import torch
 from comfyui_server import NodeFailed
 from graph import Graph, Node
-from networks import narrow_sd1, write_narrow_sd1_unet, write_narrow_sd2, write_own_file
+from networks import narrow_sd1, write_adapter_for, write_narrow_sd1_unet, write_narrow_sd2, write_own_file
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
-from tiny import context
 from tiny_adapters import KINDS, random_adapter, saved, spelled
-
-from diffusion_perception.core.adapter_files import write_adapter
-from diffusion_perception.core.adapters import Adapter, LowRank
-from diffusion_perception.core.fingerprint import fingerprint
-from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.weights import network, pick_unet
 
 
 def perceive_golden(golden):
@@ -95,27 +88,6 @@ def test_every_golden_case_of_dmp_comes_out_of_the_host(inside_host, golden):
             limit = 1e-2 if "_10_" in name else 1e-3
             scale = max(1.0, np.abs(theirs).max() if name.endswith("output") else 1.0)
             assert np.abs(ours.reshape(theirs.shape) - theirs).max() <= limit * scale, name
-
-
-def write_adapter_for(unet_file, path, seed: int = 0) -> None:
-    """A random rank-4 adapter on the attention of an SD 2.x UNet, its context baked in."""
-    weights = network((unet_file,), pick_unet)
-    generator = torch.Generator().manual_seed(seed)
-    parts = {}
-    for name, shape in weights.shapes.items():
-        if name.endswith((".to_q.weight", ".to_v.weight")):
-            down = torch.randn(4, shape[1], generator=generator) * 0.05
-            parts[name.removesuffix(".weight")] = LowRank(down, torch.randn(shape[0], 4, generator=generator) * 0.05)
-    tensors = weights.load()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    adapter = Adapter(
-        path,
-        parts,
-        base="sd21",
-        fingerprint=fingerprint(tensors.__getitem__),
-        recipes=(Recipe("depth", resolution=64),),
-    )
-    write_adapter(path, adapter, contexts={"depth": context(width=1024)})
 
 
 @pytest.fixture(scope="module")

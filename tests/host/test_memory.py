@@ -125,3 +125,89 @@ def test_a_half_precision_vae_computes_in_single_precision_for_us(inside_host, m
     seen = inside_host(decode_in_half_precision, model=model)
     assert seen["ours"] < seen["hosts"]
     assert seen["levels"] > 4 * seen["hosts_levels"]
+
+
+def perceive_short_of_memory(model, failing):
+    """Perceive where the host's own error of a full device comes, once or always, from encode, decode or both."""
+    import comfy.model_management as management
+    import torch
+
+    from diffusion_perception.nodes.load import LoadModel
+    from diffusion_perception.nodes.perceive import Perceive
+
+    perception, vae = LoadModel.execute(model, "auto", "depth", "").result
+    ramp = torch.linspace(0, 1, 640).expand(1, 320, 640)
+    network, image = vae.first_stage_model, torch.stack([ramp, ramp.flip(1), (ramp * 40).sin() / 2 + 0.5], -1)
+    whole = Perceive.execute(perception, image, 0, 1).result[0].values
+    sizes = []
+
+    def short(name, limit):
+        compute = getattr(network, name)
+
+        def attempt(given):
+            sizes.append([name, given.shape[-1]])
+            if given.shape[-1] > limit:
+                raise management.OOM_EXCEPTION("Allocation on device")
+            return compute(given)
+
+        setattr(network, name, attempt)
+
+    for name, limit in failing.items():
+        short(name, limit)
+    try:
+        output = Perceive.execute(perception, image, 0, 1)
+    except management.OOM_EXCEPTION as error:
+        return {"told": str(error), "sizes": sizes}
+    said = output.ui.as_dict()["text"][0] if output.ui is not None else ""
+    return {"whole": whole, "tiled": output.result[0].values, "said": said, "sizes": sizes}
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [
+        ({"decode": 64}, ["decode 640x320 pixels", "tiles of 512"]),
+        ({"encode": 512}, ["encode 640x320 pixels", "tiles of 512"]),
+        ({"decode": 32, "encode": 256}, ["encode 640x320", "decode 640x320", "tiles of 512", "tiles of 256"]),
+    ],
+    ids=["decode", "encode", "both, and twice"],
+)
+def test_a_full_device_is_met_with_tiles_and_the_node_says_so(inside_host, failing, words):
+    seen = inside_host(perceive_short_of_memory, model="starter.safetensors", failing=failing)
+    assert all(word in seen["said"] for word in words), seen["said"]
+    assert seen["tiled"].shape == seen["whole"].shape
+    assert np.isfinite(seen["tiled"]).all()
+    # the statistics of a group norm are a tile's own
+    assert 0 < np.abs(seen["tiled"] - seen["whole"]).mean() < 0.1 * seen["whole"].std()
+    assert all(size <= 640 for _, size in seen["sizes"])
+
+
+def test_a_device_too_full_for_any_tile_is_said_in_a_sentence(inside_host, model):
+    seen = inside_host(perceive_short_of_memory, model=model, failing={"decode": 8})
+    assert "not enough memory to decode 640x320 pixels, not even in tiles of 256" in seen["told"]
+    assert "lower resolution" in seen["told"]
+
+
+def perceive_in_both_precisions(model):
+    """The same image with the VAE in single precision and as a host with half-precision VAEs runs it."""
+    import torch
+
+    from diffusion_perception.nodes.load import LoadModel
+    from diffusion_perception.nodes.perceive import Perceive
+
+    perception, vae = LoadModel.execute(model, "auto", "as trained", "").result
+    used = []
+    encode = vae.first_stage_model.encode
+    vae.first_stage_model.encode = lambda given: (used.append(str(given.dtype)), encode(given))[1]
+    image = torch.rand(1, 48, 80, 3, generator=torch.Generator().manual_seed(0))
+    found = {
+        name: Perceive.execute(perception, image, -1, 1, None, choice).result[0].values
+        for name, choice in {"full": "full", "half": "as the host runs it", "again": "full"}.items()
+    }
+    return {**found, "used": used}
+
+
+def test_the_vae_runs_in_half_precision_only_where_a_person_chooses_it(inside_host, model):
+    seen = inside_host(perceive_in_both_precisions, model=model, host_arguments=("--cpu", "--bf16-vae"))
+    assert seen["used"] == ["torch.float32", "torch.bfloat16", "torch.float32"]
+    assert np.array_equal(seen["full"], seen["again"])
+    assert 0 < np.abs(seen["full"] - seen["half"]).mean() < 0.1
