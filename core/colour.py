@@ -27,8 +27,7 @@ class Palette:
     @classmethod
     def parse(cls, name: str, text: str) -> Palette:
         """From 'RRGGBB class name, RRGGBB class name, ...'."""
-        rows = (row.strip().split(maxsplit=1) for row in text.replace("\n", " ").split(","))
-        colours, classes = zip(*rows, strict=True)
+        colours, classes = zip(*palettes.entries(text))
         return cls(name, classes, colours)
 
     def text(self) -> str:

@@ -1,5 +1,14 @@
 """Colours as data: what stands for every class of a dataset, and the points that colormaps pass through."""
 
+from __future__ import annotations
+
+
+def entries(text: str) -> list[tuple[str, str]]:
+    """(RRGGBB, class name) of each, from 'RRGGBB class name, RRGGBB class name, ...'. ValueError for anything else."""
+    pairs = [entry.strip().split(maxsplit=1) for entry in text.replace("\n", " ").split(",")]
+    return [(colour, name) for colour, name in pairs]
+
+
 # ADE20K's 150 scene-parsing classes (Zhou et al. 2017) in the colours that segmentation ControlNets were trained on:
 # RRGGBB and name, in class order. Road and skyscraper share a colour.
 ADE20K = """

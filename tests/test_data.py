@@ -17,12 +17,12 @@ from PIL import Image
 
 from diffusion_perception.core.files import exr32
 from diffusion_perception.core.geometry import NORMAL_AXES
+from diffusion_perception.scenes.cameras import look_at
+from diffusion_perception.scenes.views import View, dataset_toml, write_view
 from diffusion_perception.trainer.arrays import BrokenRecord, read_array
-from diffusion_perception.trainer.cameras import look_at
 from diffusion_perception.trainer.data import PlainFolder
 from diffusion_perception.trainer.readers import open_dataset, open_folder
 from diffusion_perception.trainer.truth import DatasetError, spread_colours
-from diffusion_perception.trainer.views import View, dataset_toml, write_view
 
 H, W = 12, 16
 RANDOM = np.random.default_rng(0)

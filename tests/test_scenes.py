@@ -16,12 +16,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_perception.trainer import assets, bodies, cameras, furniture, meshes, rooms, scenes, textures, views
-from diffusion_perception.trainer.assets import Item
-from diffusion_perception.trainer.furniture import CLASSES
+from diffusion_perception.core.srgb import to_srgb
+from diffusion_perception.scenes import (
+    assets,
+    bodies,
+    cameras,
+    command,
+    furniture,
+    meshes,
+    renderers,
+    rooms,
+    textures,
+    verify,
+    views,
+)
+from diffusion_perception.scenes.assets import Item
+from diffusion_perception.scenes.furniture import CLASSES
+from diffusion_perception.scenes.plan import Plan, parse_size, split_of
+from diffusion_perception.scenes.shelf import Shelf
 
 SAMPLE = Path(__file__).parent / "data" / "scenes"
-TRAINER = Path(scenes.__file__).parent
+SCENES = Path(command.__file__).parent
 
 
 def item(name: str, category: str, size: tuple[float, float, float], elevation: float = 0.0, top: float = 0.7) -> Item:
@@ -176,11 +191,11 @@ def test_wall_panels_face_the_room_and_leave_holes_for_windows():
 
 @given(st.integers(0, 100_000))
 def test_a_room_belongs_to_one_split_by_its_number(number):
-    assert scenes.split_of(number) in views.SPLITS
+    assert split_of(number) in views.SPLITS
 
 
 def test_splits_share_rooms_eighteen_to_one_to_one():
-    found = [scenes.split_of(number) for number in range(200)]
+    found = [split_of(number) for number in range(200)]
     assert [found.count(split) for split in views.SPLITS] == [180, 10, 10]
 
 
@@ -358,7 +373,7 @@ def slanted_view(size: int = 48) -> views.View:
     instance = np.zeros((size, size), np.uint16)
     labels[30:36, 20:24], instance[30:36, 20:24] = CLASSES.index("person"), 300
     return views.View(
-        image=np.round(views.to_srgb(albedo * shading) * 255).astype(np.uint8),
+        image=np.round(to_srgb(albedo * shading) * 255).astype(np.uint8),
         depth=z.astype(np.float32),
         normal=(up * seen[..., None]).astype(np.float32),
         albedo=albedo,
@@ -379,11 +394,11 @@ def save(folder: Path, view: views.View, depth_format: str = "png") -> None:
 def test_what_is_written_is_read_back(tmp_path, depth_format):
     view = slanted_view()
     save(tmp_path, view, depth_format)
-    maps = scenes.read_maps(tmp_path, "00001_00")
+    maps = verify.read_maps(tmp_path, "00001_00")
     assert maps["depth"] == pytest.approx(view.depth, abs=0 if depth_format == "npy" else 0.00051)
     assert maps["normal"] == pytest.approx(view.normal, abs=2e-5)
     assert maps["shading"] == pytest.approx(view.shading, abs=1e-4)
-    assert maps["albedo"] / 255 == pytest.approx(views.to_srgb(view.albedo), abs=0.003)
+    assert maps["albedo"] / 255 == pytest.approx(to_srgb(view.albedo), abs=0.003)
     assert (maps["image"] == view.image).all()
     assert (maps["segmentation"] == view.segmentation).all()
     assert (maps["instance"] == view.instance).all()
@@ -395,7 +410,7 @@ def test_a_depth_beyond_sixteen_bits_is_unknown_rather_than_wrong(tmp_path):
     view = slanted_view()
     view.depth[0, 0], view.depth[0, 1] = 65.535, 70.0
     save(tmp_path, view)
-    assert scenes.read_maps(tmp_path, "00001_00")["depth"][0, :2] == pytest.approx([65.535, 0])
+    assert verify.read_maps(tmp_path, "00001_00")["depth"][0, :2] == pytest.approx([65.535, 0])
 
 
 def test_the_camera_file_holds_intrinsics_that_give_the_same_rays(tmp_path):
@@ -446,12 +461,12 @@ def test_a_failed_write_leaves_no_file(tmp_path):
 
 def arguments(out: Path, *extra: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    scenes.add_arguments(parser)
+    command.add_arguments(parser)
     return parser.parse_args(["--out", str(out), *extra])
 
 
-def make_plan(out: Path, **changes: object) -> scenes.Plan:
-    return dataclasses.replace(scenes.Plan.of(arguments(out)), **changes)
+def make_plan(out: Path, **changes: object) -> Plan:
+    return dataclasses.replace(command.plan_of(arguments(out)), **changes)
 
 
 @pytest.mark.parametrize(
@@ -466,45 +481,45 @@ def make_plan(out: Path, **changes: object) -> scenes.Plan:
 )
 def test_a_bad_argument_is_named_before_anything_is_fetched(tmp_path, extra, message):
     with pytest.raises(ValueError, match=message):
-        scenes.run(arguments(tmp_path, *extra))
+        command.run(arguments(tmp_path, *extra))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_views_are_rendered_in_the_same_batches_whatever_is_missing():
-    assert scenes.parse_size("320x240") == (320, 240)
-    batches = scenes.batches(12, (256, 256), 4)
+    assert parse_size("320x240") == (320, 240)
+    batches = renderers.batches(12, (256, 256), 4)
     assert [k for batch in batches for k in batch] == list(range(12))
-    assert scenes.batches(2, (4096, 4096), 64) == [range(0, 1), range(1, 2)]
+    assert renderers.batches(2, (4096, 4096), 64) == [range(0, 1), range(1, 2)]
 
 
 def test_verify_passes_the_truth_and_faults_what_is_bent(tmp_path):
     view = slanted_view()
     save(tmp_path / "good", view)
-    report = scenes.verify(tmp_path / "good")
+    report = verify.verify(tmp_path / "good")
     assert report.faults() == []
     assert report.normal_deg < 0.5
     assert report.floor_mm < 0.5
     _, rays = cameras.pixel_rays(view.camera, 48, 48)
     along = dataclasses.replace(view, depth=view.depth * np.linalg.norm(rays, axis=-1).astype(np.float32))
     save(tmp_path / "along", along)
-    assert any("floor" in fault for fault in scenes.verify(tmp_path / "along").faults())
+    assert any("floor" in fault for fault in verify.verify(tmp_path / "along").faults())
     save(tmp_path / "axes", dataclasses.replace(view, normal=view.normal * [1, -1, 1]))
-    assert any("normals" in fault for fault in scenes.verify(tmp_path / "axes").faults())
+    assert any("normals" in fault for fault in verify.verify(tmp_path / "axes").faults())
     save(tmp_path / "light", dataclasses.replace(view, shading=view.shading * 2))
-    assert any("albedo" in fault for fault in scenes.verify(tmp_path / "light").faults())
+    assert any("albedo" in fault for fault in verify.verify(tmp_path / "light").faults())
 
 
 def test_verify_names_an_empty_folder_and_a_broken_file(tmp_path):
     with pytest.raises(ValueError, match="holds no rendered views"):
-        scenes.verify(tmp_path)
+        verify.verify(tmp_path)
     save(tmp_path, slanted_view())
     (tmp_path / "normal/00001_00.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"normal/00001_00.png is missing or is not a picture"):
-        scenes.verify(tmp_path)
+        verify.verify(tmp_path)
 
 
 def test_the_committed_sample_is_exact_small_and_credited():
-    report = scenes.verify(SAMPLE)
+    report = verify.verify(SAMPLE)
     assert report.views == 12
     assert report.faults() == []
     assert report.joints >= 5
@@ -517,8 +532,8 @@ def test_the_committed_sample_splits_by_room():
     assert all(found.values())
     assert not found["train"] & found["val"] | found["train"] & found["test"] | found["val"] & found["test"]
     for split, numbers in found.items():
-        assert {scenes.split_of(int(number)) for number in numbers} == {split}
-    sheet = scenes.contact_sheet(SAMPLE / "val", ["00018_00", "00018_01"])
+        assert {split_of(int(number)) for number in numbers} == {split}
+    sheet = verify.contact_sheet(SAMPLE / "val", ["00018_00", "00018_01"])
     assert sheet.shape == (6 * 80, 2 * 80, 3)
 
 
@@ -537,7 +552,7 @@ def test_joints_in_the_committed_sample_lie_on_their_people():
 
 def test_normals_in_the_committed_sample_are_unit_vectors_towards_the_camera():
     for path in SAMPLE.rglob("camera/*.json"):
-        maps = scenes.read_maps(path.parents[1], path.stem)
+        maps = verify.read_maps(path.parents[1], path.stem)
         known = maps["depth"] > 0
         length = np.linalg.norm(maps["normal"], axis=-1)
         assert length[known] == pytest.approx(1, abs=1e-4)
@@ -546,25 +561,25 @@ def test_normals_in_the_committed_sample_are_unit_vectors_towards_the_camera():
 
 
 def test_no_file_imports_the_script_that_blender_runs():
-    for path in TRAINER.glob("*.py"):
+    for path in SCENES.glob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         names = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names]
         names += [str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-        assert not any("blender_render" in name for name in names)
-        assert path.name == "blender_render.py" or "bpy" not in names
+        assert not any("blender_script" in name for name in names)
+        assert path.name == "blender_script.py" or "bpy" not in names
 
 
 @pytest.mark.slow
 def test_mitsuba_renders_a_bare_room_exactly_and_twice_the_same(tmp_path):
     pytest.importorskip("mitsuba")
     pytest.importorskip("mitsuba_oidn")
-    from diffusion_perception.trainer import mitsuba_render
+    from diffusion_perception.scenes import mitsuba_render
 
     mi = mitsuba_render.load_mitsuba()
     mi.Bitmap(np.ones((8, 16, 3), np.float32)).write(str(tmp_path / "sky.exr"))
     # the catalogue's models have no files: a room of walls, floor, ceiling, lamps and pictures is left
     room = dataclasses.replace(rooms.plan_room(2, 0, [], 2), environment="sky")
-    shelf = scenes.Shelf(tmp_path, {}, [], {"sky": "sky.exr"})
+    shelf = Shelf(tmp_path, {}, [], {"sky": "sky.exr"})
     loaded = mitsuba_render.load_room(room, shelf)
     found = mitsuba_render.render_views(loaded, list(room.cameras), (48, 40), 2, 1)
     again = mitsuba_render.render_views(loaded, list(room.cameras), (48, 40), 2, 1)
@@ -580,7 +595,7 @@ def test_mitsuba_renders_a_bare_room_exactly_and_twice_the_same(tmp_path):
         gap = np.minimum(np.abs(points), np.abs(points - np.array(room.size)))
         assert gap[wall][:, [0, 2]].min(axis=1) == pytest.approx(0, abs=1e-4)
     save(tmp_path / "made", found[0])
-    assert scenes.verify(tmp_path / "made").normal_deg < 0.5
+    assert verify.verify(tmp_path / "made").normal_deg < 0.5
 
 
 def test_a_limb_turns_on_the_right_as_its_mirror_image_on_the_left():

@@ -14,7 +14,7 @@ import comfyui_host
 from comfyui import default_base
 from comfyui_server import Server
 
-from diffusion_perception.trainer.assets import SCIKIT_IMAGE, fetch_wheel
+from diffusion_perception.scenes.assets import SCIKIT_IMAGE, fetch_wheel
 from workflows import FOLDER, NOTES, PHOTO
 
 # NASA's portrait of Eileen Collins, in the public domain, as an old release of scikit-image carries it

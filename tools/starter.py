@@ -3,7 +3,7 @@
     python tools/starter.py --scenes DIR --out DIR [--factor 20] [--stage latent]
 
 Every part goes on where it was stopped; what is finished is left alone. --factor trains that many times longer, for
-machines with a GPU. Rooms are rendered with the `scenes` extra, anny and libLLVM, as trainer/scenes says; with
+machines with a GPU. Rooms are rendered with the `scenes` extra, anny and libLLVM, as scenes/ says; with
 --no-render only those that are there are learnt from.
 """
 

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -69,11 +70,23 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def add_scenes(verb: argparse.ArgumentParser) -> None:
-    """`scenes`: its flags stand with the renderer."""
-    from . import scenes
+    """`scenes`: its flags stand with the renderers, which node packs come without."""
+    if find_spec("..scenes", __package__) is None:
+        verb.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
+        verb.set_defaults(run=refuse_scenes)
+        return
+    from ..scenes import command
 
-    scenes.add_arguments(verb)
-    verb.set_defaults(run=scenes.run)
+    command.add_arguments(verb)
+    verb.set_defaults(run=command.run)
+
+
+def refuse_scenes(arguments: argparse.Namespace) -> None:
+    """`scenes` where it is not there."""
+    raise ValueError(
+        "This copy came without the renderers: take `pip install diffusion-perception[scenes]`, or a clone of the "
+        "repository."
+    )
 
 
 def add_checkpoint_arguments(verb: argparse.ArgumentParser) -> None:

@@ -93,6 +93,7 @@ from torch.utils.data import Dataset
 from ..core.colour import Palette
 from ..core.geometry import intrinsics_from_fov
 from ..core.perception_map import Convention
+from ..core.srgb import to_srgb
 from .arrays import READERS, BrokenRecord, check_file, check_packages, read_array, read_colours
 from .truth import (
     KINDS,
@@ -109,7 +110,6 @@ from .truth import (
     read_truth,
     size_text,
 )
-from .views import to_srgb
 
 log = logging.getLogger(__name__)
 

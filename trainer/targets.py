@@ -21,7 +21,7 @@ from ..core.colour import Palette, levels, palette_named
 from ..core.geometry import CAMERA, Axes, change_axes, decode_normals
 from ..core.perception_map import Convention
 from ..core.recipe import Recipe
-from .views import to_srgb
+from ..core.srgb import to_srgb
 
 DEFAULT_AXES: Axes = CAMERA
 """Right, up, back: what normals are trained along unless the recipe says otherwise."""

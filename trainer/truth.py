@@ -17,8 +17,8 @@ from torch import Tensor
 from ..core.colour import PALETTES, Palette, classify
 from ..core.geometry import NORMAL_AXES, Axes, lines_of
 from ..core.perception_map import Convention
+from ..core.srgb import to_linear
 from .arrays import BrokenRecord, full_scale, read_array
-from .views import to_linear
 
 if sys.version_info >= (3, 11):
     import tomllib

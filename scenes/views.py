@@ -34,12 +34,17 @@ from typing import Any
 
 import numpy as np
 
+from ..core.skeletons import SKELETONS
+from ..core.srgb import to_srgb
 from .cameras import Camera, focal_px
 from .furniture import CLASSES
 
 DEPTH_UNIT = 0.001
 SHADING_SCALE = 8.0
 SPLITS = ("train", "val", "test")
+COCO = SKELETONS["coco-17"]
+BONES = [(one + 1, other + 1) for one, other in COCO.limbs]
+"""Counted from 1, as in COCO's files."""
 
 
 @dataclass
@@ -66,17 +71,6 @@ class View:
     keypoints: dict[int, np.ndarray] = field(default_factory=dict)
     """Instance -> (17, 3): x, y in pixels and COCO visibility."""
     notes: dict[str, Any] = field(default_factory=dict)
-
-
-def to_srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light to the sRGB curve, both in [0, 1]."""
-    linear = np.clip(linear, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
-
-
-def to_linear(srgb: np.ndarray) -> np.ndarray:
-    """The sRGB curve undone."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def write_view(folder: Path, stem: str, view: View, depth_format: str = "png") -> None:
@@ -124,48 +118,6 @@ def describe(view: View) -> dict[str, Any]:
     }
 
 
-COCO_JOINTS = (
-    "nose",
-    "left_eye",
-    "right_eye",
-    "left_ear",
-    "right_ear",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_wrist",
-    "right_wrist",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_ankle",
-    "right_ankle",
-)
-COCO_BONES = (
-    (16, 14),
-    (14, 12),
-    (17, 15),
-    (15, 13),
-    (12, 13),
-    (6, 12),
-    (7, 13),
-    (6, 7),
-    (6, 8),
-    (7, 9),
-    (8, 10),
-    (9, 11),
-    (2, 3),
-    (1, 2),
-    (1, 3),
-    (2, 4),
-    (3, 5),
-    (4, 6),
-    (5, 7),
-)
-
-
 def coco(view: View, stem: str) -> dict[str, Any]:
     """The people of one view as COCO keypoint annotations."""
     height, width = view.depth.shape
@@ -189,7 +141,7 @@ def coco(view: View, stem: str) -> dict[str, Any]:
     return {
         "images": [{"id": 0, "file_name": f"{stem}.png", "width": width, "height": height}],
         "annotations": annotations,
-        "categories": [{"id": 1, "name": "person", "keypoints": COCO_JOINTS, "skeleton": COCO_BONES}],
+        "categories": [{"id": 1, "name": "person", "keypoints": COCO.names, "skeleton": BONES}],
     }
 
 

@@ -6,34 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from ..core.palettes import ROOMS, entries
 from .assets import Item
 
-CLASSES = (
-    "unlabelled",
-    "wall",
-    "floor",
-    "ceiling",
-    "window",
-    "door",
-    "person",
-    "animal",
-    "chair",
-    "sofa",
-    "table",
-    "bed",
-    "storage",
-    "lamp",
-    "plant",
-    "screen",
-    "appliance",
-    "sanitary",
-    "textile",
-    "picture",
-    "vehicle",
-    "object",
-    "ground",
-    "sky",
-)
+CLASSES = tuple(name for _, name in entries(ROOMS))
 
 Role = Literal[
     "wall",  # back to a wall

@@ -6,13 +6,13 @@ import ctypes.util
 import functools
 import glob
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from ..core.srgb import to_srgb
 from . import textures
 from .assets import Item, MissingAssetError
 from .bodies import Body, load_body
@@ -20,7 +20,8 @@ from .cameras import Camera, pixel_rays, project
 from .furniture import CLASSES
 from .meshes import Material, Part, load_model
 from .rooms import Panel, Placement, Room
-from .views import View, to_srgb
+from .shelf import Shelf
+from .views import View
 
 MAX_DEPTH = 6
 DARKEST = 0.006
@@ -52,17 +53,6 @@ def load_mitsuba() -> Any:
     mi.set_variant("llvm_ad_rgb")
     mi.set_log_level(mi.LogLevel.Error)
     return mi
-
-
-class Shelf(Protocol):
-    """Where models come from."""
-
-    @property
-    def cache(self) -> Path: ...
-    @property
-    def items(self) -> Mapping[str, Item]: ...
-    @property
-    def environments(self) -> Mapping[str, str]: ...
 
 
 @dataclass

@@ -71,8 +71,9 @@ SCIKIT_IMAGE = Wheel(
 
 def cache_folder() -> Path:
     """Where fetched assets are kept between runs; DIFFUSION_PERCEPTION_CACHE moves it."""
-    root = os.environ.get("DIFFUSION_PERCEPTION_CACHE") or Path.home() / ".cache" / "diffusion-perception"
-    return Path(root) / "scenes"
+    chosen = os.environ.get("DIFFUSION_PERCEPTION_CACHE")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "diffusion-perception"
+    return Path(chosen or caches).expanduser() / "scenes"
 
 
 def fetch(cache: Path, packages_folder: Path | None = None) -> None:

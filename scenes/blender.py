@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.srgb import to_srgb
 from . import textures
 from .assets import MissingAssetError
 from .bodies import load_body
@@ -25,7 +26,6 @@ from .furniture import CLASSES
 from .meshes import Material
 from .mitsuba_render import (
     DARKEST,
-    Shelf,
     camera_normals,
     exposure,
     is_glass,
@@ -36,9 +36,10 @@ from .mitsuba_render import (
     turn,
 )
 from .rooms import Panel, Placement, Room
-from .views import View, to_srgb
+from .shelf import Shelf
+from .views import View
 
-SCRIPT = Path(__file__).with_name("blender_render.py")
+SCRIPT = Path(__file__).with_name("blender_script.py")
 MATTE_SAMPLES = 48
 
 

@@ -1,0 +1,153 @@
+"""The command `scenes`: renders furnished rooms with people, and the exact truth about every pixel.
+
+It writes `<out>/train`, `<out>/val` and `<out>/test`, each a plain dataset folder as described in `views`: the same
+that a dataset of your own would have. Views are named `<room>_<view>`. Rooms, never views, are shared out between the
+splits: of every twenty rooms one goes to val and one to test. The same seed gives the same files on the same machine,
+whole views that are already there are left alone, and a run that was killed goes on where it stopped. Credits for the
+models are written beside the splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import assets
+from .plan import Plan, parse_size, stem
+from .renderers import RENDERERS
+from .rooms import plan_room
+from .shelf import open_shelf
+from .verify import verify
+from .views import SPLITS, dataset_toml, write_text, write_view
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets train/, val/ and test/")
+    parser.add_argument("--rooms", type=int, default=100, help="how many rooms")
+    parser.add_argument("--views", type=int, default=12, help="pictures of each room")
+    parser.add_argument("--size", default="256", metavar="N | WxH", help="pixels of a picture")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same scenes")
+    parser.add_argument("--first-room", type=int, default=0, metavar="N", help="number of the first room")
+    parser.add_argument("--split", choices=("auto", *SPLITS), default="auto", help="put every room into one split")
+    parser.add_argument(
+        "--renderer",
+        choices=tuple(RENDERERS),
+        default="mitsuba",
+        help="; ".join(f"{name} {row.about}" for name, row in RENDERERS.items()),
+    )
+    parser.add_argument(
+        "--samples", type=int, default=0, help="light paths a pixel before denoising; 0 = 4, blender 16"
+    )
+    parser.add_argument(
+        "--bodies",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many parametric people with exact joints to draw from; needs anny",
+    )
+    parser.add_argument(
+        "--depth-format", choices=("png", "npy"), default="png", help="16-bit millimetres, or float32 metres"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes; each renderer already uses every core")
+    parser.add_argument(
+        "--assets", type=Path, metavar="DIR", help="folder with the .deb files, instead of apt-get download"
+    )
+    parser.add_argument("--blender-python", type=Path, metavar="FILE", help="interpreter that has bpy installed")
+    parser.add_argument("--verify", action="store_true", help="render nothing; measure the truth of the views in --out")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Render, or verify what was rendered."""
+    if arguments.verify:
+        report = verify(arguments.out)
+        sys.stdout.write(report.text())
+        if report.faults():
+            raise ValueError(f"{arguments.out}: {'; '.join(report.faults())}.")
+        return
+    plan = plan_of(arguments)
+    RENDERERS[plan.renderer].find(plan)  # before anything is downloaded
+    cache = assets.cache_folder()
+    assets.fetch(cache, arguments.assets)
+    if plan.bodies:
+        from .bodies import make_bodies
+
+        make_bodies(cache, plan.bodies)
+    for split in SPLITS:
+        if any(plan.split_of(number) == split for number in plan.numbers()):
+            write_text(plan.out / split / "dataset.toml", dataset_toml(f"scenes {split}", plan.depth_format))
+    _render_all(plan)
+    write_credits(plan)
+
+
+def plan_of(arguments: argparse.Namespace) -> Plan:
+    """What the flags ask for. ValueError for numbers that no plan can have."""
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Plan)}
+    values["size"] = parse_size(arguments.size)
+    values["samples"] = arguments.samples or RENDERERS[arguments.renderer].samples
+    for name in ("rooms", "views", "samples", "workers"):
+        if values[name] < 1:
+            raise ValueError(f"--{name} is {values[name]}; it must be at least 1.")
+    for name in ("seed", "first_room", "bodies"):
+        if values[name] < 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {values[name]}; it cannot be negative.")
+    return Plan(**values)
+
+
+def write_credits(plan: Plan) -> None:
+    """Who made the models that the views in the folder show, whichever run made the views."""
+    shown: set[str] = set()
+    for path in plan.out.glob("*/camera/*.json"):
+        shown.update(json.loads(path.read_text()).get("models", ()))
+    items = open_shelf().items
+    bodies = any(name.startswith("body/") for name in shown)
+    text = assets.credits([items[name] for name in sorted(shown & items.keys())], bodies)
+    write_text(plan.out / "CREDITS.md", text)
+
+
+def _render_all(plan: Plan) -> None:
+    from tqdm import tqdm
+
+    open_rooms = [number for number in plan.numbers() if plan.missing(number)]
+    total = plan.rooms * plan.views
+    done = total - sum(len(plan.missing(number)) for number in open_rooms)
+    with tqdm(total=total, initial=done, unit="view", desc=f"scenes ({plan.renderer})") as bar:
+        for count in _progress(plan, open_rooms):
+            bar.update(count)
+
+
+def _progress(plan: Plan, numbers: list[int]) -> Iterator[int]:
+    """Counts of views as they come."""
+    if plan.workers == 1:
+        for number in numbers:
+            yield from render_room(plan, number)
+        return
+    # spawned, because a forked process would share the renderer's threads
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(plan.workers, mp_context=context) as pool:
+        futures = [pool.submit(_count_room, plan, number) for number in numbers]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _count_room(plan: Plan, number: int) -> int:
+    return sum(render_room(plan, number))
+
+
+def render_room(plan: Plan, number: int) -> Iterator[int]:
+    """Write the views of one room that are missing; yields how many were written, batch by batch."""
+    room = plan_room(number, plan.seed, open_shelf().pieces, plan.views, plan.bodies)
+    wanted = plan.missing(number)
+    for k, view in RENDERERS[plan.renderer].render(plan, room, number, wanted):
+        write_view(plan.folder(number), stem(number, k), view, plan.depth_format)
+        yield 1
