@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from math import ceil
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def in_tiles(
@@ -33,6 +36,14 @@ def in_tiles(
     return total / weights
 
 
+def overview(given: Tensor, tile: int, unit: int) -> Tensor:
+    """The whole (B, C, H, W) scaled down to no more cells than a tile has, of `unit` pixels each."""
+    height, width = given.shape[-2:]
+    scale = min(1.0, tile * unit / (height * width) ** 0.5)
+    size = [max(round(length * scale / unit), 1) * unit for length in (height, width)]
+    return F.interpolate(given, size, mode="area")
+
+
 def starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where tiles begin along a side: evenly spread, all of one size, none overlapping its neighbour by less."""
     if length <= tile:
@@ -45,3 +56,50 @@ def ramp(length: int, overlap: int) -> Tensor:
     """The weight of a tile's pixels along a side: 1 inside, falling linearly to its ends; nowhere 0."""
     centres = torch.arange(length) + 0.5
     return (torch.minimum(centres, length - centres) / max(overlap, 1)).clamp(max=1)
+
+
+@contextmanager
+def norms_as_in(network: nn.Module, whole: Callable[[], object]) -> Iterator[None]:
+    """While this lasts a network's group norms use the statistics that they had in `whole()`, not each tile's own.
+
+    A light wall and a dark one would otherwise be taken for the same grey, tile by tile.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.GroupNorm)]
+    kept: dict[nn.Module, Moments] = {}
+    with hooked(layers, lambda layer, inputs, output: kept.update({layer: moments(layer, inputs[0])})):
+        whole()
+
+    def corrected(layer: nn.GroupNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # the layer gave (x - own mean) / own deviation * weight + bias
+        (mean, deviation), (own_mean, own_deviation) = kept[layer], moments(layer, inputs[0])
+        weight, bias = layer.weight.to(output), layer.bias.to(output)
+        scale = own_deviation / deviation
+        shift = weight * ((own_mean - mean) / deviation) + bias * (1 - scale)
+        each_pixel = (..., *[None] * (output.ndim - 2))
+        return output * scale[each_pixel].to(output) + shift[each_pixel].to(output)
+
+    with hooked([layer for layer in layers if layer in kept], corrected):
+        yield
+
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and standard deviation (B, C) of each channel's group."""
+
+
+def moments(layer: nn.GroupNorm, x: Tensor) -> Moments:
+    """As the norm takes them of (B, C, ...), its epsilon included."""
+    groups = x.float().reshape(len(x), layer.num_groups, -1)
+    variance, mean = torch.var_mean(groups, 2, correction=0)
+    each = layer.num_channels // layer.num_groups
+    return mean.repeat_interleave(each, 1), (variance + layer.eps).sqrt().repeat_interleave(each, 1)
+
+
+@contextmanager
+def hooked(layers: Sequence[nn.Module], hook: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+    """With a forward hook on each layer."""
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

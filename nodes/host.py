@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import comfy.clip_model
@@ -29,7 +30,7 @@ from ..core.keypoint_heads import without_batch_norm
 from ..core.keys import rename, unet_to_ldm, vae_to_ldm
 from ..core.light import LATENT, Halves, build_light
 from ..core.pipeline import Perceiver
-from ..core.tiles import in_tiles
+from ..core.tiles import in_tiles, norms_as_in, overview
 from ..core.weights import CheckpointError, Weights
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,8 @@ class HostAutoencoder:
             for tile in TILES:
                 management.soft_empty_cache()
                 self.say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
-                with unless_short_of_memory():
+                small = overview(given, tile, half.units[0])
+                with unless_short_of_memory(), norms_as_in(network, partial(compute, small)):
                     return in_tiles(compute, given, tile, OVERLAP, half.units)
         raise management.OOM_EXCEPTION(TOO_LARGE.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
 

@@ -163,21 +163,21 @@ def perceive_short_of_memory(model, failing):
 
 
 @pytest.mark.parametrize(
-    ("failing", "words"),
+    ("failing", "words", "apart"),
     [
-        ({"decode": 64}, ["decode 640x320 pixels", "tiles of 512"]),
-        ({"encode": 512}, ["encode 640x320 pixels", "tiles of 512"]),
-        ({"decode": 32, "encode": 256}, ["encode 640x320", "decode 640x320", "tiles of 512", "tiles of 256"]),
+        ({"decode": 64}, ["decode 640x320 pixels", "tiles of 512"], 0.02),
+        ({"encode": 512}, ["encode 640x320 pixels", "tiles of 512"], 0.02),
+        ({"decode": 32, "encode": 256}, ["encode 640x320", "decode 640x320", "tiles of 512", "tiles of 256"], 0.2),
     ],
     ids=["decode", "encode", "both, and twice"],
 )
-def test_a_full_device_is_met_with_tiles_and_the_node_says_so(inside_host, failing, words):
+def test_a_full_device_is_met_with_tiles_and_the_node_says_so(inside_host, failing, words, apart):
     seen = inside_host(perceive_short_of_memory, model="starter.safetensors", failing=failing)
     assert all(word in seen["said"] for word in words), seen["said"]
     assert seen["tiled"].shape == seen["whole"].shape
     assert np.isfinite(seen["tiled"]).all()
-    # the statistics of a group norm are a tile's own
-    assert 0 < np.abs(seen["tiled"] - seen["whole"]).mean() < 0.1 * seen["whole"].std()
+    # in shares of the map's own contrast; tiles of 512 with group norms of their own would be 0.1 off, of 256 0.5
+    assert 0 < np.abs(seen["tiled"] - seen["whole"]).mean() < apart * seen["whole"].std()
     assert all(size <= 640 for _, size in seen["sizes"])
 
 

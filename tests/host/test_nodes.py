@@ -98,13 +98,14 @@ def test_a_batch_of_five_equals_five_single_images(comfyui, model):
     assert max(np.abs(single - chunk).max() for single, chunk in zip(singles, in_chunks)) <= 1e-3
 
 
-def test_progress_is_told_and_ends_at_its_maximum(comfyui, model):
+def test_progress_is_told_and_ends_at_its_maximum(comfyui, host, model):
     comfyui.free()
     graph, _ = batched(five(comfyui), model, 2)
     node = next(name for name, node in graph.items() if node["class_type"] == "DiffusionPerceptionPerceive")
     moved = comfyui.submit(graph).progress(node)
-    assert len(moved) >= 9  # three chunks: encode, denoise, decode
-    assert moved[-1][0] == moved[-1][1]
+    throttled = "PROGRESS_THROTTLE" in (host.comfyui / "comfy" / "utils.py").read_text("utf-8")
+    assert len(moved) >= (2 if throttled else 9)  # three chunks: encode, denoise, decode
+    assert moved[-1] == (9, 9)
     assert moved == sorted(moved)
 
 
