@@ -20,6 +20,7 @@ from ..core.backbone import Context
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
 from ..core.families import FAMILIES
 from ..core.light import FULL, LIGHT, TAESD, Held, Role, chosen, with_light
+from ..core.picture import choose
 from ..core.pipeline import Perceiver
 from ..core.recipe import Recipe
 from ..core.tasks import TASKS
@@ -143,6 +144,7 @@ def overrides_input() -> io.String.Input:
     )
 
 
+FAMILY_CHOICES = {name: name for name in ("auto", *FAMILIES)}
 HALVES = (FULL, LIGHT, TAESD)
 """Which half of a VAE may be used: its own, the light one that the checkpoint brings, or TAESD's."""
 
@@ -178,7 +180,7 @@ class LoadModel(io.ComfyNode):
                 io.Combo.Input("model", options=choices(), tooltip=f"A file or folder in models/{FOLDER}."),
                 io.Combo.Input(
                     "family",
-                    options=["auto", *FAMILIES],
+                    options=list(FAMILY_CHOICES),
                     default="auto",
                     tooltip="How it was trained. auto reads it from the files; name it where they cannot tell.",
                     **ADVANCED,
@@ -218,7 +220,7 @@ class LoadModel(io.ComfyNode):
     def execute(
         cls, model: str, family: str, task: str, overrides: str, decoder: str = FULL, encoder: str = FULL
     ) -> io.NodeOutput:
-        checkpoint = open_checkpoint(resolve(model), family, wanted_task(task))
+        checkpoint = open_checkpoint(resolve(model), choose(FAMILY_CHOICES, family, "family"), wanted_task(task))
         # before the weights are read, which takes a while: a misspelt field is told at once
         checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(overrides.split()))
         halves = (

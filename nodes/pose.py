@@ -113,7 +113,7 @@ class PerceivePose(io.ComfyNode):
         vae: Any = None,
         vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
-        notes: list[str] = []
+        corners, notes = choose(CORNERS, box_format, "box_format"), []
         perceiver = prepared(perception, vae, vae_precision, notes)
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         size = (pictures.shape[-2], pictures.shape[-1])
@@ -122,7 +122,7 @@ class PerceivePose(io.ComfyNode):
         if mask is not None:
             found = [boxes_of_mask(part, size) for part in masks_of(mask, len(pictures))]
         elif boxes is not None:
-            found = read_boxes(boxes, len(pictures), choose(CORNERS, box_format, "box_format"))
+            found = read_boxes(boxes, len(pictures), corners)
         else:
             found = None
         people = len(pictures) if found is None else sum(map(len, found))

@@ -126,8 +126,16 @@ def environment() -> dict[str, str]:
 class Server:
     """A ComfyUI that runs between `with` and its end, on a free port of this machine."""
 
-    def __init__(self, host: Host, base: Path, *arguments: str, cpu: bool = True, boot_timeout: float = 300.0) -> None:
-        self.base = make_base(base.absolute())
+    def __init__(
+        self,
+        host: Host,
+        base: Path,
+        *arguments: str,
+        cpu: bool = True,
+        boot_timeout: float = 300.0,
+        pack: Path = PACK,
+    ) -> None:
+        self.base = make_base(base.absolute(), pack)
         self.port = _free_port()
         self.client_id = uuid.uuid4().hex
         self._log_path = self.base / "comfyui.log"

@@ -23,3 +23,14 @@ def install() -> None:
         raise SystemExit(f"{SWITCH} is set, and this ComfyUI has no dynamic VRAM: unset it, or take 0.16 or newer.")
     memory.aimdo_enabled = True
     patching.CoreModelPatcher = patching.ModelPatcherDynamic
+    # the host would map files by comfy-aimdo, which needs the GPU
+    loading: Any = importlib.import_module("comfy.utils")
+    loading.load_safetensors = _read
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tensors and the metadata of a file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
