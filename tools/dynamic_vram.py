@@ -12,8 +12,8 @@ SWITCH = "DIFFUSION_PERCEPTION_DYNAMIC_VRAM"
 def install() -> None:
     """Do what main.py does once comfy-aimdo has found a GPU; nothing unless SWITCH is set.
 
-    On the CPU weights are not streamed, but layers are made without weights until a file is loaded, and networks are
-    given to the patcher that would stream them. Call it before any network is made.
+    On the CPU weights are not streamed, but layers are made without weights until a file is loaded, keep its precision
+    and cast it on use, and networks are given to the patcher that would stream them. Call it before any is made.
     """
     if not os.environ.get(SWITCH):
         return
@@ -23,6 +23,9 @@ def install() -> None:
         raise SystemExit(f"{SWITCH} is set, and this ComfyUI has no dynamic VRAM: unset it, or take 0.16 or newer.")
     memory.aimdo_enabled = True
     patching.CoreModelPatcher = patching.ModelPatcherDynamic
+    # on the CPU the patcher is a plain one, which leaves it to each layer whether it casts what it holds
+    operations: Any = importlib.import_module("comfy.ops")
+    operations.CastWeightBiasOp.comfy_cast_weights = True
     # the host would map files by comfy-aimdo, which needs the GPU
     loading: Any = importlib.import_module("comfy.utils")
     loading.load_safetensors = _read

@@ -72,6 +72,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 def add_scenes(verb: argparse.ArgumentParser) -> None:
     """`scenes`: its flags stand with the renderers, which node packs come without."""
     if find_spec("..scenes", __package__) is None:
+        verb.prefix_chars = "\0"  # whatever follows is passed over, flags too
         verb.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
         verb.set_defaults(run=refuse_scenes)
         return
