@@ -18,7 +18,7 @@ from . import keys
 from .architecture import Shapes, UNetArchitecture, VAEArchitecture
 from .backbone import Context
 from .families import FAMILIES, HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
-from .light import LIGHT_KEY, Stored, named, own_light
+from .light import LIGHT_KEY, Stored, latents_of, named, own_light
 from .recipe import KEY, Recipe, from_header, to_header
 from .tasks import task_named
 from .weights import (
@@ -212,11 +212,14 @@ def write_checkpoint(
 
 
 def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]:
-    """What a person may want to know of a checkpoint, as plain data; no weights are read.
+    """What a person may want to know of a checkpoint, or of a VAE alone, as plain data; hardly any weights are read.
 
     What its files do not say stands under "problem", in a sentence. CheckpointError only where nothing can be read.
     """
     path = absolute(path)
+    alone = vae_alone(path)
+    if alone is not None:
+        return {"path": path.name, "vae": describe_vae(alone)}
     places = needed_unet_folders(path) if path.is_dir() else [path]
     return {"path": path.name, "checkpoints": [row for place in places for row in describe_all(place, family, task)]}
 
@@ -227,7 +230,7 @@ def describe_all(path: Path, family: str, task: str) -> Iterator[dict[str, Any]]
         yield from (describe_recipe(checkpoint) for checkpoint in open_all(path, family, task))
     except UnsuitedError as error:
         unet = network(find_files(path) if path.is_dir() else (path,), pick_unet)
-        yield {**describe_unet(path, unet.shapes), "problem": str(error)}
+        yield {**describe_unet(path, unet.shapes), **describe_latents(vae_of(path)[0]), "problem": str(error)}
 
 
 def describe_unet(path: Path, shapes: Shapes) -> dict[str, Any]:
@@ -252,7 +255,28 @@ def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
         "recipe": asdict(checkpoint.recipe),
         "unet": checkpoint.architecture.config(),
         "vae": vae.config() if vae else "none: connect one",
+        **describe_latents(checkpoint.vae),
     }
+
+
+def describe_vae(vae: Weights) -> dict[str, Any]:
+    """What its weights alone say, which are the same in kind for Stable Diffusion's and SDXL's."""
+    _, architecture = as_vae(vae, {}, vae.path)
+    parameters = sum(int(np.prod(shape)) for shape in vae.shapes.values())
+    return {"parameters": parameters, "widths": list(architecture.widths), **describe_latents(vae)}
+
+
+def describe_latents(vae: Weights | None) -> dict[str, str]:
+    """What tells a VAE's latents from others', in one line: as a row of KNOWN_VAES says it."""
+    latents = latents_of(vae)
+    return {"latents": str(latents)} if latents else {}
+
+
+def vae_alone(path: Path) -> Weights | None:
+    """The VAE in a file or folder that holds no UNet; None if it does, or holds neither."""
+    files = find_files(path if unet_folders(path) else path / "vae") if path.is_dir() else (path,)
+    vae = network(files, pick_vae)
+    return vae if vae.shapes and not network(files, pick_unet).shapes else None
 
 
 # Folders
@@ -336,7 +360,7 @@ def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
         raise UnsuitedError(
             f"{shown(folder)} was trained for a head: run it as genpercept-dpt, with {HEADS[0]}/ beside it."
         )
-    vae, vae_architecture = find_vae((folder, folder.parent))
+    vae, vae_architecture = vae_of(folder)
     recognised = recognise(clues)
     return Checkpoint(
         folder, recipe, unet, architecture, vae, vae_architecture,
@@ -357,6 +381,14 @@ def find_head(folder: Path) -> Path | None:
     if folder.name != "unet" and "head" not in folder.name:
         return None
     return next((folder.parent / name for name in HEADS if find_files(folder.parent / name)), None)
+
+
+def vae_of(path: Path) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE in a file, else beside it; in a UNet's folder or beside that."""
+    if path.is_dir():
+        return find_vae((path, path.parent))
+    inside = network((path,), pick_vae)
+    return as_vae(inside, {}, path) if inside.shapes else find_vae((path.parent,))
 
 
 def find_vae(folders: tuple[Path, ...]) -> tuple[Weights | None, VAEArchitecture | None]:
@@ -449,8 +481,7 @@ def open_single(path: Path, family: str, task: str) -> Checkpoint:
     unet, architecture = as_unet(network((path,), pick_unet), {}, path)
     clues = Clues(architecture, path.stem, path.parent.name)
     recipe = decide(path, clues, family, task)
-    inside = network((path,), pick_vae)
-    vae, vae_architecture = as_vae(inside, {}, path) if inside.shapes else find_vae((path.parent,))
+    vae, vae_architecture = vae_of(path)
     recognised = recognise(clues)
     return Checkpoint(
         path, recipe, unet, architecture, vae, vae_architecture,

@@ -1,8 +1,8 @@
-"""Fingerprint: a few hundred values of a UNet's weights that tell one Stable Diffusion checkpoint from another."""
+"""Fingerprint: a few hundred values of a network's weights that tell one Stable Diffusion checkpoint from another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ VALUES = 40
 """Of each tensor, evenly spaced from its first to its last."""
 TOLERANCE = 5e-3
 """Relative to the values' norm: half precision costs 3e-4 and bfloat16 2e-3; fine-tunes differ by more."""
+NEGLIGIBLE = 1e-2
+"""Of the norm that the values of the middle tensor have: what is smaller is measured by this, for rounding and training
+leave of a tensor that is nearly zero what they like."""
 
 PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -28,14 +31,15 @@ Fingerprint = Mapping[str, list[float]]
 """{tensor: some of its values, as half precision has them}"""
 
 
-def fingerprint(get: Callable[[str], Tensor]) -> Fingerprint:
-    """The fingerprint of the UNet whose weights `get` hands out by their diffusers names, unpatched.
+def fingerprint(get: Callable[[str], Tensor], names: Iterable[str] = TENSORS) -> Fingerprint:
+    """The fingerprint of the network, a UNet if no other names are given, whose weights `get` hands out by their
+    diffusers names, unpatched.
 
     A tensor for which `get` raises KeyError is left out, and so is one that was rounded or packed into 8 bits or fewer,
     whose values are no longer the checkpoint's.
     """
     found = {}
-    for name in TENSORS:
+    for name in names:
         try:
             tensor = get(name)
         except KeyError:
@@ -59,23 +63,26 @@ def sample(tensor: Tensor) -> list[float]:
 
 def matches(one: Fingerprint, other: Fingerprint) -> bool:
     """Whether both are of the same weights, whatever precision each was stored in. False if they share no tensor."""
-    shared = [(one[name], other[name]) for name in one if name in other]
-    return bool(shared) and all(close(torch.tensor(a), torch.tensor(b)) for a, b in shared)
+    apart = differences(one, other)
+    return len(apart) > 0 and bool((apart <= TOLERANCE).all())
 
 
 def distance(one: Fingerprint, other: Fingerprint) -> float | None:
-    """How far apart two networks of one shape are, relative to their size; None if they share no tensor.
+    """How far apart two networks are, relative to their size; None if they share no tensor.
 
-    The root mean square over tensors of |a - b| / max(|a|, |b|): 0 for the same weights, r for weights disturbed by
-    noise of r times their size, the square root of 2 for those of two trainings that have nothing in common.
+    The root mean square over tensors: 0 for the same weights, r for weights disturbed by noise of r times their size,
+    about the square root of 2 for those of two trainings that have nothing in common.
     """
-    shared = [(torch.tensor(one[name]), torch.tensor(other[name])) for name in one if name in other]
-    if not shared or any(a.shape != b.shape for a, b in shared):
-        return None
-    apart = [(a - b).norm() / torch.maximum(a.norm(), b.norm()).clamp(min=1e-12) for a, b in shared]
-    return float(torch.stack(apart).square().mean().sqrt())
+    apart = differences(one, other)
+    return float(apart.square().mean().sqrt()) if len(apart) else None
 
 
-def close(a: Tensor, b: Tensor) -> bool:
-    """Within rounding."""
-    return a.shape == b.shape and bool((a - b).norm() <= TOLERANCE * torch.maximum(a.norm(), b.norm()))
+def differences(one: Fingerprint, other: Fingerprint) -> Tensor:
+    """|a - b| / max(|a|, |b|) of each tensor that both have, (N,), of norms of its values."""
+    shared = [name for name in one if name in other and len(one[name]) == len(other[name])]
+    if not shared:
+        return torch.zeros(0)
+    pairs = [(torch.tensor(one[name]).double(), torch.tensor(other[name]).double()) for name in shared]
+    sizes = torch.stack([torch.maximum(a.norm(), b.norm()) for a, b in pairs])
+    smallest = max(NEGLIGIBLE * float(sizes.median()), 1e-12)
+    return torch.stack([(a - b).norm() for a, b in pairs]) / sizes.clamp(min=smallest)

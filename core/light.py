@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from .architecture import Shapes, VAEArchitecture, count
 from .backbone import Autoencoder, Layers
-from .fingerprint import Fingerprint, matches, sample
+from .fingerprint import Fingerprint, fingerprint, matches
 from .image import CELL
 from .pipeline import Perceiver
 from .recipe import KEY, Recipe, from_header, to_header
-from .weights import CheckpointError, Weights, network, read_metadata, shown, strip, unpickle
+from .weights import CheckpointError, Weights, network, pick_vae, read_metadata, shown, strip, unpickle
 
 Role = Literal["decoder", "encoder"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -31,8 +31,16 @@ ALIKE = ("sd15", "sd21")
 """Bases whose VAEs make the same latents, which are TAESD's too. Any other has those of its own VAE."""
 STABLE_DIFFUSION = VAEArchitecture((128, 256, 512, 512), 2)
 """The VAE that makes them."""
-ENCODER = ("encoder.conv_in.weight", "encoder.conv_out.weight", "quant_conv.weight")
-"""Enough of a VAE to tell whose latents are its own, by names that diffusers and LDM both have."""
+ENCODER = (
+    "encoder.conv_in.weight",
+    "encoder.down_blocks.0.resnets.0.conv1.weight",
+    "encoder.down_blocks.1.resnets.0.conv2.weight",
+    "encoder.down_blocks.2.downsamplers.0.conv.weight",
+    "encoder.mid_block.resnets.1.conv2.weight",
+    "encoder.conv_out.weight",
+    "quant_conv.weight",
+)
+"""Enough of a VAE to tell whose latents are its own. Older files of light halves name three of these."""
 LATENT = 4
 SCALING_FACTOR = 0.18215
 """Of Stable Diffusion 1.x and 2.x, where no VAE is there to say it."""
@@ -523,8 +531,10 @@ def latents_of(vae: Weights | None) -> Fingerprint:
     """What tells the latents of a VAE from those of others; empty where there is none. Little of it is read."""
     if vae is None:
         return {}
-    tensors = replace(vae, names={old: new for old, new in vae.names.items() if new in ENCODER}).load()
-    return {name: sample(tensors[name]) for name in ENCODER if name in tensors}
+    # a host's are under LDM's names
+    wanted = {name: new for name, new in pick_vae(list(vae.shapes)).items() if new in ENCODER}
+    tensors = replace(vae, names={old: name for old, name in vae.names.items() if name in wanted}).load()
+    return fingerprint({new: tensors[name] for name, new in wanted.items()}.__getitem__, ENCODER)
 
 
 def latents_in(path: Path) -> Fingerprint:

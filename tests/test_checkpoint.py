@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from ast import literal_eval
 from dataclasses import replace
 from pathlib import Path
 
@@ -593,7 +594,7 @@ def test_the_empty_prompt_is_clips_where_there_is_no_tokenizer(tmp_path):
 # What a person may want to know
 
 
-def test_describing_reads_no_weights_and_says_everything(own, models):
+def test_describing_says_everything(own, models):
     described = describe(own)
     assert [row["recipe"]["task"] for row in described["checkpoints"]] == ["depth", "normal"]
     row = described["checkpoints"][0]
@@ -619,6 +620,29 @@ def test_describing_a_plain_stable_diffusion_file_says_what_is_missing(tmp_path)
     path = tiny.write_ldm(tmp_path / "sd.safetensors")
     (row,) = describe(path)["checkpoints"]
     assert "name its family and task" in row["problem"]
+
+
+def test_describing_says_what_tells_a_vae_s_latents_wherever_it_lies(own, tmp_path):
+    alone = tiny.write(tmp_path / "alone" / "vae", tiny.vae())
+    save_file(tiny.ldm_vae(tiny.vae()), tmp_path / "vae.safetensors")
+    whole = tiny.write_ldm(tmp_path / "sd.safetensors")
+    hub = tiny.write_genpercept(tmp_path / "hub", ["unet"])
+    told = [describe(path)["vae"] for path in (alone, alone.parent, alone / tiny.WEIGHTS, tmp_path / "vae.safetensors")]
+    rows = [row for path in (own, whole, hub) for row in describe(path)["checkpoints"]]
+    (line,) = {row["latents"] for row in (*told, *rows)}
+    assert told[0]["parameters"] == sum(tensor.numel() for tensor in tiny.vae().state_dict().values())
+    values = literal_eval(line)
+    tensors = tiny.vae().state_dict()
+    assert {"encoder.conv_in.weight", "encoder.conv_out.weight", "quant_conv.weight"} < values.keys()
+    for name, found in values.items():
+        assert np.allclose([found[0], found[-1]], tensors[name].flatten()[[0, -1]], rtol=1e-3)
+
+
+def test_describing_a_vae_of_another_kind_is_refused(tmp_path):
+    tensors = dict(tiny.vae().state_dict())
+    tensors["post_quant_conv.weight"] = torch.zeros(16, 16, 1, 1)
+    save_file(tensors, tmp_path / "ae.safetensors")
+    assert "ae.safetensors cannot be used as a VAE: expected" in refusal(describe, tmp_path / "ae.safetensors")
 
 
 def test_describing_what_cannot_be_read_is_refused(tmp_path):

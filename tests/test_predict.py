@@ -390,6 +390,13 @@ def test_info_lists_every_network_of_a_repository(place, monkeypatch, capsys):
     assert [row["id"] for row in rows] == ["depth", "normal"]
 
 
+def test_info_takes_a_vae_alone(tmp_path, capsys):
+    assert main(["info", str(tiny.write(tmp_path / "vae", tiny.vae()))]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["path"], told["vae"]["widths"]) == ("vae", [32, 32, 64, 64])
+    assert "quant_conv.weight" in told["vae"]["latents"]
+
+
 # Help
 
 

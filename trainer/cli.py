@@ -247,7 +247,7 @@ def run_extract(arguments: argparse.Namespace) -> None:
 
 def add_info(verb: argparse.ArgumentParser) -> None:
     """The arguments of `info`."""
-    verb.add_argument("file", type=Path, metavar="FILE", help="checkpoint or adapter, file or folder")
+    verb.add_argument("file", type=Path, metavar="FILE", help="checkpoint, adapter or VAE, file or folder")
     add_checkpoint_arguments(verb)
     verb.set_defaults(run=run_info)
 
