@@ -302,3 +302,12 @@ def test_json_of_every_kind_is_named_by_its_repository(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{")
         assert refusal(read_json, file).startswith(f"repo/{name} is not readable JSON")
+
+
+@pytest.mark.parametrize("padding", range(0, 64, 8))
+def test_tensors_lie_the_same_in_memory_however_long_the_header_is(tmp_path, padding):
+    tensors = {"a": torch.rand(3, 5), "b": torch.rand(7), "c": torch.rand(4, 4)}
+    save_file(tensors, tmp_path / "file.safetensors", {"note": "x" * padding})
+    found = weights.read(tmp_path / "file.safetensors", {name: name for name in tensors})
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in found.values())
