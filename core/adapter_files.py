@@ -27,7 +27,7 @@ from .checkpoint import ADAPTER_KEY, read_metadata_if_any
 from .light import Stored, named
 from .recipe import from_header, to_header
 from .spellings import assemble, read_foreign, refuse_unread
-from .weights import CheckpointError, find_files, read_shapes, shown
+from .weights import CheckpointError, find_files, header_object, read_shapes, shown
 
 STEMS = ("pytorch_lora_weights", "adapter_model")
 MANIFEST = ("base", "fingerprint", "licence", "data")
@@ -80,9 +80,9 @@ def read_own(file: Path, metadata: Mapping[str, str]) -> Adapter:
     """An adapter written by write_adapter."""
     try:
         recipes = from_header(dict(metadata), shown(file))
-        manifest = json.loads(metadata[ADAPTER_KEY])
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+    manifest = header_object(metadata, ADAPTER_KEY, file)
     names = [name for name in read_shapes(file) if not name.startswith(BESIDE)]
     keys = {name: Key(match[1], match[2]) for name in names if (match := OWN.fullmatch(name))}
     refuse_unread(file, [name for name in names if name not in keys], len(names))

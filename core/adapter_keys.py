@@ -3,12 +3,13 @@
 A key is a prefix, a layer, and an ending. Each of the three has its own table here, so any mixture of them is read:
 kohya's endings on diffusers' layers, peft's on LDM's. The roles are `down`, `up`, `middle` and `alpha` of a low-rank
 pair, `weight` and `bias` of a difference, and `base` for weights of the base that a training run has saved along.
+What a file's spelling is called stands in the same rows, so that whatever can be read has a name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from .keys import rename, unet_prefixes
@@ -19,37 +20,57 @@ Layout = tuple[tuple[bool, ...], int]
 STABLE_DIFFUSION: Layout = ((True, True, True, False), 2)
 
 
+SPELLINGS = PEFT_WITH_BASE, PROCESSORS, COMFYUI, KOHYA, PEFT, DIFFUSERS, DIFFERENCES = (
+    "peft with its base",
+    "diffusers processors",
+    "comfyui",
+    "kohya",
+    "peft",
+    "diffusers",
+    "differences",
+)
+"""Whose ways of naming there are; the first one that a file has in it is the file's."""
+
+
 class Key(NamedTuple):
     """One key, read."""
 
     layer: str
     """The layer by its diffusers name."""
     role: str
+    spellings: frozenset[str] = frozenset()
+    """Rows of SPELLINGS that its prefixes and its ending are in; most are in none."""
 
 
-PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "unet.", "module.")
-UNDERSCORED = ("lora_unet_", "lycoris_")
+PREFIXES: tuple[tuple[str, str], ...] = (
+    ("base_model.model.", ""),
+    ("model.diffusion_model.", COMFYUI),
+    ("diffusion_model.", COMFYUI),
+    ("unet.", ""),
+    ("module.", ""),
+)
+UNDERSCORED: tuple[tuple[str, str], ...] = (("lora_unet_", KOHYA), ("lycoris_", KOHYA))
 """After these the layer's dots are underscores."""
 
 TEXT_ENCODER = re.compile(r"(base_model\.model\.)?(text_encoder(_\d)?\.|lora_te\d?_|cond_stage_model\.|text_model\.)")
 
-ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(rf"(.+?){ending}"), role)
-    for ending, role in (
-        (r"\.lora_down\.weight", "down"),  # kohya
-        (r"\.lora_up\.weight", "up"),
-        (r"\.lora_mid\.weight", "middle"),
-        (r"\.alpha", "alpha"),
-        (r"_lora\.down\.weight", "down"),  # diffusers up to 0.20, in attention processors
-        (r"_lora\.up\.weight", "up"),
-        (r"\.(?:lora|lora_layer|lora_linear_layer)\.down\.weight", "down"),  # diffusers since
-        (r"\.(?:lora|lora_layer|lora_linear_layer)\.up\.weight", "up"),
-        (r"\.lora_A(?:\.[^.]+)?\.weight", "down"),  # peft, with or without the adapter's name
-        (r"\.lora_B(?:\.[^.]+)?\.weight", "up"),
-        (r"\.(?:diff|w_norm)", "weight"),  # differences, by kohya, LyCORIS and ComfyUI
-        (r"\.(?:diff_b|b_norm)", "bias"),
-        (r"\.base_layer\.(?:weight|bias)", "base"),  # peft, where the whole network was saved
-        (r"\.(?:weight|bias)", "base"),
+ENDINGS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
+    (re.compile(rf"(.+?){ending}"), role, spelling)
+    for ending, role, spelling in (
+        (r"\.lora_down\.weight", "down", KOHYA),
+        (r"\.lora_up\.weight", "up", KOHYA),
+        (r"\.lora_mid\.weight", "middle", KOHYA),
+        (r"\.alpha", "alpha", ""),
+        (r"_lora\.down\.weight", "down", PROCESSORS),  # up to diffusers 0.20
+        (r"_lora\.up\.weight", "up", PROCESSORS),
+        (r"\.(?:lora|lora_layer|lora_linear_layer)\.down\.weight", "down", DIFFUSERS),  # since
+        (r"\.(?:lora|lora_layer|lora_linear_layer)\.up\.weight", "up", DIFFUSERS),
+        (r"\.lora_A(?:\.[^.]+)?\.weight", "down", PEFT),  # with or without the adapter's name
+        (r"\.lora_B(?:\.[^.]+)?\.weight", "up", PEFT),
+        (r"\.(?:diff|w_norm)", "weight", DIFFERENCES),  # by kohya, LyCORIS and ComfyUI
+        (r"\.(?:diff_b|b_norm)", "bias", DIFFERENCES),
+        (r"\.base_layer\.(?:weight|bias)", "base", PEFT_WITH_BASE),
+        (r"\.(?:weight|bias)", "base", ""),
     )
 )
 
@@ -93,33 +114,41 @@ def reader(layout: Layout = STABLE_DIFFUSION) -> Callable[[str], Key | None]:
     ldm = dict(unet_prefixes(*layout))
 
     def read(key: str) -> Key | None:
-        for pattern, role in ENDINGS:
+        for pattern, role, spelling in ENDINGS:
             match = pattern.fullmatch(key)
             if match:
-                layer = layer_name(match[1], ldm)
-                return Key(layer, role) if layer else None
+                name, spellings = strip(match[1])
+                layer = layer_name(name, ldm)
+                return Key(layer, role, spellings | {spelling} - {""}) if layer else None
         return None
 
     return read
 
 
+def spelling_of(keys: Iterable[Key]) -> str:
+    """What the way in which a file names its tensors is called, "" if nothing tells."""
+    found = frozenset[str]().union(*(key.spellings for key in keys))
+    return next((spelling for spelling in SPELLINGS if spelling in found), "")
+
+
 def layer_name(text: str, ldm: dict[str, str]) -> str:
     """The diffusers name of a layer, "" if it is none."""
-    name = strip(text).replace(".processor.", ".")
-    for prefix in UNDERSCORED:
-        if name.startswith(prefix):
-            name = dotted(name[len(prefix) :])
+    name = text.replace(".processor.", ".")
     if BLOCKS.fullmatch(name):
         return f"{name}.0" if name.endswith(".to_out") else name
     return rename([name], ldm).get(name, "")
 
 
-def strip(name: str) -> str:
-    """Without any of the prefixes, however many are stacked."""
-    for prefix in PREFIXES:
+def strip(name: str) -> tuple[str, frozenset[str]]:
+    """A layer, with dots, without any of the prefixes, however many are stacked; and the spellings that they tell."""
+    for prefix, spelling in PREFIXES:
         if name.startswith(prefix):
-            return strip(name[len(prefix) :])
-    return name
+            inner, spellings = strip(name[len(prefix) :])
+            return inner, spellings | {spelling} - {""}
+    for prefix, spelling in UNDERSCORED:
+        if name.startswith(prefix):
+            return dotted(name[len(prefix) :]), frozenset({spelling})
+    return name, frozenset()
 
 
 def dotted(name: str) -> str:

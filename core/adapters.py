@@ -92,7 +92,7 @@ class Adapter:
     parts: Mapping[str, Part]
     """{layer by its diffusers name: what is added to it}"""
     spelling: str = ""
-    """How its file named the weights, a row of core.spellings.SPELLINGS; own for the project's."""
+    """How its file named the weights, a row of core.adapter_keys.SPELLINGS; own for the project's."""
     base: str = ""
     """The generation it was trained on, as Recipe.base; "" if nothing tells."""
     fingerprint: Fingerprint = field(default_factory=dict)

@@ -25,6 +25,7 @@ from .weights import (
     CheckpointError,
     Weights,
     find_files,
+    header_object,
     network,
     pick_unet,
     pick_vae,
@@ -115,11 +116,9 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
         )
     try:
         recipes = from_header(metadata, path.name)
-        configs = {name: json.loads(metadata.get(key, "{}")) for name, key in NETWORK_KEYS.items()}
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path.name} has a damaged header ({error}): export or download it again.") from None
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+    configs = {name: header_object(metadata, key, path) for name, key in NETWORK_KEYS.items()}
     wanted = [recipe for recipe in recipes if not task or is_called(recipe, task)]
     if not wanted:
         held = ", ".join(recipe.id for recipe in recipes)
@@ -147,10 +146,7 @@ def is_called(recipe: Recipe, name: str) -> bool:
 
 def own_config(path: Path, part: str) -> dict[str, Any]:
     """What the header of a file of the project's own says of its unet, vae or head; {} for any other file."""
-    try:
-        return json.loads(read_metadata_if_any(path).get(NETWORK_KEYS[part], "{}"))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path.name} has a damaged header ({error}): export or download it again.") from None
+    return header_object(read_metadata_if_any(path), NETWORK_KEYS[part], path)
 
 
 def own_vae(path: Path, config: Mapping[str, Any]) -> tuple[Weights | None, VAEArchitecture | None]:

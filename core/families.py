@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .adapter_keys import PROCESSORS
 from .architecture import UNetArchitecture
 from .recipe import Recipe
 from .tasks import TASKS
@@ -28,7 +29,7 @@ class Clues:
     head: str = ""
     """Name of the head that lies beside it."""
     adapter: str = ""
-    """How its weights are spelled if it is an adapter: a row of core.spellings.SPELLINGS."""
+    """How its weights are spelled if it is an adapter: a row of core.adapter_keys.SPELLINGS."""
 
     @property
     def pipeline(self) -> str:
@@ -189,7 +190,7 @@ FAMILIES: dict[str, Family] = {
             genpercept_v1,
         ),
         Family("genpercept-dpt", "GenPercept with a DPT head", 4, lambda clues: bool(clues.head), genpercept_dpt),
-        Family("dmp", "DMP", 4, lambda clues: clues.adapter == "diffusers processors", dmp),
+        Family("dmp", "DMP", 4, lambda clues: clues.adapter == PROCESSORS, dmp),
         Family("genpercept", "GenPercept v2", 4, lambda clues: is_genpercept(clues), genpercept),
     )
 }

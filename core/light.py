@@ -19,7 +19,7 @@ from .fingerprint import Fingerprint, fingerprint, matches
 from .image import CELL
 from .pipeline import Perceiver
 from .recipe import KEY, Recipe, from_header, to_header
-from .weights import CheckpointError, Weights, network, pick_vae, read_metadata, shown, strip, unpickle
+from .weights import CheckpointError, Weights, header_object, network, pick_vae, read_metadata, shown, strip, unpickle
 
 Role = Literal["decoder", "encoder"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -542,10 +542,7 @@ def latents_in(path: Path) -> Fingerprint:
     metadata = read_metadata(path)
     if LATENTS_KEY not in metadata:
         return latents_of(network((path,), lambda names: strip(names, "vae.")))
-    try:
-        return json.loads(metadata[LATENTS_KEY])
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path.name} has a damaged header ({error}): export or download it again.") from None
+    return header_object(metadata, LATENTS_KEY, path)
 
 
 def latents_note(vae: Weights | None) -> dict[str, str]:

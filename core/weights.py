@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,19 @@ def read_metadata(file: Path) -> dict[str, str]:
     """The safetensors header's metadata."""
     with opened(file) as tensors:
         return tensors.metadata() or {}
+
+
+def header_object(metadata: Mapping[str, str], key: str, file: Path) -> dict[str, Any]:
+    """The JSON object in a field of a file's metadata, {} where there is none. CheckpointError if it is damaged."""
+    try:
+        content = json.loads(metadata.get(key, "{}"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{shown(file)} has a damaged header ({error}): export or download it again.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{shown(file)} has a damaged header ({key} is no JSON object): export or download it again."
+        )
+    return content
 
 
 def opened(file: Path) -> safe_open:

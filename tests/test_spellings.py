@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -31,6 +32,8 @@ from torch import nn
 
 from diffusion_perception.core import fingerprint as prints
 from diffusion_perception.core.adapter_files import is_adapter, read_adapter
+from diffusion_perception.core.adapter_keys import SPELLINGS
+from diffusion_perception.core.adapters import merge
 from diffusion_perception.core.attachment import Adapted
 from diffusion_perception.core.weights import CheckpointError
 from diffusion_perception.trainer.models import DiffusersBackbone
@@ -103,6 +106,102 @@ def test_differences_read_back(tmp_path, spelling):
         if part.bias is not None:
             tensors[bias.format(rename(name))] = part.bias
     assert_same(read_adapter(saved(tmp_path / "diff.safetensors", tensors), LAYOUT), adapter)
+
+
+PREFIXES = {
+    **{
+        prefix: (lambda name, prefix=prefix: prefix + name)
+        for prefix in (
+            "", "unet.", "module.", "diffusion_model.", "model.diffusion_model.", "base_model.model.",
+            "base_model.model.unet.", "module.unet.", "module.base_model.model.", "unet.base_model.model.",
+        )
+    },
+    **{
+        prefix: (lambda name, prefix=prefix: prefix + name.replace(".", "_"))
+        for prefix in ("lora_unet_", "lycoris_", "module.lora_unet_", "base_model.model.lycoris_")
+    },
+}  # fmt: skip
+PAIRS = {
+    "kohya": ("{}.lora_down.weight", "{}.lora_up.weight"),
+    "old processors": ("{}_lora.down.weight", "{}_lora.up.weight"),
+    "lora": ("{}.lora.down.weight", "{}.lora.up.weight"),
+    "lora_layer": ("{}.lora_layer.down.weight", "{}.lora_layer.up.weight"),
+    "lora_linear_layer": ("{}.lora_linear_layer.down.weight", "{}.lora_linear_layer.up.weight"),
+    "peft": ("{}.lora_A.weight", "{}.lora_B.weight"),
+    "peft, named": ("{}.lora_A.mine.weight", "{}.lora_B.mine.weight"),
+    "kohya's differences": ("{}.diff", "{}.diff_b"),
+    "lycoris's differences": ("{}.w_norm", "{}.b_norm"),
+    "a whole layer": ("{}.weight", "{}.bias"),
+    "a layer under peft": ("{}.base_layer.weight", "{}.base_layer.bias"),
+}
+LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+LDM_LAYER = "input_blocks.3.1.transformer_blocks.0.attn1.to_q"
+"""The same in a network of one residual block a level."""
+
+
+@pytest.mark.parametrize("layer", [LAYER, LDM_LAYER])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_prefix_goes_with_every_ending_or_is_refused_in_a_sentence(tmp_path, pair, layer):
+    for number, write in enumerate(PREFIXES.values()):
+        first, second = (ending.format(write(layer)) for ending in PAIRS[pair])
+        down, up = fixed(2, 64), fixed(64) if "diff" in pair else fixed(64, 2)
+        path = saved(tmp_path / f"{number}.safetensors", {first: down, second: up})
+        if pair.startswith("a "):
+            refused(path, "2 of its 2 tensors")
+            continue
+        read = read_adapter(path, LAYOUT)
+        assert read.parts.keys() == {LAYER}
+        (part,) = read.parts.values()
+        told = (part.weight, part.bias) if "diff" in pair else (part.down, part.up)
+        assert torch.equal(told[0], down)
+        assert torch.equal(told[1], up)
+        assert read.spelling in SPELLINGS
+
+
+@pytest.mark.parametrize(
+    ("key", "spelling"),
+    [
+        (f"unet.{LAYER}.lora_{{}}.weight", "kohya"),
+        (f"module.lora_unet_{LAYER.replace('.', '_')}.lora_{{}}.weight", "kohya"),
+        (f"model.diffusion_model.{LDM_LAYER}.lora_{{}}.weight", "comfyui"),
+        (f"unet.{LAYER.replace('to_q', 'processor.to_q')}_lora.{{}}.weight", "diffusers processors"),
+    ],
+)
+def test_a_mixture_is_called_by_what_tells_most(tmp_path, key, spelling):
+    tensors = {key.format("down"): fixed(2, 64), key.format("up"): fixed(64, 2)}
+    assert read_adapter(saved(tmp_path / "mixed.safetensors", tensors), LAYOUT).spelling == spelling
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("alpha", [None, 1.5])
+def test_an_adapter_of_eight_bits_is_its_copy_in_half_precision(tmp_path, dtype, alpha):
+    tensors = spelled(random_adapter(tiny.unet(), DELTAS["whole weights"]), "kohya", alpha)
+    small = {name: tensor if name.endswith("alpha") else tensor.to(dtype) for name, tensor in tensors.items()}
+    half = {name: tensor if name.endswith("alpha") else tensor.half() for name, tensor in small.items()}
+    read = read_adapter(saved(tmp_path / "small.safetensors", small), LAYOUT)
+    copy_of_it = read_adapter(saved(tmp_path / "half.safetensors", half), LAYOUT)
+    assert_same(read, copy_of_it)
+    seen, expected = (call(Adapted(DiffusersBackbone(tiny.unet()), each)) for each in (read, copy_of_it))
+    assert torch.equal(seen, expected)
+    one, other = (merge(each, tiny.unet().state_dict()) for each in (read, copy_of_it))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("factor", ["scale_weight", "weight_scale"])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_scaled_adapter_of_eight_bits_is_what_its_numbers_stand_for(tmp_path, factor, rows):
+    name = f"unet.{LAYER}"
+    down, up = (fixed(*shape, scale=1.0).to(torch.float8_e4m3fn) for shape in ((2, 64), (64, 2)))
+    factors = torch.tensor([[0.5], [0.01]]), torch.linspace(0.001, 1, 64)
+    factors = factors if rows else (torch.tensor(0.01), torch.tensor([0.3]))
+    tensors = {"scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn)}
+    for ending, tensor, scale in zip(("down", "up"), (down, up), factors):
+        tensors |= {f"{name}.lora_{ending}.weight": tensor, f"{name}.lora_{ending}.{factor}": scale}
+    (part,) = read_adapter(saved(tmp_path / "scaled.safetensors", tensors)).parts.values()
+    stood_for = [
+        tensor.float().numpy() * np.reshape(scale.numpy(), (-1, 1)) for tensor, scale in zip((down, up), factors)
+    ]
+    assert np.allclose(part.difference().numpy(), stood_for[1] @ stood_for[0], rtol=1e-5, atol=1e-6)
 
 
 def peft_unet(alpha: float = 6.0, **config):
@@ -213,7 +312,52 @@ REFUSED = {
     ),
     "a whole UNet": ({"conv_in.weight": (32, 4, 3, 3), "conv_in.bias": (32,)}, ["whole UNet", "extract"]),
     "nothing": ({}, ["empty"]),
+    "strengths of several numbers": (
+        {
+            "unet.conv_in.lora_A.weight": (2, 4, 3, 3),
+            "unet.conv_in.lora_B.weight": (32, 2, 1, 1),
+            "unet.conv_in.alpha": (3,),
+        },
+        ["conv_in", "one number"],
+    ),
+    "numbers for matrices": ({"unet.conv_in.lora_A.weight": (), "unet.conv_in.lora_B.weight": ()}, ["do not multiply"]),
+    "a middle that does not fit": (
+        {
+            "unet.conv_in.lora_down.weight": (2, 4, 1, 1),
+            "unet.conv_in.lora_mid.weight": (3, 2, 3, 3),
+            "unet.conv_in.lora_up.weight": (32, 2, 1, 1),
+        },
+        ["do not multiply"],
+    ),
+    "factors for other rows": (
+        {
+            "unet.conv_in.lora_down.weight": (2, 4),
+            "unet.conv_in.lora_down.scale_weight": (5,),
+            "unet.conv_in.lora_up.weight": (32, 2),
+        },
+        ["5 factors"],
+    ),
 }
+HEADERS = ("null", "{bad", "[1]", '{"unet.lora_alpha": "much"}', '{"lora_alpha": 2, "alpha_pattern": [1]}')
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_damaged_header_is_told_with_the_files_name(tmp_path, header):
+    tensors = spelled(random_adapter(tiny.unet(), KINDS["attention"]), "diffusers")
+    refused(saved(tmp_path / "torn.safetensors", tensors, {"lora_adapter_metadata": header}), "torn.safetensors")
+
+
+@pytest.mark.parametrize("header", ["null", "{bad", "[1]"])
+def test_a_damaged_header_of_our_own_is_told_with_the_files_name(tmp_path, header):
+    metadata = {"diffusion_perception.recipe": '[{"task": "depth"}]', "diffusion_perception.adapter": header}
+    tensors = {"adapter.conv_in.bias": torch.ones(32)}
+    refused(saved(tmp_path / "torn.safetensors", tensors, metadata), "torn.safetensors")
+
+
+def test_matrices_of_whole_numbers_are_refused(tmp_path):
+    tensors = spelled(random_adapter(tiny.unet(), KINDS["attention"]), "diffusers")
+    whole = {name: tensor.to(torch.int8) for name, tensor in tensors.items()}
+    refused(saved(tmp_path / "int8.safetensors", whole), "int8", "get it as fp16")
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ..core.architecture import UNetArchitecture, VAEArchitecture
 from ..core.bases import Base, open_base
-from ..core.checkpoint import as_vae, find_vae, own_context, read_metadata_if_any
+from ..core.checkpoint import as_vae, find_vae, own_config, own_context, read_metadata_if_any
 from ..core.fingerprint import Fingerprint, fingerprint
 from ..core.recipe import KEY, from_header
 from ..core.weights import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
@@ -130,7 +129,7 @@ def open_vae(path: Path) -> tuple[Weights, VAEArchitecture]:
         if not files:
             raise CheckpointError(f"{shown(path)} holds no VAE: expected vae/ or its weights in it.")
         return as_vae(network(files, pick_vae), read_json(path / "config.json"), path)
-    config = json.loads(read_metadata_if_any(path).get(KEY.replace(".recipe", ".vae"), "{}"))
+    config = own_config(path, "vae")
     return as_vae(network((path,), pick_vae), config or read_json(path.with_name("config.json")), path)
 
 
