@@ -37,10 +37,10 @@ def in_tiles(
 
 
 def overview(given: Tensor, tile: int, unit: int) -> Tensor:
-    """The whole (B, C, H, W) scaled down to no more cells than a tile has, of `unit` pixels each."""
-    height, width = given.shape[-2:]
-    scale = min(1.0, tile * unit / (height * width) ** 0.5)
-    size = [max(round(length * scale / unit), 1) * unit for length in (height, width)]
+    """The whole (B, C, H, W) scaled down to no more cells than its tiles have, of `unit` pixels each."""
+    height, width = (length // unit for length in given.shape[-2:])
+    scale = (min(tile, height) * min(tile, width) / (height * width)) ** 0.5
+    size = [max(int(length * scale), 1) * unit for length in (height, width)]
     return F.interpolate(given, size, mode="area")
 
 

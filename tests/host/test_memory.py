@@ -146,7 +146,7 @@ def perceive_short_of_memory(model, failing):
 
         def attempt(given):
             sizes.append([name, given.shape[-1]])
-            if given.shape[-1] > limit:
+            if given.shape[-2] * given.shape[-1] > limit:
                 raise management.OOM_EXCEPTION("Allocation on device")
             return compute(given)
 
@@ -165,9 +165,9 @@ def perceive_short_of_memory(model, failing):
 @pytest.mark.parametrize(
     ("failing", "words", "apart"),
     [
-        ({"decode": 64}, ["decode 640x320 pixels", "tiles of 512"], 0.02),
-        ({"encode": 512}, ["encode 640x320 pixels", "tiles of 512"], 0.02),
-        ({"decode": 32, "encode": 256}, ["encode 640x320", "decode 640x320", "tiles of 512", "tiles of 256"], 0.2),
+        ({"decode": 64 * 40}, ["decode 640x320 pixels", "tiles of 512"], 0.06),
+        ({"encode": 512 * 320}, ["encode 640x320 pixels", "tiles of 512"], 0.06),
+        ({"decode": 32**2, "encode": 256**2}, ["encode 640x320", "decode 640x320", "tiles of 512", "of 256"], 0.4),
     ],
     ids=["decode", "encode", "both, and twice"],
 )
@@ -182,7 +182,7 @@ def test_a_full_device_is_met_with_tiles_and_the_node_says_so(inside_host, faili
 
 
 def test_a_device_too_full_for_any_tile_is_said_in_a_sentence(inside_host, model):
-    seen = inside_host(perceive_short_of_memory, model=model, failing={"decode": 8})
+    seen = inside_host(perceive_short_of_memory, model=model, failing={"decode": 64})
     assert "not enough memory to decode 640x320 pixels, not even in tiles of 256" in seen["told"]
     assert "lower resolution" in seen["told"]
 
