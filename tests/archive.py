@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -31,46 +32,99 @@ def write(path: Path) -> Path:
     return path
 
 
-FLAGGED_MODULES = {
-    "subprocess": "starts programs", "pty": "starts programs", "multiprocessing.popen_fork": "starts programs",
-    "socket": "reaches the network", "urllib.request": "reaches the network", "http": "reaches the network",
-    "requests": "reaches the network", "httpx": "reaches the network", "aiohttp": "reaches the network",
-    "ftplib": "reaches the network", "smtplib": "reaches the network", "paramiko": "reaches the network",
-    "websocket": "reaches the network", "huggingface_hub": "reaches the network",
-    "sqlite3": "opens a database", "psycopg2": "opens a database", "sqlalchemy": "opens a database",
-    "ctypes": "calls foreign code", "marshal": "hides code", "zlib.decompress": "hides code", "pip": "installs",
+OBJECTIONS = {
+    "starts programs": (
+        "subprocess", "pty", "multiprocessing", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell",
+        "os.system", "os.popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.posix_spawnp", "os.startfile",
+        *(f"os.exec{how}" for how in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
+        *(f"os.spawn{how}" for how in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
+    ),
+    "reaches the network": (
+        "socket", "socketserver", "ssl", "urllib.request", "urllib3", "http", "requests", "httpx", "aiohttp", "ftplib",
+        "smtplib", "telnetlib", "xmlrpc", "paramiko", "websocket", "websockets", "huggingface_hub", "torch.hub",
+        "webbrowser", "asyncio.open_connection",
+    ),
+    "opens a database": ("sqlite3", "dbm", "shelve", "psycopg2", "sqlalchemy", "pymysql"),
+    "writes the environment": (
+        "os.putenv", "os.unsetenv",
+        *(f"os.environ.{how}" for how in ("update", "setdefault", "pop", "popitem", "clear")),
+    ),
+    "runs text": ("eval", "exec", "compile", "code", "runpy"),
+    "runs pickles": ("pickle.load", "pickle.loads", "pickle.Unpickler", "dill", "cloudpickle", "joblib"),
+    "hides code": ("base64", "binascii.a2b_base64", "binascii.unhexlify", "marshal", "zlib.decompress"),
+    "calls foreign code": ("ctypes", "cffi"),
+    "imports by a computed name": ("__import__", "imp", "importlib.util.spec_from_file_location"),
+    "installs": ("pip", "ensurepip", "setuptools"),
 }  # fmt: skip
-FLAGGED_CALLS = {
-    "eval": "runs text", "exec": "runs text", "compile": "runs text", "__import__": "imports by a computed name",
-    "os.system": "starts programs", "os.popen": "starts programs", "os.fork": "starts programs",
-    "os.execv": "starts programs", "os.execve": "starts programs", "os.execvp": "starts programs",
-    "os.spawnl": "starts programs", "os.spawnv": "starts programs", "os.startfile": "starts programs",
-    "os.putenv": "writes the environment", "os.unsetenv": "writes the environment",
-    "os.environ.update": "writes the environment", "os.environ.setdefault": "writes the environment",
-    "os.environ.pop": "writes the environment", "pickle.load": "runs pickles", "pickle.loads": "runs pickles",
-    "base64.b64decode": "hides code", "torch.hub.load": "reaches the network",
-}  # fmt: skip
+FLAGGED = {name: what for what, names in OBJECTIONS.items() for name in names}
+"""What no published file may name, by its dotted name; a name stands for all that is in it."""
+
+SAFE_LOADS = {"torch.load": ("weights_only", True, True), "numpy.load": ("allow_pickle", False, False)}
+"""Functions that run pickles if told to: the argument, its safe value, and whether it must be written."""
 
 
-def flags(source: str) -> Iterator[str]:
-    """What a scanner of published packs objects to in a file."""
-    for node in ast.walk(ast.parse(source)):
-        line = getattr(node, "lineno", 0)
-        names: list[str] = []
+def origins(tree: ast.AST) -> dict[str, str]:
+    """What a file's imported names stand for: name in the file -> dotted name."""
+    known: dict[str, str] = {}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            for alias in node.names:
+                top = alias.name.split(".")[0]
+                known[alias.asname or top] = alias.name if alias.asname else top
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            for module, what in FLAGGED_MODULES.items():
-                if name == module or name.startswith(module + "."):
-                    yield f"line {line}: {name} {what}"
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            if called in FLAGGED_CALLS:
-                yield f"line {line}: {called} {FLAGGED_CALLS[called]}"
-            if called.endswith("import_module") and not (node.args and isinstance(node.args[0], ast.Constant)):
-                yield f"line {line}: {called} imports by a computed name"
-        written = [*getattr(node, "targets", ()), getattr(node, "target", None)]
-        if any(isinstance(t, ast.Subscript) and ast.unparse(t.value) == "os.environ" for t in written):
-            yield f"line {line}: os.environ is written"
+            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return known
+
+
+def dotted(node: ast.AST | None, known: Mapping[str, str]) -> str:
+    """What a name or a chain of attributes stands for; "" for values of the file's own."""
+    if isinstance(node, ast.Attribute):
+        stem = dotted(node.value, known)
+        return f"{stem}.{node.attr}".removeprefix("builtins.") if stem else ""
+    if isinstance(node, ast.Name):
+        name = known.get(node.id, node.id if hasattr(builtins, node.id) else "")
+        return name.removeprefix("builtins.")
+    return ""
+
+
+def named(node: ast.AST, known: Mapping[str, str]) -> list[str]:
+    """The dotted names that a statement imports or an expression uses."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [] if node.level else [f"{node.module}.{alias.name}" for alias in node.names]
+    return [dotted(node, known)]
+
+
+def objections(node: ast.AST, known: Mapping[str, str]) -> Iterator[str]:
+    """What a scanner has against one node of a file."""
+    for name in named(node, known):
+        for flagged, what in FLAGGED.items():
+            if name == flagged or name.startswith(flagged + "."):
+                yield f"{name} {what}"
+    if isinstance(node, ast.Call):
+        yield from call_objections(node, dotted(node.func, known))
+    written = [*getattr(node, "targets", ()), getattr(node, "target", None)]
+    held = [target.value if isinstance(target, ast.Subscript) else target for target in written]
+    if any(dotted(target, known) == "os.environ" for target in held):
+        yield "os.environ is written"
+
+
+def call_objections(call: ast.Call, called: str) -> Iterator[str]:
+    """What a scanner has against what a call is given."""
+    if called == "importlib.import_module" and not (call.args and isinstance(call.args[0], ast.Constant)):
+        yield f"{called} imports by a computed name"
+    if called in SAFE_LOADS:
+        argument, safe, must = SAFE_LOADS[called]
+        given = [word.value for word in call.keywords if word.arg == argument]
+        if not all(isinstance(value, ast.Constant) and value.value is safe for value in given) or (must and not given):
+            yield f"{called} without {argument}={safe} runs pickles"
+
+
+def flags(source: str) -> list[str]:
+    """What a scanner of published packs objects to in a file, however it spells its imports."""
+    tree = ast.parse(source)
+    known = origins(tree)
+    return [
+        f"line {getattr(node, 'lineno', 0)}: {reason}" for node in ast.walk(tree) for reason in objections(node, known)
+    ]

@@ -30,26 +30,58 @@ PLANTED = [
     "import pickle\npickle.loads(b'')",
     "import sqlite3",
     "import ctypes",
+    "from os import system\nsystem('ls')",
+    "import os as o\no.system('ls')",
+    "import os\nrun = os.system",
+    "from os import environ\nenviron['A'] = 'b'",
+    "import os\nos.environ |= {'A': 'b'}",
+    "import os\nos.execl('ls')",
+    "import asyncio\nasyncio.create_subprocess_exec('ls')",
+    "import urllib\nurllib.request.urlopen(url)",
+    "import builtins\nbuiltins.exec('x = 1')",
+    "from builtins import exec as run\nrun('x = 1')",
+    "run = eval",
+    "from pickle import loads",
+    "import torch\ntorch.load(file)",
+    "import torch\ntorch.load(file, weights_only=False)",
+    "from torch import load\nload(file, weights_only=careful)",
+    "import numpy as np\nnp.load(file, allow_pickle=True)",
+    "import torch\ntorch.hub.load('a', 'b')",
+    "from base64 import b64decode\nb64decode(text)",
+    "from importlib import import_module as bring\nbring(name)",
+    "from importlib import util\nutil.spec_from_file_location('a', path)",
 ]
 
 
 @pytest.mark.parametrize("source", PLANTED)
 def test_a_planted_fault_is_found(source):
-    assert list(archive.flags(source))
+    assert archive.flags(source)
 
 
-HARMLESS = ["import os\nos.environ.get('A')", "model.eval()", "re.compile('a')", "import pickle"]
+HARMLESS = [
+    "import os\nos.environ.get('A')\nos.environ['A']",
+    "model.eval()",
+    "import re\nre.compile('a')",
+    "import torch\ntorch.compile(network)",
+    "import pickle\npickle.UnpicklingError",
+    "import torch\ntorch.load(file, weights_only=True)",
+    "import numpy as np\nnp.load(file)\nnp.load(file, allow_pickle=False)",
+    "from urllib.parse import quote\nquote('a')",
+    "import importlib\nimportlib.import_module('json')",
+    "from .socket import http\nhttp.server(requests)",
+    "def f(requests, code):\n    return requests.get(code)",
+]
 
 
 @pytest.mark.parametrize("source", HARMLESS)
 def test_what_is_harmless_is_no_fault(source):
-    assert list(archive.flags(source)) == []
+    assert archive.flags(source) == []
 
 
 def test_nothing_in_the_archive_is_flagged():
     sources = {name: (archive.ROOT / name).read_text("utf-8") for name in archive.files() if name.endswith(".py")}
     assert len(sources) > 50
-    assert {name: found for name, source in sources.items() if (found := list(archive.flags(source)))} == {}
+    assert {name: found for name, source in sources.items() if (found := archive.flags(source))} == {}
 
 
 def test_the_archive_holds_the_pack_and_not_what_builds_it(tmp_path):

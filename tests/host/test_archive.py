@@ -18,11 +18,12 @@ if not (archive.ROOT / ".git").exists():
 
 @pytest.fixture(scope="module")
 def published(host, tmp_path_factory):
-    """A ComfyUI with the archive in it."""
+    """A ComfyUI with the archive unpacked where a registry's client unpacks it."""
     base = tmp_path_factory.mktemp("published")
+    pack = base / "comfyui" / "custom_nodes" / PACK_NAME
     with ZipFile(archive.write(base / "pack.zip")) as packed:
-        packed.extractall(base / "pack")
-    with RecordingServer(host, base / "comfyui", pack=base / "pack") as server:
+        packed.extractall(pack)
+    with RecordingServer(host, base / "comfyui", pack=pack) as server:
         yield server
 
 
@@ -34,7 +35,9 @@ def seen(server) -> np.ndarray:
 
 
 def test_the_archive_is_a_whole_pack(comfyui, published):
-    assert not (published.base / "custom_nodes" / PACK_NAME / "scenes").exists()
+    pack = published.base / "custom_nodes" / PACK_NAME
+    assert not pack.is_symlink()
+    assert not (pack / "scenes").exists()
     ours = [{name for name in server.object_info() if name.startswith("Diffusion")} for server in (comfyui, published)]
     assert ours[0] == ours[1]
     assert len(ours[1]) >= 13
