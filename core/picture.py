@@ -10,8 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .colour import PALETTES, Palette, classify, colourise, is_class, paint, palette_named
-from .geometry import NORMAL_AXES, change_axes, decode_normals, encode_normals, towards_camera, with_unit_length
+from .colour import COLORMAPS, PALETTES, Palette, classify, colourise, is_class, paint, palette_named
+from .geometry import (
+    NORMAL_AXES,
+    Axes,
+    change_axes,
+    decode_normals,
+    encode_normals,
+    towards_camera,
+    with_unit_length,
+)
 from .openpose import pose_picture
 from .perception_map import Convention, PerceptionMap
 from .tasks import TASKS
@@ -220,6 +228,8 @@ DEPTH_MODES: dict[str, DepthMode] = {
     "percentile": DepthMode(cut=True),
     "raw": DepthMode(stretched=False),
 }
+DEPTH_COLOURS: dict[str, list[str] | None] = {"none": None, **COLORMAPS}
+"""A depth picture's: none is gray, also beyond [0, 1]."""
 
 
 def depth_picture(
@@ -235,6 +245,7 @@ def depth_picture(
     What is unknown is shown as far away. Mode `raw` alone may leave [0, 1].
     """
     row, near = choose(DEPTH_MODES, mode, "mode"), map.convention.near
+    colours = choose(DEPTH_COLOURS, colormap, "colormap")
     if near is None:
         raise ValueError("This map does not say which end of its values is near: load its model as depth or disparity.")
     values, known = known_values(map)[..., 0], trusted(map)
@@ -252,9 +263,9 @@ def depth_picture(
         say_stretch(row, spans, percentiles, per_batch) if row.stretched else "not clamped",
         "inverted" * invert,
         f"near is {'white' if near_white != invert else 'black'}",
-        f"colormap {colormap}" * (colormap != "none"),
+        f"colormap {colormap}" * (colours is not None),
     )
-    picture = values[..., None].repeat(1, 1, 1, 3) if colormap == "none" else colourise(values, colormap)
+    picture = values[..., None].repeat(1, 1, 1, 3) if colours is None else colourise(values, colormap)
     return picture, "; ".join(part for part in said if part)
 
 
@@ -281,17 +292,21 @@ def say_stretch(row: DepthMode, spans: list[Span], percentiles: Span, per_batch:
     return f"{how} per {'batch' if per_batch else 'image'} ({ranges}{more} to 0..1)"
 
 
+PICTURE_AXES: dict[str, Axes | None] = {**NORMAL_AXES, "raw": None}
+"""A normal picture's; None where it shows the values as they are."""
+
+
 def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise: bool = True) -> Tensor:
-    """Normals -> the colours (B, H, W, 3) of a row of NORMAL_AXES, or `raw`: the values as they are.
+    """Normals -> the colours (B, H, W, 3) of a row of PICTURE_AXES; `raw`: the values as they are.
 
     What is unknown faces the camera.
     """
-    if axes == "raw":
+    target = choose(PICTURE_AXES, axes, "axes")
+    if target is None:
         return known_values(map)
     source = map.convention.axes
     if source is None:
         raise ValueError("These normals do not say where their axes point: set axes=right,up,back, say, in overrides.")
-    target = choose(NORMAL_AXES, axes, "axes")
     back = towards_camera(source).to(map.values.device)
     vectors = torch.where(trusted(map)[..., None], decode_normals(known_values(map), map.convention), back)
     if renormalise:

@@ -94,10 +94,11 @@ def resolve(name: str, adapters: bool = False) -> Path:
     kind = "an adapter" if adapters else "a checkpoint"
     if name == NOTHING:
         raise CheckpointError(f"models/{FOLDER} holds nothing to choose: put {kind} there and reload the page.")
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or ":" in name:
+    text = str(name).replace("\\", "/")  # a widget may come without its text, as null
+    parts = PurePosixPath(text)
+    if parts.is_absolute() or ".." in parts.parts or ":" in text:
         raise CheckpointError(f"{name!r} leads out of models/{FOLDER}: choose one of the listed names.")
-    for root in roots():
+    for root in roots() if parts.name else ():
         if (root / parts).exists():
             return root / parts
     raise CheckpointError(
@@ -269,6 +270,9 @@ def taesd_stamps(decoder: str, encoder: str) -> tuple:
 
 
 def wanted_task(widget: str) -> str:
+    """What to ask a file for: a task, or one of its recipes; "" as trained. CheckpointError where nothing is named."""
+    if not isinstance(widget, str) or not widget:
+        raise CheckpointError(f"There is no task {widget!r}: choose one of {', '.join((AS_TRAINED, *TASKS))}.")
     return "" if widget == AS_TRAINED else widget
 
 

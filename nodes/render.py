@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..core.colour import COLORMAPS
-from ..core.geometry import NORMAL_AXES
 from ..core.picture import (
     CLASS_MEANINGS,
+    DEPTH_COLOURS,
     DEPTH_MEANINGS,
     DEPTH_MODES,
     LEVEL_MEANINGS,
     NORMAL_MEANINGS,
+    PICTURE_AXES,
     choose,
     classes_of,
     depth_picture,
@@ -78,7 +78,7 @@ class DepthToImage(io.ComfyNode):
                 io.Boolean.Input("invert", default=False, tooltip="Turn black and white round, before the colormap."),
                 io.Combo.Input(
                     "colormap",
-                    options=["none", *COLORMAPS],
+                    options=list(DEPTH_COLOURS),
                     default="none",
                     tooltip="Colours for the eye; ControlNets want none. White becomes red in spectral and turbo.",
                 ),
@@ -132,7 +132,7 @@ class NormalToImage(io.ComfyNode):
                 convention_input(NORMAL_MEANINGS, "opengl"),
                 io.Combo.Input(
                     "axes",
-                    options=[*NORMAL_AXES, "raw"],
+                    options=list(PICTURE_AXES),
                     default="controlnet_bae",
                     tooltip="controlnet_bae: red is left, green is up, blue is front. opengl: red is right. "
                     "directx: red is right, green is down. opencv: right, down, away. raw: the values as they came.",

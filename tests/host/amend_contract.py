@@ -12,15 +12,15 @@ sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).parent)]
 
 import comfyui_host  # noqa: E402
 from comfyui_server import Server  # noqa: E402
-from test_contract import CONTRACT, contract, lost  # noqa: E402
+from test_contract import CONTRACT, broken, contract  # noqa: E402
 
 
 def main() -> None:
-    """Write the contract, unless something of the old one were lost."""
+    """Write the contract, unless workflows saved under the old one were broken."""
     with tempfile.TemporaryDirectory() as base, Server(comfyui_host.install(), Path(base)) as server:
         found = contract(server.object_info())
     kept = json.loads(CONTRACT.read_text("utf-8")) if CONTRACT.exists() else {}
-    if faults := lost(kept, found, "nodes"):
+    if faults := broken(kept, found):
         raise SystemExit("saved workflows hold this: " + "; ".join(faults))
     CONTRACT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

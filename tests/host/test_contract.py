@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import operator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 CONTRACT = Path(__file__).with_name("contract.json")
 """Written anew by: python tests/host/amend_contract.py"""
@@ -22,6 +25,7 @@ def contract(schemas: dict[str, Any]) -> dict[str, Any]:
                 for group in ("required", "optional")
                 for key, (kind, *rest) in schema["input"].get(group, {}).items()
             },
+            "optional": list(schema["input"].get("optional", {})),
             "outputs": list(map(list, zip(schema["output_name"], schema["output"]))),
         }
         for name, schema in ours.items()
@@ -32,13 +36,18 @@ def described(node: str, key: str, kind: str | list[str], settings: dict[str, An
     """An input: its types, and what it may be set to. Hosts differ in where they write the choices of one."""
     options = kind if isinstance(kind, list) else settings.get("options")
     if options is None:
-        return {"types": str(kind).split(","), **{name: settings[name] for name in ("default",) if name in settings}}
+        held = {name: settings[name] for name in ("default", "min", "max") if name in settings}
+        return {"types": str(kind).split(","), **held}
     chosen = {} if (node, key) in FILES else {"options": options, "default": settings.get("default")}
     return {"types": ["COMBO"], **chosen}
 
 
+NARROWER = {"min": operator.gt, "max": operator.lt}
+"""When a value says less than it did; others when they are not the same."""
+
+
 def lost(kept: Any, found: Any, where: str) -> list[str]:
-    """What the contract has and the nodes no longer have, or have elsewhere."""
+    """What the contract has and the nodes no longer have."""
     if isinstance(kept, dict):
         if not isinstance(found, dict):
             return [f"{where} is {found!r}"]
@@ -46,18 +55,32 @@ def lost(kept: Any, found: Any, where: str) -> list[str]:
         return gone + [fault for key in kept if key in found for fault in lost(kept[key], found[key], f"{where}.{key}")]
     if isinstance(kept, list) and isinstance(found, list):
         return [f"{where} lacks {value!r}" for value in kept if value not in found]
-    return [] if kept == found else [f"{where} is {found!r}, and was {kept!r}"]
+    less = NARROWER.get(where.rpartition(".")[2], operator.ne)
+    return [f"{where} is {found!r}, and was {kept!r}"] if less(found, kept) else []
+
+
+def misplaced(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What makes the nodes read a saved workflow otherwise, although all that it names is there."""
+    faults = []
+    for name in kept.keys() & found.keys():
+        before, after = kept[name], found[name]
+        if [*after["inputs"]][: len(before["inputs"])] != [*before["inputs"]]:
+            faults.append(f"{name}: widgets go by their order")
+        if after["outputs"][: len(before["outputs"])] != before["outputs"]:
+            faults.append(f"{name}: outputs go by their order")
+        for new in after["inputs"].keys() - before["inputs"].keys() - set(after["optional"]):
+            faults.append(f"{name}.{new} is new, and workflows that lack it are refused: make it optional")
+    return faults
+
+
+def broken(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Why workflows that were saved with these nodes may not run any more, or run otherwise."""
+    return lost(kept, found, "nodes") + misplaced(kept, found)
 
 
 def test_nothing_that_a_saved_workflow_holds_is_gone(comfyui):
-    kept, found = json.loads(CONTRACT.read_text("utf-8")), contract(comfyui.object_info())
-    faults = lost(kept, found, "nodes")
+    faults = broken(json.loads(CONTRACT.read_text("utf-8")), contract(comfyui.object_info()))
     assert faults == [], "saved workflows hold this: append only"
-    for name, node in kept.items():
-        there = found[name]
-        begun = list(there["inputs"])[: len(node["inputs"])]
-        assert begun == list(node["inputs"]), f"{name}: widgets go by their order"
-        assert there["outputs"][: len(node["outputs"])] == node["outputs"], f"{name}: outputs go by their order"
 
 
 def test_the_contract_knows_every_node_and_input_that_there_is(comfyui):
@@ -65,20 +88,78 @@ def test_the_contract_knows_every_node_and_input_that_there_is(comfyui):
     assert faults == [], "add what is new to the contract: python tests/host/amend_contract.py"
 
 
-def test_a_change_that_breaks_a_saved_workflow_is_seen():
-    kept = {"Node": {"inputs": {"mode": {"types": ["COMBO"], "options": ["a", "b"], "default": "a"}}}}
-    assert lost(kept, {"Node": {"inputs": {}}}, "nodes") == ["nodes.Node.inputs.mode is gone"]
-    renamed = {"Node": {"inputs": {"mode": {"types": ["COMBO"], "options": ["a", "c"], "default": "a"}}}}
-    assert lost(kept, renamed, "nodes") == ["nodes.Node.inputs.mode.options lacks 'b'"]
-    other = {"Node": {"inputs": {"mode": {"types": ["COMBO"], "options": ["b", "a"], "default": "b"}}}}
-    assert lost(kept, other, "nodes") == ["nodes.Node.inputs.mode.default is 'b', and was 'a'"]
+MODE: dict[str, Any] = {"types": ["COMBO"], "options": ["a", "b"], "default": "a"}
+SIZE: dict[str, Any] = {"types": ["INT"], "default": 1, "min": 0, "max": 9}
+NODE: dict[str, Any] = {"inputs": {"mode": MODE, "size": SIZE}, "optional": ["size"], "outputs": [["map", "IMAGE"]]}
+BREAKING = {
+    "an input gone": ({"inputs": {"mode": MODE}, "optional": []}, "inputs.size is gone"),
+    "a choice renamed": ({"inputs": {"mode": MODE | {"options": ["a", "c"]}, "size": SIZE}}, "options lacks 'b'"),
+    "another default": ({"inputs": {"mode": MODE | {"default": "b"}, "size": SIZE}}, "default is 'b', and was 'a'"),
+    "another type": ({"inputs": {"mode": MODE, "size": SIZE | {"types": ["FLOAT"]}}}, "types lacks 'INT'"),
+    "a higher least value": ({"inputs": {"mode": MODE, "size": SIZE | {"min": 1}}}, "min is 1, and was 0"),
+    "a lower largest value": ({"inputs": {"mode": MODE, "size": SIZE | {"max": 8}}}, "max is 8, and was 9"),
+    "another order of inputs": ({"inputs": {"size": SIZE, "mode": MODE}}, "widgets go by their order"),
+    "an input between": ({"inputs": {"mode": MODE, "new": MODE, "size": SIZE}}, "widgets go by their order"),
+    "an input that must be given now": ({"optional": []}, "optional lacks 'size'"),
+    "a new one that must be given": ({"inputs": {**NODE["inputs"], "new": MODE}}, "new is new"),
+    "an output before": ({"outputs": [["mask", "MASK"], ["map", "IMAGE"]]}, "outputs go by their order"),
+    "another output": ({"outputs": [["map", "MASK"]]}, "outputs lacks ['map', 'IMAGE']"),
+}
 
 
-def test_words_to_search_by_and_folded_inputs_are_there_where_the_host_knows_them(comfyui):
-    schemas = {name: it for name, it in comfyui.object_info().items() if name.startswith("DiffusionPerception")}
-    if "search_aliases" in schemas["DiffusionPerceptionPerceive"]:
-        assert all(schema["search_aliases"] for schema in schemas.values())
-        assert {"depth map", "normal map", "marigold"} <= {*schemas["DiffusionPerceptionPerceive"]["search_aliases"]}
-        overrides = schemas["DiffusionPerceptionLoadModel"]["input"]["required"]["overrides"][1]
-        assert overrides["advanced"]
-    assert len(schemas) >= 13
+@pytest.mark.parametrize(("change", "fault"), BREAKING.values(), ids=BREAKING)
+def test_a_change_that_breaks_a_saved_workflow_is_seen(change, fault):
+    assert any(fault in words for words in broken({"Node": NODE}, {"Node": NODE | change}))
+
+
+def test_what_only_grows_breaks_no_saved_workflow():
+    inputs = {
+        "mode": MODE | {"options": ["new", "a", "b"], "types": ["COMBO", "STRING"]},
+        "size": SIZE | {"min": -1, "max": 10},
+        "new": MODE,
+    }
+    outputs = [*NODE["outputs"], ["mask", "MASK"]]
+    grown = {"inputs": inputs, "optional": ["size", "new"], "outputs": outputs}
+    assert broken({"Node": NODE}, {"Node": grown, "Another": NODE}) == []
+    assert broken({"Node": NODE}, {}) == ["nodes.Node is gone"]
+
+
+SEARCHED = {
+    "Perceive": "depth map, depth estimation, normal map, surface normals, mask, matting, background removal, albedo, "
+    "shading, segmentation, marigold, genpercept, lotus, preprocessor",
+    "LoadModel": "marigold, genpercept, lotus, dmp, depth estimation",
+    "ApplyAdapter": "dmp",
+    "PerceivePose": "pose, openpose, keypoints, preprocessor",
+    "MatteCutout": "cut-out, cutout, remove background, matting",
+    "SaveMap": "exr",
+}
+"""What people type, and the node that does it."""
+
+
+OURS = "DiffusionPerception"
+
+
+def test_what_people_search_leads_to_the_node_that_does_it_where_the_host_knows_such_words(comfyui):
+    found = {name: schema["search_aliases"] for name, schema in comfyui.object_info().items() if has_words(schema)}
+    ours = {name.removeprefix(OURS): set(words) for name, words in found.items() if name.startswith(OURS)}
+    assert len(ours) >= 13 or not found
+    for name, words in SEARCHED.items() if found else ():
+        assert set(words.split(", ")) <= ours[name], name
+
+
+def has_words(schema: dict[str, Any]) -> bool:
+    return bool(schema.get("search_aliases"))
+
+
+def test_inputs_that_are_folded_away_need_no_choice_where_the_host_folds_any(comfyui):
+    folded = {
+        f"{name}.{key}": rest[0]
+        for name, schema in comfyui.object_info().items()
+        if schema["python_module"] != "nodes"  # older hosts fold inputs of these few, which are written in another way
+        for group in ("required", "optional")
+        for key, (_, *rest) in schema["input"].get(group, {}).items()
+        if rest and rest[0].get("advanced")
+    }
+    ours = {where: settings for where, settings in folded.items() if where.startswith(OURS)}
+    assert f"{OURS}LoadModel.overrides" in ours or not folded
+    assert [where for where, settings in ours.items() if "default" not in settings] == []
