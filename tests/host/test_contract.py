@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from append_only import lost
+
 CONTRACT = Path(__file__).with_name("contract.json")
 """Written anew by: python tests/host/amend_contract.py"""
 FILES = {("DiffusionPerceptionLoadModel", "model"), ("DiffusionPerceptionApplyAdapter", "adapter")}
@@ -35,18 +37,6 @@ def described(node: str, key: str, kind: str | list[str], settings: dict[str, An
         return {"types": str(kind).split(","), **{name: settings[name] for name in ("default",) if name in settings}}
     chosen = {} if (node, key) in FILES else {"options": options, "default": settings.get("default")}
     return {"types": ["COMBO"], **chosen}
-
-
-def lost(kept: Any, found: Any, where: str) -> list[str]:
-    """What the contract has and the nodes no longer have, or have elsewhere."""
-    if isinstance(kept, dict):
-        if not isinstance(found, dict):
-            return [f"{where} is {found!r}"]
-        gone = [f"{where}.{key} is gone" for key in kept if key not in found]
-        return gone + [fault for key in kept if key in found for fault in lost(kept[key], found[key], f"{where}.{key}")]
-    if isinstance(kept, list) and isinstance(found, list):
-        return [f"{where} lacks {value!r}" for value in kept if value not in found]
-    return [] if kept == found else [f"{where} is {found!r}, and was {kept!r}"]
 
 
 def test_nothing_that_a_saved_workflow_holds_is_gone(comfyui):
