@@ -76,6 +76,16 @@ def digest_of(file: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def digest_of_weights(file: Path) -> str:
+    """Of the tensors by their names: the header's fields stand in another order each time that it is written."""
+    from safetensors.numpy import load_file
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(file).items()):
+        digest.update(name.encode() + tensor.tobytes())
+    return digest.hexdigest()
+
+
 # Golden cases
 
 
@@ -140,7 +150,7 @@ def old_files() -> Iterator[tuple[str, str]]:
         for name, words in json.loads(Path("answers.json").read_text("utf-8")).items():
             yield from answers(f"{place.name}: {name}", [*words, "picture.png"])
         refusal = said_by(["train", "run/config.toml", "--steps", "4"])
-        yield f"{place.name}: a run that went on", refusal or digest_of(Path("run/last.safetensors"))
+        yield f"{place.name}: a run that went on", refusal or digest_of_weights(Path("run/last.safetensors"))
         os.chdir(start)
 
 

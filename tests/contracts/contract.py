@@ -1,4 +1,4 @@
-"""What saved files and people's scripts hold of the project, read from today's code, for test_contracts.py and amend.py.
+"""What saved files and people's scripts hold of the project, read from today's code.
 
 Node schemas have a contract of their own, tests/host/contract.json.
 """
@@ -139,7 +139,7 @@ def rows() -> dict[str, Any]:
 
 
 def files() -> dict[str, Any]:
-    """Header fields and tensors' names of one file of each kind, whose networks have one weight each; and all fields."""
+    """Header fields and tensors' names of one file of each kind, of one weight a network; and all fields."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.safetensors"
         kinds = {name: {**write(path), **header_and_tensors(path)} for name, write in WRITERS.items()}
