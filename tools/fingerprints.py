@@ -119,9 +119,17 @@ def words_of(case: dict, folder: Path) -> Iterator[list[str]]:
 
 def adapted(case: dict, folder: Path) -> list[str]:
     """Those of one of DMP's, which are adapters."""
-    sets = [f"steps={case['steps']}", f"prediction_type={case['pred']}", f"keep_image={str(case['oracle']).lower()}"]
+    sets = [
+        f"steps={case['steps']}",
+        f"prediction_type={case['pred']}",
+        f"keep_image={str(case['oracle']).lower()}",
+        f"guidance_scale={case['gs'] if case['prompts'] else 1}",
+        f"target_scale={case['scale']}",
+    ]
     place = ["--base", str(folder), "--adapter", str(folder / case["lora"]), "--resolution", "0"]
-    text = ["--context", f"{folder}/text_embeds.safetensors:empty_text_embed"]
+    texts = f"{folder}/text_embeds.safetensors"
+    text = ["--context", f"{texts}:{'prompt_embed' if case['prompts'] else 'empty_text_embed'}"]
+    text += ["--negative-context", f"{texts}:empty_text_embed"] if case["prompts"] else []
     task = ["--task", "depth" if case["mode"] == "F" else "albedo"]
     return [*place, *text, *task, *(word for change in sets for word in ("--set", change)), str(folder / "image.png")]
 
