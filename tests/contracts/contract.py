@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import nn
 
 from diffusion_perception.core.adapter_files import write_adapter
+from diffusion_perception.core.adapter_keys import SPELLINGS
 from diffusion_perception.core.adapters import Adapter, Delta, LowRank
 from diffusion_perception.core.align import ALIGNMENTS
 from diffusion_perception.core.architecture import UNetArchitecture, VAEArchitecture
@@ -37,7 +38,6 @@ from diffusion_perception.core.metrics import METRICS
 from diffusion_perception.core.perception_map import Axis
 from diffusion_perception.core.recipe import CHOICES, KEY, Recipe
 from diffusion_perception.core.skeletons import SKELETONS
-from diffusion_perception.core.spellings import SPELLINGS
 from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer import export, student
 from diffusion_perception.trainer.cli import parser
@@ -126,7 +126,7 @@ def rows() -> dict[str, Any]:
         "alignments": ALIGNMENTS, "codecs": CODECS, "datasets": DATASETS, "families": FAMILIES, "heads": HEAD_KINDS,
         "heads to train": NEW_HEADS, "losses": LOSSES, "merges": MERGES, "metrics": METRICS, "optimisers": OPTIMISERS,
         "palettes": PALETTES, "paradigms": PARADIGMS, "prediction types": PARAMETERISATIONS, "presets": PRESETS,
-        "resize rules": RESIZE_RULES, "schedules": DECAYS, "spellings": [spelling.name for spelling in SPELLINGS],
+        "resize rules": RESIZE_RULES, "schedules": DECAYS, "spellings": list(SPELLINGS),
     }  # fmt: skip
     return {
         **{table: sorted(names) for table, names in named.items()},

@@ -11,7 +11,6 @@ ROOT = Path(__file__).absolute().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import comfyui_host  # noqa: E402
-from append_only import lost  # noqa: E402
 from comfyui_server import Server  # noqa: E402
 from test_contract import CONTRACT, broken, contract  # noqa: E402
 
