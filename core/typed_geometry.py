@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -48,7 +49,5 @@ def from_packet(packet: Packet, tasks: tuple[str, ...], metres: bool = False) ->
     for key, trusted in TRUSTED.items():
         if packet.get(key) is not None:
             valid &= trusted(packet[key].float()).to(valid.device)
-    convention = part.convention
-    if metres and task == "depth":
-        convention = Convention(high=None, near="low", metric=True)
+    convention = replace(part.convention, metric=metres and part.convention.near is not None)
     return PerceptionMap(task, values, convention, valid=valid)

@@ -187,10 +187,11 @@ class HostAutoencoder:
             # not inside the handler: until that is left, the error holds all that the attempt had allocated
             for tile in TILES:
                 management.soft_empty_cache()
-                self.say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
                 small = overview(given, tile, half.units[0])
                 with unless_short_of_memory(), norms_as_in(network, partial(compute, small)):
-                    return in_tiles(compute, given, tile, OVERLAP, half.units)
+                    result = in_tiles(compute, given, tile, OVERLAP, half.units)
+                    self.say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
+                    return result
         raise management.OOM_EXCEPTION(TOO_LARGE.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
 
 

@@ -79,7 +79,7 @@ def precision_input() -> io.Combo.Input:
         default=host.FULL_PRECISION,
         optional=True,
         tooltip="Advanced: what the VAE computes in. full: single precision. as the host runs it: half precision on "
-        "most graphics cards, with about half the memory; it shows as fine steps in depths and normals.",
+        "most graphics cards, by its own estimate in half the memory; it shows as fine steps in depths and normals.",
         **ADVANCED,
     )
 
@@ -194,9 +194,9 @@ def prepared(perceiver: Perceiver, vae: Any, precision: str, notes: list[str]) -
     """
     own = full_of(perceiver.autoencoder)
     own = own.vae if isinstance(own, host.HostAutoencoder) else None
+    choose(host.PRECISIONS, precision, "vae_precision")
     if vae is None and own is None:
         return perceiver
-    choose(host.PRECISIONS, precision, "vae_precision")
     autoencoder = host.HostAutoencoder(own if vae is None else vae, scaling_factor(perceiver), precision, notes.append)
     if vae is not None:
         known = {} if own is None else latents_of(weights_of(own))

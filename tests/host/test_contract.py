@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from append_only import lost
 
 CONTRACT = Path(__file__).with_name("contract.json")
 """Written anew by: python tests/host/amend_contract.py"""
@@ -46,19 +47,6 @@ NARROWER = {"min": operator.gt, "max": operator.lt}
 """When a value says less than it did; others when they are not the same."""
 
 
-def lost(kept: Any, found: Any, where: str) -> list[str]:
-    """What the contract has and the nodes no longer have."""
-    if isinstance(kept, dict):
-        if not isinstance(found, dict):
-            return [f"{where} is {found!r}"]
-        gone = [f"{where}.{key} is gone" for key in kept if key not in found]
-        return gone + [fault for key in kept if key in found for fault in lost(kept[key], found[key], f"{where}.{key}")]
-    if isinstance(kept, list) and isinstance(found, list):
-        return [f"{where} lacks {value!r}" for value in kept if value not in found]
-    less = NARROWER.get(where.rpartition(".")[2], operator.ne)
-    return [f"{where} is {found!r}, and was {kept!r}"] if less(found, kept) else []
-
-
 def misplaced(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """What makes the nodes read a saved workflow otherwise, although all that it names is there."""
     faults = []
@@ -75,7 +63,7 @@ def misplaced(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 def broken(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """Why workflows that were saved with these nodes may not run any more, or run otherwise."""
-    return lost(kept, found, "nodes") + misplaced(kept, found)
+    return lost(kept, found, "nodes", NARROWER) + misplaced(kept, found)
 
 
 def test_nothing_that_a_saved_workflow_holds_is_gone(comfyui):
@@ -84,7 +72,7 @@ def test_nothing_that_a_saved_workflow_holds_is_gone(comfyui):
 
 
 def test_the_contract_knows_every_node_and_input_that_there_is(comfyui):
-    faults = lost(contract(comfyui.object_info()), json.loads(CONTRACT.read_text("utf-8")), "nodes")
+    faults = lost(contract(comfyui.object_info()), json.loads(CONTRACT.read_text("utf-8")), "nodes", NARROWER)
     assert faults == [], "add what is new to the contract: python tests/host/amend_contract.py"
 
 
