@@ -29,11 +29,11 @@ from diffusion_perception.trainer.arrays import BrokenRecord
 from diffusion_perception.trainer.augment import Augmentation
 from diffusion_perception.trainer.batches import Feed
 from diffusion_perception.trainer.config import Config, Source
-from diffusion_perception.trainer.data import Sample
+from diffusion_perception.trainer.feeds import feed
 from diffusion_perception.trainer.models import load
 from diffusion_perception.trainer.predict import read_image
 from diffusion_perception.trainer.readers import open_dataset
-from diffusion_perception.trainer.train import feed
+from diffusion_perception.trainer.records import Sample
 from diffusion_perception.trainer.validate import score
 
 METRICS_OF = {

@@ -32,9 +32,10 @@ from diffusion_perception.core.colour import PALETTES
 from diffusion_perception.core.metrics import METRICS
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.trainer.config import Config, Source, build, merged
+from diffusion_perception.trainer.feeds import open_feeds
 from diffusion_perception.trainer.models import load
 from diffusion_perception.trainer.presets import PRESETS
-from diffusion_perception.trainer.train import open_feeds, run
+from diffusion_perception.trainer.train import run
 from diffusion_perception.trainer.validate import classes
 
 PALETTE = PALETTES["furniture"]

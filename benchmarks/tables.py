@@ -54,11 +54,11 @@ from diffusion_perception.trainer.base import open_vae, untrained
 from diffusion_perception.trainer.batches import Feed
 from diffusion_perception.trainer.cli import parser as command_line
 from diffusion_perception.trainer.config import Config, build
-from diffusion_perception.trainer.data import Records, Sample, list_files
 from diffusion_perception.trainer.loop import Diverged
 from diffusion_perception.trainer.models import load_vae
 from diffusion_perception.trainer.predict import device_named, open_perceiver
 from diffusion_perception.trainer.readers import open_dataset
+from diffusion_perception.trainer.records import Records, Sample, list_files
 from diffusion_perception.trainer.targets import normalise, options_for
 from diffusion_perception.trainer.validate import PREPARED
 

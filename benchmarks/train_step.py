@@ -29,8 +29,8 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from diffusion_perception.core.light import STABLE_DIFFUSION
 from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.tiny_vae_file import STABLE_DIFFUSION
 from diffusion_perception.trainer.base import ARCHITECTURES
 from diffusion_perception.trainer.batches import Batch, Batches
 from diffusion_perception.trainer.config import Config, Network, Optimiser

@@ -24,9 +24,9 @@ from torch import Tensor
 from .adapter_keys import STABLE_DIFFUSION, Key, Layout, reader
 from .adapters import Adapter, Delta, LowRank, Part
 from .checkpoint import ADAPTER_KEY, read_metadata_if_any
-from .light import Stored, named
 from .recipe import from_header, to_header
 from .spellings import assemble, read_foreign, refuse_unread
+from .tiny_vae_file import Stored, named
 from .weights import CheckpointError, find_files, header_object, read_shapes, shown
 
 STEMS = ("pytorch_lora_weights", "adapter_model")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Shapes
+from .backbone import Shapes
 from .fingerprint import Fingerprint, matches
 from .layers import kind_of
 from .recipe import Recipe

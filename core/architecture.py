@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from .backbone import Shapes, count
+
 
 class Shaped(Protocol):
     """A tensor, or a lazy slice of one, of which only the shape is asked."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Diffusers weight name -> shape."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +173,3 @@ def check_is_sd_unet(shapes: Shapes) -> None:
     if missing:
         found = f"{missing[0]} is not among its {len(shapes)} tensors" if shapes else "it holds none"
         raise ValueError(f"expected the weights of a Stable Diffusion UNet, but {found}")
-
-
-def count(shapes: Shapes, pattern: str) -> int:
-    """How many of pattern.format(0), pattern.format(1) ... there are in a row."""
-    index = 0
-    while pattern.format(index) in shapes:
-        index += 1
-    return index

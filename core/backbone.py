@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -78,3 +79,15 @@ class Head(Protocol):
     """A decoder on UNet features: the four up-block tensors in, a picture (B, C, H', W') out."""
 
     def __call__(self, features: Features) -> Tensor: ...
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Diffusers weight name -> shape."""
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many of pattern.format(0), pattern.format(1) ... there are in a row."""
+    index = 0
+    while pattern.format(index) in shapes:
+        index += 1
+    return index

@@ -27,9 +27,9 @@ from .checkpoint import (
     own_head,
 )
 from .families import Clues, family_named, recipe_for, recognise
-from .light import own_light
 from .recipe import Recipe
 from .tasks import task_named
+from .tiny_vae_file import own_light
 from .weights import CheckpointError, Weights, find_files, network, pick_unet, pick_vae, read, read_json, shown
 
 

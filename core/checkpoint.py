@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import keys
-from .architecture import Shapes, UNetArchitecture, VAEArchitecture
-from .backbone import Context
+from .architecture import UNetArchitecture, VAEArchitecture
+from .backbone import Context, Shapes
 from .families import FAMILIES, HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
-from .light import LIGHT_KEY, Stored, latents_of, named, own_light
 from .recipe import KEY, Recipe, from_header, to_header
 from .tasks import task_named
+from .tiny_vae_file import LIGHT_KEY, Stored, latents_of, named, own_light
 from .weights import (
     CheckpointError,
     Weights,

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Shapes
-from .backbone import Features, Layers
+from .backbone import Features, Layers, Shapes
 
 
 class Residual(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .adapters import Delta, LowRank, Part, collapsed, first
-from .architecture import Shapes
+from .backbone import Shapes
 from .weights import CheckpointError
 
 

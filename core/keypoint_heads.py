@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Shapes
-from .backbone import Features, Layers
+from .backbone import Features, Layers, Shapes
 
 GROUPS = 32
 STRIDES = (1, 1, 2, 2)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Shapes
+from .backbone import Shapes
 
 
 class Kind(NamedTuple):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .backbone import Context, Features
 from .diffusion import Tick
+from .halves import eye_of
 from .image import CELL, Fit, fit
-from .light import eye_of
 from .perception_map import PerceptionMap
 from .pipeline import Perceiver, Values, check_image, chunks, join, members, perceive, wanted_resolution
 

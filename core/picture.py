@@ -11,15 +11,7 @@ import torch
 from torch import Tensor
 
 from .colour import COLORMAPS, PALETTES, Palette, classify, colourise, is_class, paint, palette_named
-from .geometry import (
-    NORMAL_AXES,
-    Axes,
-    change_axes,
-    decode_normals,
-    encode_normals,
-    towards_camera,
-    with_unit_length,
-)
+from .geometry import NORMAL_AXES, Axes, change_axes, decode_normals, encode_normals, towards_camera, with_unit_length
 from .openpose import pose_picture
 from .perception_map import Convention, PerceptionMap
 from .tasks import TASKS

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import Shapes
-from .backbone import Features, Layers
+from .backbone import Features, Layers, Shapes
 
 POOL_SCALES = (1, 2, 3, 6)
 """Cells along a side to which the deepest features are pooled (Zhao et al. 2017)."""

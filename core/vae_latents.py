@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .fingerprint import Fingerprint, distance, matches
-from .light import ALIKE
 from .recipe import Recipe
+from .tiny_vae_file import ALIKE
 
 UNRELATED = 0.5
 """Encoders further apart have nothing in common: a fine-tuned one is nearer, one trained anew about 1.4 away."""

@@ -14,10 +14,12 @@ from ..core.backbone import Context
 from ..core.bases import context_of, negative_of, recipe_of
 from ..core.checkpoint import own_head
 from ..core.fingerprint import fingerprint
+from ..core.halves import with_light
 from ..core.layers import shapes_of
-from ..core.light import FULL, Role, latents_of, own_light, with_light
+from ..core.light import Role
 from ..core.picture import choose
 from ..core.recipe import Recipe
+from ..core.tiny_vae_file import FULL, latents_of, own_light
 from ..core.vae_latents import check_latents
 from ..core.weights import CheckpointError, Weights
 from . import host

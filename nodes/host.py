@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from ..core.architecture import UNetArchitecture, VAEArchitecture
 from ..core.attachment import Adapted, uncompiled
 from ..core.backbone import Context, Features
+from ..core.halves import Halves
 from ..core.heads import build_head
 from ..core.image import CELL
 from ..core.keypoint_heads import without_batch_norm
 from ..core.keys import rename, unet_to_ldm, vae_to_ldm
-from ..core.light import LATENT, Halves, build_light
+from ..core.light import LATENT, build_light
 from ..core.pipeline import Perceiver
 from ..core.tiles import in_tiles, norms_as_in, overview
 from ..core.weights import CheckpointError, Weights

@@ -19,11 +19,13 @@ from ..core.adapters import first
 from ..core.backbone import Context
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
 from ..core.families import FAMILIES
-from ..core.light import FULL, LIGHT, TAESD, Held, Role, chosen, with_light
+from ..core.halves import with_light
+from ..core.light import Role
 from ..core.picture import choose
 from ..core.pipeline import Perceiver
 from ..core.recipe import Recipe
 from ..core.tasks import TASKS
+from ..core.tiny_vae_file import FULL, LIGHT, TAESD, Held, chosen
 from ..core.weights import CheckpointError, Weights, find_files, network, read_json
 from . import host
 from .notes import shown

@@ -24,17 +24,7 @@ from .bodies import load_body
 from .cameras import Camera, pixel_rays
 from .furniture import CLASSES
 from .meshes import Material
-from .mitsuba_render import (
-    DARKEST,
-    camera_normals,
-    exposure,
-    is_glass,
-    joints_in,
-    panel_mesh,
-    parts_of,
-    place,
-    turn,
-)
+from .mitsuba_render import DARKEST, camera_normals, exposure, is_glass, joints_in, panel_mesh, parts_of, place, turn
 from .rooms import Panel, Placement, Room
 from .shelf import Shelf
 from .views import View

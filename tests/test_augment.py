@@ -24,8 +24,8 @@ from diffusion_perception.trainer.augment import (
     resize,
     turn_hue,
 )
-from diffusion_perception.trainer.data import Sample
 from diffusion_perception.trainer.people import Skeleton, heatmaps
+from diffusion_perception.trainer.records import Sample
 from diffusion_perception.trainer.targets import TARGETS
 
 H, W = 24, 32

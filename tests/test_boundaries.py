@@ -52,9 +52,7 @@ ROOMS = {
     "scenes": Room(
         rooms=frozenset({"core"}),
         packages=frozenset({"cv2", "numpy"}),
-        inside_functions=frozenset(
-            {"anny", "drjit", "mitsuba", "mitsuba_oidn", "scipy", "tomli", "torch", "tqdm"}
-        ),
+        inside_functions=frozenset({"anny", "drjit", "mitsuba", "mitsuba_oidn", "scipy", "tomli", "torch", "tqdm"}),
         files={"blender_script.py": frozenset({"bpy", "mathutils"})},  # Blender's own Python runs it
     ),
 }

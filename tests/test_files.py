@@ -13,17 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from diffusion_perception.core.files import (
-    FORMATS,
-    KEY,
-    exr32,
-    name_of,
-    pages,
-    png16,
-    png_text,
-    quantise,
-    write_whole,
-)
+from diffusion_perception.core.files import FORMATS, KEY, exr32, name_of, pages, png16, png_text, quantise, write_whole
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
 from diffusion_perception.core.picture import FILE_MEANINGS, from_image
 

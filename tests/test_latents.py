@@ -9,9 +9,9 @@ import runs
 import torch
 from torch import nn
 
-from diffusion_perception.trainer import latents
 from diffusion_perception.trainer.augment import Augmentation
 from diffusion_perception.trainer.config import Config, ConfigError, Objective
+from diffusion_perception.trainer.feeds import check_cache
 from diffusion_perception.trainer.latents import Latents
 
 PICTURES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -87,5 +87,5 @@ def test_a_run_that_keeps_none_has_none(tmp_path):
 )
 def test_pictures_that_differ_each_time_are_refused(augmentation, config):
     with pytest.raises(ConfigError, match=r"leave only flip in \[augment\]"):
-        latents.check(augmentation, config)
-    latents.check(Augmentation((32, 32), flip=0.5), Config())
+        check_cache(augmentation, config)
+    check_cache(Augmentation((32, 32), flip=0.5), Config())

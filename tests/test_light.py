@@ -17,25 +17,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusion_perception.core.adapter_files import read_adapter, write_adapter
 from diffusion_perception.core.adapters import Adapter, LowRank
 from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.light import (
-    Halves,
+from diffusion_perception.core.halves import Halves, with_full, with_light
+from diffusion_perception.core.light import LightDecoder, LightEncoder, build_light, untrained
+from diffusion_perception.core.multitask import passes_of_tasks, predict_tasks
+from diffusion_perception.core.pipeline import denoise, predict
+from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.tiny_vae_file import (
     Held,
-    LightDecoder,
-    LightEncoder,
-    build_light,
     chosen,
     latents_note,
     meant_for,
     open_light,
     own_light,
-    untrained,
-    with_full,
-    with_light,
     write_light,
 )
-from diffusion_perception.core.multitask import passes_of_tasks, predict_tasks
-from diffusion_perception.core.pipeline import denoise, predict
-from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.weights import CheckpointError
 from diffusion_perception.trainer.config import Light
 from diffusion_perception.trainer.models import DiffusersAutoencoder, load_light

@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.pipeline import (
-    Perceiver,
-    check_image,
-    denoise,
-    passes,
-    predict,
-    predict_latent,
-)
+from diffusion_perception.core.pipeline import Perceiver, check_image, denoise, passes, predict, predict_latent
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer.models import DiffusersHead

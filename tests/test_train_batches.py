@@ -20,8 +20,8 @@ from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.arrays import BrokenRecord
 from diffusion_perception.trainer.augment import Augmentation, generator
 from diffusion_perception.trainer.batches import Batches, Feed, Reading, Tally, in_order, load
-from diffusion_perception.trainer.data import Records, Sample
 from diffusion_perception.trainer.readers import open_dataset
+from diffusion_perception.trainer.records import Records, Sample
 from diffusion_perception.trainer.targets import options_for
 from diffusion_perception.trainer.truth import DatasetError, Truth
 

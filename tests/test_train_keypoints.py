@@ -22,10 +22,11 @@ from diffusion_perception.core.skeletons import COCO, skeleton_named
 from diffusion_perception.trainer import keypoint_ap
 from diffusion_perception.trainer.config import ConfigError
 from diffusion_perception.trainer.data import read_image
+from diffusion_perception.trainer.feeds import open_feeds
 from diffusion_perception.trainer.loop import fit
 from diffusion_perception.trainer.models import load
 from diffusion_perception.trainer.people import named_after, plain_people
-from diffusion_perception.trainer.train import open_feeds, prepare
+from diffusion_perception.trainer.train import prepare
 
 SCENES = Path(__file__).parent / "data" / "scenes"
 STEPS = 12

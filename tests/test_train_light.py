@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.light import own_light
 from diffusion_perception.core.recipe import from_header
+from diffusion_perception.core.tiny_vae_file import own_light
 from diffusion_perception.core.weights import read_metadata
 from diffusion_perception.trainer import base, models
 from diffusion_perception.trainer.cli import main

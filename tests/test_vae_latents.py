@@ -11,8 +11,8 @@ from tiny_vaes import disturbed, stored
 
 from diffusion_perception.core import vae_latents
 from diffusion_perception.core.checkpoint import describe_latents
-from diffusion_perception.core.light import Held, latents_of
 from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.tiny_vae_file import Held, latents_of
 from diffusion_perception.core.vae_latents import KnownVAE, check_latents, recognised
 from diffusion_perception.core.weights import network, pick_vae
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..core.geometry import DIRECTIONS
 from ..core.perception_map import Convention
-from .data import Sample
 from .people import heatmaps
+from .records import Sample
 
 LUMA = (0.299, 0.587, 0.114)
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.recipe import Recipe
 from .arrays import BrokenRecord
 from .augment import PASTED, Augmentation, finish, flip, generator, paste, place
-from .data import MOST_NAMED, Records, Sample, mostly_broken
+from .records import MOST_NAMED, Records, Sample, mostly_broken
 from .targets import TargetOptions, normalise
 from .truth import DatasetError
 

@@ -17,8 +17,9 @@ from ..core.bases import Base, negative_of, one_by_one, open_adapted, open_base
 from ..core.checkpoint import Checkpoint, open_all, open_checkpoint, write_checkpoint
 from ..core.extract import Extracted, Source, common_layers, extract
 from ..core.fingerprint import fingerprint
-from ..core.light import ROLES, Role, latents_note, meant_for, open_light
+from ..core.light import ROLES, Role
 from ..core.recipe import Recipe
+from ..core.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.weights import Weights
 from .models import context_of, named_context, refuse_text_encoder
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..core.colour import PALETTES
 from .arrays import BrokenRecord, check_packages, read_array
-from .data import Records, Sample, read_image, refuse_task, root_of, why_unusable
+from .data import read_image
+from .records import Records, Sample, refuse_task, root_of, why_unusable
 from .truth import DatasetError, Depth, Light, Normal, Segmentation, Settings, Truth, planar, read_truth
 
 SIZE = (768, 1024)

@@ -28,8 +28,9 @@ from ..core.pose import Person, people_of, predict_people
 from ..core.recipe import Recipe
 from ..core.skeletons import COCO, Skeleton
 from .arrays import READERS
-from .data import list_files, read_image, read_json
+from .data import read_image
 from .people import read_annotations, skeleton_of
+from .records import list_files, read_json
 from .truth import DatasetError
 
 NAMES = ("AP", "AP50", "AP75", "AP-medium", "AP-large", "AR", "AR50", "AR75", "AR-medium", "AR-large")

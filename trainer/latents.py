@@ -13,24 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.recipe import Recipe
-from .augment import Augmentation
-from .config import Config, ConfigError
-
-
-def check(augmentation: Augmentation, config: Config) -> None:
-    """ConfigError where pictures are not the same every time."""
-    plain = Augmentation(
-        augmentation.size,
-        flip=augmentation.flip,
-        image_filter=augmentation.image_filter,
-        target_filter=augmentation.target_filter,
-    )
-    if augmentation != plain or config.objective.sample_latents:
-        raise ConfigError(
-            "cache_latents needs pictures that are the same every time: leave only flip in [augment], and "
-            "objective.sample_latents false."
-        )
-
+from .config import Config
 
 UNSEEN = (
     *("name", "family", "paradigm", "steps", "timestep", "beta_start", "beta_end", "zero_snr", "spacing"),

@@ -17,22 +17,24 @@ from ..core.backbone import Context
 from ..core.bases import open_adapted, open_base
 from ..core.checkpoint import Checkpoint, UnsuitedError, open_all, open_checkpoint
 from ..core.codecs import reduce_channels
+from ..core.halves import with_light
 from ..core.image import CELL, Fit
-from ..core.light import LATENT, STABLE_DIFFUSION, Held, Role, latents_note, untrained, with_light, write_light
+from ..core.light import LATENT, Role, untrained
 from ..core.losses import LOSSES, at_least_float32
 from ..core.multitask import Answered
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, denoise, initial_noise, join, perceive
 from ..core.recipe import Recipe
+from ..core.tiny_vae_file import STABLE_DIFFUSION, Held, latents_note, write_light
 from ..core.weights import shown
 from . import base
 from .batches import Batch, Feed
 from .config import Config, ConfigError
 from .config import Light as Settings
-from .data import Sample
 from .latents import Latents
 from .models import DiffusersAutoencoder, context_of, load, load_adapted
 from .objective import Counted, source
+from .records import Sample
 from .student import DTYPES, NOTES
 from .targets import normalise
 from .validate import Validator

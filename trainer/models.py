@@ -18,10 +18,12 @@ from ..core.backbone import Context, Features
 from ..core.bases import one_by_one
 from ..core.checkpoint import Checkpoint, as_context, empty_prompt, read_context
 from ..core.fingerprint import fingerprint
+from ..core.halves import Half, with_light
 from ..core.heads import build_head
 from ..core.keypoint_heads import without_batch_norm
-from ..core.light import FULL, Half, build_light, chosen, with_light
+from ..core.light import build_light
 from ..core.pipeline import Perceiver
+from ..core.tiny_vae_file import FULL, chosen
 from ..core.weights import CheckpointError, Weights, find_files, read_shapes, shown
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -19,7 +19,8 @@ from ..core.pose import SPREAD
 from ..core.recipe import Recipe
 from ..core.skeletons import SKELETONS, Skeleton
 from .arrays import READERS, BrokenRecord
-from .data import Records, Sample, list_files, read_image, read_json
+from .data import read_image
+from .records import Records, Sample, list_files, read_json
 from .truth import DatasetError, Truth
 
 SIZE = (256, 192)

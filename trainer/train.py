@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -16,26 +15,21 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.colour import PALETTES, palette_named
+from ..core.colour import palette_named
 from ..core.heads import NEW_HEADS, untrained_head
 from ..core.recipe import Recipe
-from ..core.tasks import task_named
-from . import latents, objective, state
-from .augment import Augmentation
+from . import objective, state
 from .base import Start, shape_of, start
 from .batches import Batches, Feed
-from .config import Config, ConfigError, Source, build, check_known, to_toml
-from .data import Records
+from .config import Config, ConfigError, check_known, to_toml
 from .estimate import GIB, advice, estimate, said_plainly
+from .feeds import open_feeds
 from .latents import Latents
 from .light import Pupil, Tutor, open_teacher, pupil_for, with_recipes
 from .loop import Journal, Judge, Run, fit
 from .optimiser import OPTIMISERS, Average
-from .people import People, named_after
 from .predict import device_named
-from .readers import open_dataset
 from .student import DTYPES, Student, Written, choose, groups, whole_weights, widened
-from .targets import TargetOptions, check_fit, options_for, renumbering
 from .vae import Apprentice, Examiner, untrained
 from .validate import Validator
 
@@ -204,80 +198,6 @@ SETUPS: dict[str, Callable[[Config, Accelerator], Setup]] = {
 }
 
 
-def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
-    """What the run learns from, and what it is measured on: whole pictures of the same size, nothing random."""
-    augmentation = build(Augmentation, {**config.augment, "size": list(config.size)}, "augment")
-    if config.cache_latents:
-        latents.check(augmentation, config)
-    kept = {"size", "shape", "image_filter", "target_filter"}
-    plain = Augmentation(**{name: value for name, value in vars(augmentation).items() if name in kept})
-    feeds, held_out = [], []
-    for task in config.tasks:
-        recipe = recipe_for(task, config, base)
-        opened = [(source, open_source(source, recipe, config.size)) for source in config.sources(task)]
-        recipe = informed(recipe, [records for _, records in opened])
-        feeds += [feed(config, recipe, source, records, augmentation) for source, records in opened]
-        measured = [
-            (source, open_source(source, recipe, config.size)) for source in config.sources(task, validation=True)
-        ]
-        named_after(recipe, [records for _, records in measured])  # other keypoints could not be measured
-        held_out += [feed(config, recipe, source, records, plain) for source, records in measured]
-    return feeds, held_out
-
-
-def open_source(source: Source, recipe: Recipe, size: tuple[int, int]) -> Records[Any]:
-    """A dataset, for the recipe's task. DatasetError if it has nothing of it.
-
-    size: (H, W) of the run. People are cut out at it, in its shape: the recipe's crops are of that shape too, and
-    squeezing them would teach other bodies than it then sees.
-    """
-    if not recipe.row.channels:
-        check_crops(source, recipe, size)
-    records = open_dataset(source.reader, recipe.row.name, root=source.root, **source.settings)
-    return records.at(size) if isinstance(records, People) else records
-
-
-def check_crops(source: Source, recipe: Recipe, size: tuple[int, int]) -> None:
-    """ConfigError if people would be cut out in one shape to learn from and in another to be predicted."""
-    said = source.settings.get("size", size)
-    if said not in (size, list(size)):
-        raise ConfigError(
-            f"{source.root} has people in crops of size = {said}, the run pictures of size = {list(size)}: set the "
-            "run's alone."
-        )
-    if abs(recipe.aspect - size[1] / size[0]) > 1e-3:
-        raise ConfigError(
-            f"The recipe's aspect = {recipe.aspect:g}, width to height of the crops around people, is not that of "
-            f"size = {list(size)}: leave it out."
-        )
-
-
-def informed(recipe: Recipe, opened: list[Records[Any]]) -> Recipe:
-    """The recipe with what its datasets say of their values, where the config does not."""
-    first = opened[0]
-    palettes = [records.palette for records in opened if records.palette is not None]
-    palette = next((each.name if each.name in PALETTES else each.text() for each in palettes), "")
-    return replace(
-        named_after(recipe, opened),
-        axes=recipe.axes or first.convention.axes,
-        palette=recipe.palette or palette,
-        data=recipe.data or ", ".join(dict.fromkeys(records.name for records in opened)),
-    )
-
-
-def feed(config: Config, recipe: Recipe, source: Source, records: Records[Any], augmentation: Augmentation) -> Feed:
-    """A dataset that teaches what the recipe, and [target] above it, say."""
-    default = options_for(recipe, records.palette.colours if records.palette else ())
-    if records.palette is not None and recipe.palette:
-        # classes go by their names: datasets may number them differently, or have more of them
-        numbers = renumbering(records.name, records.palette, palette_named(recipe.palette))
-        default = replace(default, renumbered=numbers)
-    options = build(TargetOptions, {**vars(default), **config.target_fields(recipe.row.name)}, "target")
-    check_fit(records.name, recipe.row.name, records.convention, options)
-    origin = f"{source.reader} {source.root} {source.settings}"
-    return Feed(records, recipe, options, augmentation, source.weight, origin)
-
-
 def batches_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> Batches:
     """This process's share of the run."""
     count = config.steps * config.accumulation
@@ -337,26 +257,3 @@ def channels_of(recipe: Recipe) -> int:
     if not recipe.palette:
         raise ConfigError("Nothing says which classes there are: name a palette in [recipe] or in dataset.toml.")
     return len(palette_named(recipe.palette).classes)
-
-
-def recipe_for(task: str, config: Config, base: str) -> Recipe:
-    """How the weights of a task are to be run. ConfigError for fields that a recipe does not have."""
-    fields = config.recipe_fields(task)
-    head = config.network.head
-    defaults: dict[str, Any] = {
-        "base": base,
-        "resolution": max(config.size),
-        # people are cut out in the shape that the network saw
-        **({} if task_named(task).channels else {"aspect": config.size[1] / config.size[0]}),
-        "licence": config.licence,
-        "head": head,
-        "codec": task_named(task).head_codec if head else "",
-    }
-    if config.learns_context:
-        fields["tokens"] = 0
-    try:
-        return build(Recipe, {**defaults, **fields, "task": task}, "recipe")
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"[recipe] for {task}: {error}") from None

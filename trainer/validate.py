@@ -26,8 +26,8 @@ from ..core.recipe import Recipe
 from .arrays import BrokenRecord
 from .batches import Feed, in_order
 from .config import Config
-from .data import Sample
 from .loop import Passes
+from .records import Sample
 from .student import Student, Written
 from .targets import inverse, normalise
 

@@ -32,13 +32,13 @@ from diffusion_perception.core.ensemble import MERGES
 from diffusion_perception.core.families import FAMILIES
 from diffusion_perception.core.heads import HEAD_KINDS, NEW_HEADS
 from diffusion_perception.core.image import RESIZE_RULES
-from diffusion_perception.core.light import ENCODER, LATENTS_KEY, LIGHT_KEY, Stored, write_light
 from diffusion_perception.core.losses import LOSSES
 from diffusion_perception.core.metrics import METRICS
 from diffusion_perception.core.perception_map import Axis
 from diffusion_perception.core.recipe import CHOICES, KEY, Recipe
 from diffusion_perception.core.skeletons import SKELETONS
 from diffusion_perception.core.tasks import TASKS
+from diffusion_perception.core.tiny_vae_file import ENCODER, LATENTS_KEY, LIGHT_KEY, Stored, write_light
 from diffusion_perception.trainer import export, student
 from diffusion_perception.trainer.cli import parser
 from diffusion_perception.trainer.config import Config, to_toml

@@ -96,7 +96,7 @@ def perceive_by_a_known_vae():
     import torch
 
     from diffusion_perception.core import vae_latents
-    from diffusion_perception.core.light import latents_of
+    from diffusion_perception.core.tiny_vae_file import latents_of
     from diffusion_perception.nodes.load import LoadModel, weights_of
     from diffusion_perception.nodes.perceive import Perceive
 
