@@ -20,15 +20,15 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from diffusion_perception.core.adapter_files import write_adapter
-from diffusion_perception.core.adapters import Adapter, LowRank
-from diffusion_perception.core.attachment import Adapted
 from diffusion_perception.core.backbone import Backbone
-from diffusion_perception.core.bases import one_by_one, open_base
-from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.extract import Extracted, Source, extract_ranks
+from diffusion_perception.core.checkpoints.adapter_file import write_adapter
+from diffusion_perception.core.checkpoints.adapters import Adapter, LowRank
+from diffusion_perception.core.checkpoints.attachment import Adapted
+from diffusion_perception.core.checkpoints.bases import one_by_one, open_base
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.extract import Extracted, Source, extract_ranks
 from diffusion_perception.core.pipeline import Perceiver, predict
-from diffusion_perception.trainer.models import DiffusersBackbone, load, load_unet
+from diffusion_perception.trainer.host import DiffusersBackbone, load, load_unet
 from diffusion_perception.trainer.predict import read_image
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.image import fit
 from diffusion_perception.core.pipeline import Perceiver, predict, predict_latent
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.predict import read_image
 
 CELL = 8

@@ -24,10 +24,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_perception.core.checkpoint import open_all
-from diffusion_perception.core.light import KINDS, untrained
+from diffusion_perception.core.checkpoints.checkpoint import open_all
+from diffusion_perception.core.checkpoints.tiny_vae_file import STABLE_DIFFUSION
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.tiny_vae_file import STABLE_DIFFUSION
+from diffusion_perception.core.tiny_vae import KINDS, untrained
 from diffusion_perception.trainer.base import ARCHITECTURES
 from diffusion_perception.trainer.cli import main as command
 from diffusion_perception.trainer.config import Light

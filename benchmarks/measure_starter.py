@@ -20,21 +20,21 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_perception.core.align import ALIGNMENTS
-from diffusion_perception.core.checkpoint import open_all
-from diffusion_perception.core.metrics import METRICS
-from diffusion_perception.core.picture import ready
+from diffusion_perception.core.checkpoints.checkpoint import open_all
+from diffusion_perception.core.display.picture import ready
+from diffusion_perception.core.measure.align import ALIGNMENTS
+from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.pipeline import Perceiver, predict
-from diffusion_perception.trainer.arrays import BrokenRecord
-from diffusion_perception.trainer.augment import Augmentation
-from diffusion_perception.trainer.batches import Feed
 from diffusion_perception.trainer.config import Config, Source
-from diffusion_perception.trainer.feeds import feed
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.data.arrays import BrokenRecord
+from diffusion_perception.trainer.data.augment import Augmentation
+from diffusion_perception.trainer.data.batches import Feed
+from diffusion_perception.trainer.data.feeds import feed
+from diffusion_perception.trainer.data.published import open_dataset
+from diffusion_perception.trainer.data.records import Sample
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.predict import read_image
-from diffusion_perception.trainer.readers import open_dataset
-from diffusion_perception.trainer.records import Sample
-from diffusion_perception.trainer.validate import score
+from diffusion_perception.trainer.runs.validate import score
 
 METRICS_OF = {
     "depth": ("abs-rel", "delta1"),

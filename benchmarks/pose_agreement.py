@@ -21,12 +21,12 @@ from photographs import OPENCV, SCIKIT_IMAGE, file_of
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.crops import Box
 from diffusion_perception.core.pipeline import Perceiver
 from diffusion_perception.core.pose import people_of, predict_people
 from diffusion_perception.core.skeletons import COCO
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.predict import read_image
 
 PEOPLE = (

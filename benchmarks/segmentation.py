@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.colour import PALETTES
-from diffusion_perception.core.metrics import METRICS
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.display.colour import PALETTES
+from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.trainer.config import Config, Source, build, merged
-from diffusion_perception.trainer.feeds import open_feeds
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.data.feeds import open_feeds
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.presets import PRESETS
+from diffusion_perception.trainer.runs.validate import classes
 from diffusion_perception.trainer.train import run
-from diffusion_perception.trainer.validate import classes
 
 PALETTE = PALETTES["furniture"]
 FILE = "last.safetensors"

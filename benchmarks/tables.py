@@ -42,25 +42,25 @@ from rows import TABLES, TRAININGS, Row, Table, Training, over
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion_perception.core.architecture import UNetArchitecture
+from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
 from diffusion_perception.core.diffusion import PARAMETERISATIONS, TRAIN_STEPS, alpha_bars
-from diffusion_perception.core.metrics import METRICS
+from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer import train
-from diffusion_perception.trainer.arrays import READERS
-from diffusion_perception.trainer.augment import Augmentation
 from diffusion_perception.trainer.base import open_vae, untrained
-from diffusion_perception.trainer.batches import Feed
 from diffusion_perception.trainer.cli import parser as command_line
 from diffusion_perception.trainer.config import Config, build
+from diffusion_perception.trainer.data.arrays import READERS
+from diffusion_perception.trainer.data.augment import Augmentation
+from diffusion_perception.trainer.data.batches import Feed
+from diffusion_perception.trainer.data.published import open_dataset
+from diffusion_perception.trainer.data.records import Records, Sample, list_files
+from diffusion_perception.trainer.data.targets import normalise, options_for
+from diffusion_perception.trainer.host import load_vae
 from diffusion_perception.trainer.loop import Diverged
-from diffusion_perception.trainer.models import load_vae
 from diffusion_perception.trainer.predict import device_named, open_perceiver
-from diffusion_perception.trainer.readers import open_dataset
-from diffusion_perception.trainer.records import Records, Sample, list_files
-from diffusion_perception.trainer.targets import normalise, options_for
-from diffusion_perception.trainer.validate import PREPARED
+from diffusion_perception.trainer.runs.validate import PREPARED
 
 KINDS = ("images", "depth", "normal", "albedo")
 """Folders of the rooms that the tables read."""

@@ -29,14 +29,14 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from diffusion_perception.core.checkpoints.tiny_vae_file import STABLE_DIFFUSION
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.tiny_vae_file import STABLE_DIFFUSION
 from diffusion_perception.trainer.base import ARCHITECTURES
-from diffusion_perception.trainer.batches import Batch, Batches
 from diffusion_perception.trainer.config import Config, Network, Optimiser
+from diffusion_perception.trainer.data.batches import Batch, Batches
 from diffusion_perception.trainer.loop import Journal, Run, take_step
 from diffusion_perception.trainer.optimiser import Average
-from diffusion_perception.trainer.student import DTYPES, Student, choose, groups
+from diffusion_perception.trainer.runs.perception import DTYPES, Student, choose, groups
 
 GIB = 2**30
 

@@ -38,7 +38,7 @@ class Settling:
     classes: ClassVar[bool] = False
     """Whether values are class numbers."""
     losses: ClassVar[tuple[str, ...]] = ()
-    """What predictions are compared with targets by, rows of core.losses.LOSSES; empty: by the task's own."""
+    """What predictions are compared with targets by, rows of core.measure.losses.LOSSES; empty: by the task's own."""
 
     def finish(self, values: Tensor) -> Tensor:
         raise NotImplementedError

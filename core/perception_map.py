@@ -32,7 +32,7 @@ class Convention:
     unit: bool = False
     """True: normals are unit vectors in [-1, 1]. False: (n + 1) / 2 in [0, 1], length not restored."""
     palette: str | None = None
-    """The palette that colours classes, as core.colour.palette_named reads it."""
+    """The palette that colours classes, as core.display.colour.palette_named reads it."""
     classes: bool = False
     """True: values are numbers of the palette's classes. False: they are its colours, more or less."""
     skeleton: Skeleton | None = None

@@ -26,7 +26,7 @@ class Recipe:
     name: str = ""
     """Tells recipes on the same weights apart, and names their text context in the file; the task if empty."""
     family: str = ""
-    """The published family this recipe came from, a row of core.families.FAMILIES; for people."""
+    """The published family this recipe came from, a row of core.checkpoints.families.FAMILIES; for people."""
     base: str = "sd21"
     """The Stable Diffusion generation beneath: sd15, sd21, or custom for networks of other widths."""
 
@@ -80,7 +80,7 @@ class Recipe:
     axes: tuple[Axis, Axis, Axis] | None = None
     """Where +x, +y and +z of a normal point."""
     palette: str = ""
-    """The palette of a segmentation, as core.colour.palette_named reads it: a name, or colours and classes."""
+    """The palette of a segmentation, as core.display.colour.palette_named reads it: a name, or colours and classes."""
     keypoints: str = ""
     """What heatmaps show: a row of core.skeletons.SKELETONS, or all names with commas; empty is coco-17."""
     limbs: str = ""

@@ -27,11 +27,11 @@ class Task:
     socket: Literal["image", "mask"] = "image"
     """Whether a person first wants an IMAGE or a MASK of it."""
     losses: tuple[str, ...] = ("mse",)
-    """Between pictures, unless a config says otherwise: rows of core.losses.LOSSES."""
+    """Between pictures, unless a config says otherwise: rows of core.measure.losses.LOSSES."""
     align: str = "none"
-    """What brings predictions to the truth's scale before they are measured: a row of core.align.ALIGNMENTS."""
+    """What brings predictions to the truth's scale before they are measured: a row of core.measure.align.ALIGNMENTS."""
     metrics: tuple[str, ...] = ("mse",)
-    """Rows of core.metrics.METRICS; the first one chooses the best checkpoint."""
+    """Rows of core.measure.metrics.METRICS; the first one chooses the best checkpoint."""
     aliases: tuple[str, ...] = ()
     """What published folders and pipelines call it."""
 

@@ -6,22 +6,22 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.adapter_files import read_adapter
-from ..core.adapters import Adapter
-from ..core.architecture import UNetArchitecture
-from ..core.attachment import Adapted
 from ..core.backbone import Context
-from ..core.bases import context_of, negative_of, recipe_of
-from ..core.checkpoint import own_head
-from ..core.fingerprint import fingerprint
+from ..core.checkpoints.adapter_file import read_adapter
+from ..core.checkpoints.adapters import Adapter
+from ..core.checkpoints.architecture import UNetArchitecture
+from ..core.checkpoints.attachment import Adapted
+from ..core.checkpoints.bases import context_of, negative_of, recipe_of
+from ..core.checkpoints.checkpoint import own_head
+from ..core.checkpoints.fingerprint import fingerprint
+from ..core.checkpoints.layers import shapes_of
+from ..core.checkpoints.tensors import CheckpointError, Weights
+from ..core.checkpoints.tiny_vae_file import FULL, latents_of, own_light
+from ..core.checkpoints.vae_latents import check_latents
+from ..core.display.picture import choose
 from ..core.halves import with_light
-from ..core.layers import shapes_of
-from ..core.light import Role
-from ..core.picture import choose
 from ..core.recipe import Recipe
-from ..core.tiny_vae_file import FULL, latents_of, own_light
-from ..core.vae_latents import check_latents
-from ..core.weights import CheckpointError, Weights
+from ..core.tiny_vae import Role
 from . import host
 from .load import (
     choices,

@@ -6,10 +6,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.matting import composite, cover, foreground_of, pair
+from ..core.display.matting import composite, cover, foreground_of, pair
+from ..core.display.picture import LEVEL_MEANINGS, as_rgb, check_image
+from ..core.display.selection import LEVEL_MODES, Selection, select
 from ..core.perception_map import PerceptionMap
-from ..core.picture import LEVEL_MEANINGS, as_rgb, check_image
-from ..core.selection import LEVEL_MODES, Selection, select
 from . import host
 from .schema import found_by
 from .sockets import map_input, read

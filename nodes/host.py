@@ -1,4 +1,4 @@
-"""HostBackbone and HostAutoencoder: core's protocols on ComfyUI's networks; the mirror of trainer/models.py."""
+"""HostBackbone and HostAutoencoder: core's protocols on ComfyUI's networks; the mirror of trainer/host.py."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ import torch
 from comfy.latent_formats import SD15
 from torch import Tensor, nn
 
-from ..core.architecture import UNetArchitecture, VAEArchitecture
-from ..core.attachment import Adapted, uncompiled
 from ..core.backbone import Context, Features
+from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
+from ..core.checkpoints.attachment import Adapted, uncompiled
+from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
+from ..core.checkpoints.tensors import CheckpointError, Weights
 from ..core.halves import Halves
-from ..core.heads import build_head
+from ..core.heads.table import build_head
+from ..core.heads.vitpose import without_batch_norm
 from ..core.image import CELL
-from ..core.keypoint_heads import without_batch_norm
-from ..core.keys import rename, unet_to_ldm, vae_to_ldm
-from ..core.light import LATENT, build_light
 from ..core.pipeline import Perceiver
 from ..core.tiles import in_tiles, norms_as_in, overview
-from ..core.weights import CheckpointError, Weights
+from ..core.tiny_vae import LATENT, build_light
 
 log = logging.getLogger(__name__)
 management = comfy.model_management

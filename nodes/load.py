@@ -14,19 +14,19 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..core.adapter_files import is_adapter
-from ..core.adapters import first
 from ..core.backbone import Context
-from ..core.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
-from ..core.families import FAMILIES
+from ..core.checkpoints.adapter_file import is_adapter
+from ..core.checkpoints.adapters import first
+from ..core.checkpoints.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
+from ..core.checkpoints.families import FAMILIES
+from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, read_json
+from ..core.checkpoints.tiny_vae_file import FULL, LIGHT, TAESD, Held, chosen
+from ..core.display.picture import choose
 from ..core.halves import with_light
-from ..core.light import Role
-from ..core.picture import choose
 from ..core.pipeline import Perceiver
 from ..core.recipe import Recipe
 from ..core.tasks import TASKS
-from ..core.tiny_vae_file import FULL, LIGHT, TAESD, Held, chosen
-from ..core.weights import CheckpointError, Weights, find_files, network, read_json
+from ..core.tiny_vae import Role
 from . import host
 from .notes import shown
 from .schema import ADVANCED, found_by

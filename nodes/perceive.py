@@ -8,13 +8,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.backbone import Autoencoder
+from ..core.checkpoints.tiny_vae_file import latents_of
+from ..core.checkpoints.vae_latents import check_latents
+from ..core.display.picture import as_rgb, check_image, choose, ready
 from ..core.halves import Halves, with_full
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
 from ..core.perception_map import PerceptionMap
-from ..core.picture import as_rgb, check_image, choose, ready
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
-from ..core.tiny_vae_file import latents_of
-from ..core.vae_latents import check_latents
 from . import host
 from .load import weights_of
 from .notes import shown

@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.crops import CORNERS, PADDING, boxes_of_mask, read_boxes
-from ..core.openpose import pose_keypoint, pose_picture
+from ..core.display.openpose import pose_keypoint, pose_picture
+from ..core.display.picture import as_rgb, check_image, choose, ready
 from ..core.perception_map import PerceptionMap
-from ..core.picture import as_rgb, check_image, choose, ready
 from ..core.pipeline import Perceiver
 from ..core.pose import SAME, SEEN, passes_of_people, predict_people
 from . import host

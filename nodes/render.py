@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..core.picture import (
+from ..core.display.picture import (
     CLASS_MEANINGS,
     DEPTH_COLOURS,
     DEPTH_MEANINGS,
@@ -18,7 +18,7 @@ from ..core.picture import (
     normal_picture,
     palette_of,
 )
-from ..core.selection import LEVEL_MODES, SELECTORS, Selection, select
+from ..core.display.selection import LEVEL_MODES, SELECTORS, Selection, select
 from . import host
 from .schema import found_by
 from .sockets import GEOMETRIES, Given, convention_input, map_input, read

@@ -8,9 +8,9 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..core.files import FORMATS, name_of, pages, unwritable, write_whole
+from ..core.display.map_files import FORMATS, name_of, pages, unwritable, write_whole
+from ..core.display.picture import FILE_MEANINGS, choose
 from ..core.perception_map import PerceptionMap
-from ..core.picture import FILE_MEANINGS, choose
 from ..core.tasks import TASKS
 from . import host
 from .schema import found_by

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.display.picture import Meaning, as_map, choose
+from ..core.display.typed_geometry import Packet, from_packet
 from ..core.perception_map import PerceptionMap
-from ..core.picture import Meaning, as_map, choose
-from ..core.typed_geometry import Packet, from_packet
 from .schema import ADVANCED
 
 Perception = io.Custom("PERCEPTION")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from ..core.palettes import ROOMS, entries
+from ..core.display.palettes import ROOMS, entries
 from .assets import Item
 
 CLASSES = tuple(name for _, name in entries(ROOMS))

@@ -22,12 +22,12 @@ from tiny_adapters import (
 )
 from torch import nn
 
-from diffusion_perception.core.adapters import Adapter, Delta, LowRank, check, merge
-from diffusion_perception.core.attachment import Adapted, attach
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.layers import shapes_of
-from diffusion_perception.core.weights import CheckpointError
-from diffusion_perception.trainer.models import DiffusersBackbone
+from diffusion_perception.core.checkpoints.adapters import Adapter, Delta, LowRank, check, merge
+from diffusion_perception.core.checkpoints.attachment import Adapted, attach
+from diffusion_perception.core.checkpoints.layers import shapes_of
+from diffusion_perception.core.checkpoints.tensors import CheckpointError
+from diffusion_perception.trainer.host import DiffusersBackbone
 
 
 def merged_network(network: UNet2DConditionModel, adapter: Adapter, channels: int = 4) -> UNet2DConditionModel:

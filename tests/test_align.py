@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_perception.core.align import ALIGNMENTS
+from diffusion_perception.core.measure.align import ALIGNMENTS
 
 H, W = 9, 11
 SPACES = {

@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
-from diffusion_perception.core.architecture import UNetArchitecture, VAEArchitecture
-from diffusion_perception.core.keys import (
+from diffusion_perception.core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
+from diffusion_perception.core.checkpoints.ldm_names import (
     modern,
     rename,
     unet_prefixes,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffusion_perception.core.geometry import NORMAL_AXES, depth_to_normal
 from diffusion_perception.core.perception_map import Convention
-from diffusion_perception.trainer.augment import (
+from diffusion_perception.trainer.data.augment import (
     Augmentation,
     appearance,
     blur,
@@ -24,9 +24,9 @@ from diffusion_perception.trainer.augment import (
     resize,
     turn_hue,
 )
-from diffusion_perception.trainer.people import Skeleton, heatmaps
-from diffusion_perception.trainer.records import Sample
-from diffusion_perception.trainer.targets import TARGETS
+from diffusion_perception.trainer.data.people import Skeleton, heatmaps
+from diffusion_perception.trainer.data.records import Sample
+from diffusion_perception.trainer.data.targets import TARGETS
 
 H, W = 24, 32
 PLAIN = Convention()

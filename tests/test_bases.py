@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from tiny_adapters import KINDS, assert_same, fixed, layers_of, random_adapter, saved, spelled
 from torch import Tensor, nn
 
-from diffusion_perception.core.adapter_files import read_adapter
-from diffusion_perception.core.attachment import Adapted
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.bases import one_by_one, open_adapted, open_base
-from diffusion_perception.core.checkpoint import empty_prompt
-from diffusion_perception.core.fingerprint import fingerprint, matches
+from diffusion_perception.core.checkpoints.adapter_file import read_adapter
+from diffusion_perception.core.checkpoints.attachment import Adapted
+from diffusion_perception.core.checkpoints.bases import one_by_one, open_adapted, open_base
+from diffusion_perception.core.checkpoints.checkpoint import empty_prompt
+from diffusion_perception.core.checkpoints.fingerprint import fingerprint, matches
 from diffusion_perception.core.pipeline import denoise, predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.models import load_adapted, named_context
+from diffusion_perception.trainer.host import load_adapted, named_context
 from diffusion_perception.trainer.predict import read_image
 
 

@@ -14,8 +14,8 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_perception.core import weights
-from diffusion_perception.core.checkpoint import (
+from diffusion_perception.core.checkpoints import tensors
+from diffusion_perception.core.checkpoints.checkpoint import (
     Checkpoint,
     as_context,
     describe,
@@ -25,9 +25,9 @@ from diffusion_perception.core.checkpoint import (
     read_context,
     unet_folders,
 )
+from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.recipe import KEY, Recipe
-from diffusion_perception.core.weights import CheckpointError
-from diffusion_perception.trainer.models import load, load_unet, load_vae
+from diffusion_perception.trainer.host import load, load_unet, load_vae
 
 MODELS = (
     "unet_depth_v2",
@@ -363,7 +363,7 @@ def test_pickles_open_only_where_they_are_safe(tmp_path, monkeypatch):
     (folder / tiny.WEIGHTS).unlink()
     torch.save(tiny.unet().state_dict(), folder / "diffusion_pytorch_model.bin")
     assert holds(open_checkpoint(folder), 0)
-    monkeypatch.setattr(weights, "torch_version", lambda: (2, 5))
+    monkeypatch.setattr(tensors, "torch_version", lambda: (2, 5))
     assert "is a pickle, and this PyTorch" in refusal(open_checkpoint, folder)
 
 
@@ -453,7 +453,7 @@ def test_the_own_file_opens_as_it_was_written(tmp_path):
     assert set(disparity.head.shapes) == set(tiny.dpt_head().state_dict())
     assert open_checkpoint(path, task="indoor").recipe == indoor.recipe
     assert open_checkpoint(path, task="normals").recipe == normal.recipe
-    assert weights.read_metadata(path)["modelspec.title"] == "Mine"
+    assert tensors.read_metadata(path)["modelspec.title"] == "Mine"
 
 
 def test_recipes_that_nothing_tells_apart_are_not_written(tmp_path):
@@ -501,7 +501,7 @@ def test_an_own_file_that_lacks_its_head_says_so(tmp_path):
 
 
 def rewrite_header(path: Path, **changed: str) -> Path:
-    metadata = {**weights.read_metadata(path), **changed}
+    metadata = {**tensors.read_metadata(path), **changed}
     save_file(load_file(path), path, metadata=metadata)
     return path
 

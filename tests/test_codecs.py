@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from diffusion_perception.core.checkpoints.families import Clues, family_named, recipe_for
 from diffusion_perception.core.codecs import (
     CODECS,
     ClassScores,
@@ -20,8 +21,7 @@ from diffusion_perception.core.codecs import (
     UnitVector,
     stretch,
 )
-from diffusion_perception.core.colour import PALETTES, classify, paint
-from diffusion_perception.core.families import Clues, family_named, recipe_for
+from diffusion_perception.core.display.colour import PALETTES, classify, paint
 from diffusion_perception.core.image import RESIZE_RULES, Fit
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_perception.core.colour import (
+from diffusion_perception.core.display.colour import (
     COLORMAPS,
     PALETTES,
     Palette,

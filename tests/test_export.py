@@ -16,12 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffusion_perception.core.adapter_files import describe_adapter, read_adapter
-from diffusion_perception.core.adapters import Delta, LowRank
-from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.extract import Source, difference, extract, truncate
+from diffusion_perception.core.checkpoints.adapter_file import describe_adapter, read_adapter
+from diffusion_perception.core.checkpoints.adapters import Delta, LowRank
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.extract import Source, difference, extract, truncate
+from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.weights import CheckpointError
 from diffusion_perception.trainer.cli import main
 
 

@@ -10,8 +10,8 @@ import torch
 from script import load_script
 from test_export import fine_tune, source, write_base, write_tuned
 
-from diffusion_perception.core.adapters import LowRank
-from diffusion_perception.core.extract import extract, extract_ranks
+from diffusion_perception.core.checkpoints.adapters import LowRank
+from diffusion_perception.core.checkpoints.extract import extract, extract_ranks
 
 
 def test_several_ranks_at_once_are_what_each_is_alone():

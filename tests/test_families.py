@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from diffusion_perception.core.architecture import UNetArchitecture
-from diffusion_perception.core.checkpoint import PREFERENCE
-from diffusion_perception.core.families import FAMILIES, Clues, family_named, recipe_for, recognise
+from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
+from diffusion_perception.core.checkpoints.checkpoint import PREFERENCE
+from diffusion_perception.core.checkpoints.families import FAMILIES, Clues, family_named, recipe_for, recognise
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
 

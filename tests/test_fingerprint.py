@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_adapters import adapter_of
 
-from diffusion_perception.core import fingerprint as prints
-from diffusion_perception.core.bases import one_by_one, open_base
+from diffusion_perception.core.checkpoints import fingerprint as prints
+from diffusion_perception.core.checkpoints.bases import one_by_one, open_base
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -10,10 +10,10 @@ import runs
 import tiny
 import torch
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.train import run
 
 pytestmark = [

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from diffusion_perception.core.heads import HEAD_KINDS, NEW_HEADS, build_head, untrained_head
+from diffusion_perception.core.heads.table import HEAD_KINDS, NEW_HEADS, build_head, untrained_head
 
 PUBLISHED = {
     "feature_upsample_0.conv": 2,

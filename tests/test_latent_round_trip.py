@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.pipeline import Perceiver, predict, predict_latent
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.models import DiffusersBackbone
+from diffusion_perception.trainer.host import DiffusersBackbone
 
 
 class KeepingPixels:

@@ -9,9 +9,9 @@ import runs
 import torch
 from torch import nn
 
-from diffusion_perception.trainer.augment import Augmentation
 from diffusion_perception.trainer.config import Config, ConfigError, Objective
-from diffusion_perception.trainer.feeds import check_cache
+from diffusion_perception.trainer.data.augment import Augmentation
+from diffusion_perception.trainer.data.feeds import check_cache
 from diffusion_perception.trainer.latents import Latents
 
 PICTURES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))

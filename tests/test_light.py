@@ -14,15 +14,11 @@ from tiny_light import published, random_light, tiny_autoencoder, write_taesd
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_perception.core.adapter_files import read_adapter, write_adapter
-from diffusion_perception.core.adapters import Adapter, LowRank
-from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.halves import Halves, with_full, with_light
-from diffusion_perception.core.light import LightDecoder, LightEncoder, build_light, untrained
-from diffusion_perception.core.multitask import passes_of_tasks, predict_tasks
-from diffusion_perception.core.pipeline import denoise, predict
-from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.tiny_vae_file import (
+from diffusion_perception.core.checkpoints.adapter_file import read_adapter, write_adapter
+from diffusion_perception.core.checkpoints.adapters import Adapter, LowRank
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.tensors import CheckpointError
+from diffusion_perception.core.checkpoints.tiny_vae_file import (
     Held,
     chosen,
     latents_note,
@@ -31,9 +27,13 @@ from diffusion_perception.core.tiny_vae_file import (
     own_light,
     write_light,
 )
-from diffusion_perception.core.weights import CheckpointError
+from diffusion_perception.core.halves import Halves, with_full, with_light
+from diffusion_perception.core.multitask import passes_of_tasks, predict_tasks
+from diffusion_perception.core.pipeline import denoise, predict
+from diffusion_perception.core.recipe import Recipe
+from diffusion_perception.core.tiny_vae import LightDecoder, LightEncoder, build_light, untrained
 from diffusion_perception.trainer.config import Light
-from diffusion_perception.trainer.models import DiffusersAutoencoder, load_light
+from diffusion_perception.trainer.host import DiffusersAutoencoder, load_light
 
 DEPTH, NORMAL = (Recipe(task, resolution=64) for task in ("depth", "normal"))
 OWN_DEPTH = replace(DEPTH, base="custom")

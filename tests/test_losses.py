@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_perception.core import losses
-from diffusion_perception.core.losses import LOSSES, Reduction
+from diffusion_perception.core.measure import losses
+from diffusion_perception.core.measure.losses import LOSSES, Reduction
 
 H, W = 12, 10
 CAMERA = torch.tensor([[14.0, 0.0, 4.6], [0.0, 14.0, 6.2], [0.0, 0.0, 1.0]])

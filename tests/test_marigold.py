@@ -13,11 +13,11 @@ import tiny
 import torch
 from torch import Tensor
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.perception_map import PerceptionMap
 from diffusion_perception.core.pipeline import predict
-from diffusion_perception.core.weights import CheckpointError
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.host import load
 
 TOLERANCE = 1e-4
 SIZE = (101, 139)

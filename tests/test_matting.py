@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_perception.core.matting import (
+from diffusion_perception.core.display.matting import (
     EDGE_WEIGHT,
     SMOOTHNESS,
     composite,

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_perception.core import metrics
-from diffusion_perception.core.metrics import METRICS
+from diffusion_perception.core.measure import metrics
+from diffusion_perception.core.measure.metrics import METRICS
 
 H, W = 24, 20
 DEPTH = ("abs-rel", "sq-rel", "rmse", "rmse-log", "log10", "delta1", "delta2", "delta3", "i-rmse", "silog")

@@ -10,9 +10,9 @@ import runs
 import torch
 
 from diffusion_perception.trainer import objective
-from diffusion_perception.trainer.batches import Batch
 from diffusion_perception.trainer.config import Config, ConfigError, Network
 from diffusion_perception.trainer.config import Objective as Settings
+from diffusion_perception.trainer.data.batches import Batch
 
 SIGNAL = {"beta_start": 0.00085, "beta_end": 0.012}
 SHAPE = (2, 4, 3, 5)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_perception.core.openpose import COLOURS, body, draw, is_human, pose_keypoint, pose_picture
+from diffusion_perception.core.display.openpose import COLOURS, body, draw, is_human, pose_keypoint, pose_picture
+from diffusion_perception.core.display.picture import ready
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
-from diffusion_perception.core.picture import ready
 from diffusion_perception.core.pose import Person
 from diffusion_perception.core.skeletons import COCO, OPENPOSE, SKELETONS, skeleton_named
 

@@ -13,9 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from diffusion_perception.core.geometry import NORMAL_AXES, change_axes
-from diffusion_perception.core.perception_map import Convention, PerceptionMap
-from diffusion_perception.core.picture import (
+from diffusion_perception.core.display.picture import (
     CLASS_MEANINGS,
     DEPTH_MEANINGS,
     DEPTH_MODES,
@@ -30,6 +28,8 @@ from diffusion_perception.core.picture import (
     palette_of,
     ready,
 )
+from diffusion_perception.core.geometry import NORMAL_AXES, change_axes
+from diffusion_perception.core.perception_map import Convention, PerceptionMap
 from diffusion_perception.core.tasks import TASKS
 
 SIZE = 65

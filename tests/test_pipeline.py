@@ -15,7 +15,7 @@ from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.pipeline import Perceiver, check_image, denoise, passes, predict, predict_latent
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
-from diffusion_perception.trainer.models import DiffusersHead
+from diffusion_perception.trainer.host import DiffusersHead
 
 ONE_STEP = Recipe("depth", resolution=64)
 STOCHASTIC = Recipe(

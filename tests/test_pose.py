@@ -184,7 +184,7 @@ def someone(shift: float = 0.0, score: float = 1.0, area: float = 10000.0) -> Pe
 
 
 def test_similarity_is_cocos():
-    from diffusion_perception.core.metrics import keypoint_similarity
+    from diffusion_perception.core.measure.metrics import keypoint_similarity
 
     one, other = someone(), someone(4.0)
     points, truth = (torch.from_numpy(person.points) for person in (one, other))

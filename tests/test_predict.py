@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.crops import Box
-from diffusion_perception.core.heads import untrained_head
-from diffusion_perception.core.openpose import pose_keypoint, pose_picture
+from diffusion_perception.core.display.openpose import pose_keypoint, pose_picture
+from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.pose import predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.cli import main
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.predict import read_image
 
 HEIGHT, WIDTH = 37, 50

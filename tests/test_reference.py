@@ -11,13 +11,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 
-from diffusion_perception.core.architecture import UNetArchitecture
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.families import Clues, family_named, recipe_for
+from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
+from diffusion_perception.core.checkpoints.families import Clues, family_named, recipe_for
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
-from diffusion_perception.trainer.models import DiffusersAutoencoder, DiffusersBackbone, DiffusersHead
+from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone, DiffusersHead
 
 TOLERANCE = 1e-4
 SCALE = 0.18215

@@ -12,18 +12,18 @@ import torch
 from safetensors import safe_open
 
 from diffusion_perception.core.backbone import Features
-from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.files import FORMATS, pages
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.display.map_files import FORMATS, pages
+from diffusion_perception.core.display.picture import classes_of, palette_of
+from diffusion_perception.core.display.selection import Selection, select
 from diffusion_perception.core.perception_map import PerceptionMap
-from diffusion_perception.core.picture import classes_of, palette_of
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.selection import Selection, select
 from diffusion_perception.trainer import base
-from diffusion_perception.trainer.arrays import read_array
 from diffusion_perception.trainer.config import ConfigError, merged
+from diffusion_perception.trainer.data.arrays import read_array
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.loop import fit
-from diffusion_perception.trainer.models import load
 from diffusion_perception.trainer.train import prepare
 
 STEPS = 30

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from diffusion_perception.core.display.selection import LEVEL_MODES, SELECTORS, Selection, select
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
-from diffusion_perception.core.selection import LEVEL_MODES, SELECTORS, Selection, select
 
 ADE = Convention(palette="ade20k")
 METRIC = Convention(high=None, near="low", metric=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import shards
 
-from diffusion_perception.trainer.readers import open_dataset
+from diffusion_perception.trainer.data.published import open_dataset
 
 SCENES = Path(__file__).parent / "data" / "scenes"
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from starter import STAGES, WEIGHTS, config_of
 
-from diffusion_perception.core.align import ALIGNMENTS
-from diffusion_perception.core.checkpoint import open_all, open_checkpoint
-from diffusion_perception.core.colour import PALETTES
+from diffusion_perception.core.checkpoints.checkpoint import open_all, open_checkpoint
+from diffusion_perception.core.checkpoints.tensors import read_metadata
+from diffusion_perception.core.display.colour import PALETTES
+from diffusion_perception.core.measure.align import ALIGNMENTS
 from diffusion_perception.core.pipeline import predict
-from diffusion_perception.core.weights import read_metadata
-from diffusion_perception.trainer.models import lightened, load
-from diffusion_perception.trainer.readers import open_dataset
+from diffusion_perception.trainer.data.published import open_dataset
+from diffusion_perception.trainer.host import lightened, load
 
 FILE = WEIGHTS / "starter.safetensors"
 VIEWS = Path(__file__).parent / "data" / "scenes"

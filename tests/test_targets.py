@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from diffusion_perception.core.codecs import CODECS
-from diffusion_perception.core.colour import PALETTES, classify
+from diffusion_perception.core.display.colour import PALETTES, classify
 from diffusion_perception.core.geometry import NORMAL_AXES
-from diffusion_perception.core.losses import valid_cells
+from diffusion_perception.core.measure.losses import valid_cells
 from diffusion_perception.core.perception_map import Convention
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.targets import TARGETS, TargetOptions, check_fit, normalise, options_for
+from diffusion_perception.trainer.data.targets import TARGETS, TargetOptions, check_fit, normalise, options_for
 
 METRIC = Convention(high=None, near="low", metric=True)
 RELATIVE = Convention(high=None, near="low")

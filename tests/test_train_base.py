@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from diffusion_perception.core.weights import CheckpointError
+from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.trainer.base import ARCHITECTURES, architecture_of, start
 from diffusion_perception.trainer.config import Base, ConfigError
 from diffusion_perception.trainer.text import encode_empty

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from diffusion_perception.core.perception_map import Convention
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.arrays import BrokenRecord
-from diffusion_perception.trainer.augment import Augmentation, generator
-from diffusion_perception.trainer.batches import Batches, Feed, Reading, Tally, in_order, load
-from diffusion_perception.trainer.readers import open_dataset
-from diffusion_perception.trainer.records import Records, Sample
-from diffusion_perception.trainer.targets import options_for
-from diffusion_perception.trainer.truth import DatasetError, Truth
+from diffusion_perception.trainer.data.arrays import BrokenRecord
+from diffusion_perception.trainer.data.augment import Augmentation, generator
+from diffusion_perception.trainer.data.batches import Batches, Feed, Reading, Tally, in_order, load
+from diffusion_perception.trainer.data.published import open_dataset
+from diffusion_perception.trainer.data.records import Records, Sample
+from diffusion_perception.trainer.data.targets import options_for
+from diffusion_perception.trainer.data.truth import DatasetError, Truth
 
 COUNT = 5
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from diffusion_perception.core.align import ALIGNMENTS
-from diffusion_perception.core.losses import LOSSES
-from diffusion_perception.core.metrics import METRICS
+from diffusion_perception.core.measure.align import ALIGNMENTS
+from diffusion_perception.core.measure.losses import LOSSES
+from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer import config
 from diffusion_perception.trainer.cli import main

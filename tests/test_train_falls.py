@@ -9,7 +9,7 @@ import runs
 import tiny
 from safetensors import safe_open
 
-from diffusion_perception.core.losses import LOSSES
+from diffusion_perception.core.measure.losses import LOSSES
 from diffusion_perception.core.recipe import from_header
 from diffusion_perception.trainer import base
 from diffusion_perception.trainer.config import Config, build, merged

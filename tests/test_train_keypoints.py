@@ -13,19 +13,19 @@ import runs
 import torch
 from PIL import Image
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.crops import Box, cut, inside, window_around
-from diffusion_perception.core.losses import LOSSES
+from diffusion_perception.core.measure.losses import LOSSES
 from diffusion_perception.core.pose import Person, crop_size, predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.skeletons import COCO, skeleton_named
 from diffusion_perception.trainer import keypoint_ap
 from diffusion_perception.trainer.config import ConfigError
-from diffusion_perception.trainer.data import read_image
-from diffusion_perception.trainer.feeds import open_feeds
+from diffusion_perception.trainer.data.feeds import open_feeds
+from diffusion_perception.trainer.data.folder import read_image
+from diffusion_perception.trainer.data.people import named_after, plain_people
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.loop import fit
-from diffusion_perception.trainer.models import load
-from diffusion_perception.trainer.people import named_after, plain_people
 from diffusion_perception.trainer.train import prepare
 
 SCENES = Path(__file__).parent / "data" / "scenes"

@@ -9,16 +9,16 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.tensors import read_metadata
+from diffusion_perception.core.checkpoints.tiny_vae_file import own_light
 from diffusion_perception.core.recipe import from_header
-from diffusion_perception.core.tiny_vae_file import own_light
-from diffusion_perception.core.weights import read_metadata
-from diffusion_perception.trainer import base, models
+from diffusion_perception.trainer import base, host
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import ConfigError, merged
-from diffusion_perception.trainer.light import open_teacher
+from diffusion_perception.trainer.data.targets import normalise
 from diffusion_perception.trainer.loop import fit
-from diffusion_perception.trainer.targets import normalise
+from diffusion_perception.trainer.runs.light_half import open_teacher
 from diffusion_perception.trainer.train import prepare
 
 STEPS = 90
@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def patches(monkeypatch):
     """The autoencoder that needs no training in place of a checkpoint's."""
-    for module in (base, models):
+    for module in (base, host):
         monkeypatch.setattr(module, "load_vae", lambda *parts: runs.PatchVAE())
 
 

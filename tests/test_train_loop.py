@@ -13,13 +13,14 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_perception.core.checkpoint import open_all, open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_all, open_checkpoint
+from diffusion_perception.core.checkpoints.tensors import read_metadata
 from diffusion_perception.core.pipeline import predict
-from diffusion_perception.core.weights import read_metadata
-from diffusion_perception.trainer import models, validate
+from diffusion_perception.trainer import host
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import ConfigError, to_toml
 from diffusion_perception.trainer.loop import Diverged, fit
+from diffusion_perception.trainer.runs import validate
 from diffusion_perception.trainer.train import prepare
 from diffusion_perception.trainer.train import run as train
 
@@ -56,7 +57,7 @@ def test_a_run_of_several_tasks_writes_one_file_that_predicts_each_as_it_was_lea
     image = tiny.picture(40, 32)
     tokens = []
     for task in ("depth", "normal", "mask"):
-        loaded = models.load(open_checkpoint(tmp_path / "last.safetensors", task=task))
+        loaded = host.load(open_checkpoint(tmp_path / "last.safetensors", task=task))
         live = run.learner.eval().perceiver(task)
         with torch.no_grad():
             assert torch.equal(predict(live, image).values, predict(loaded, image).values)
@@ -143,7 +144,7 @@ def test_a_frozen_unet_under_a_head_does_not_move(root, tmp_path):
 def test_a_head_and_its_features_predict_from_the_file_what_they_did_in_training(root, tmp_path):
     network, recipe = {"head": "dpt_head_identity", "head_width": 16}, {"codec": "min-max"}
     run = finished(root, tmp_path, network=network, objective={"loss": "pixel"}, recipe=recipe)
-    loaded = models.load(open_checkpoint(tmp_path / "last.safetensors"))
+    loaded = host.load(open_checkpoint(tmp_path / "last.safetensors"))
     image = tiny.picture(64, 64)
     with torch.no_grad():
         live = predict(run.learner.eval().perceiver("depth"), image).values

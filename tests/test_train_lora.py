@@ -8,16 +8,16 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from diffusion_perception.core.adapter_files import read_adapter
-from diffusion_perception.core.adapters import merge
-from diffusion_perception.core.attachment import Adapted
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.bases import open_adapted, open_base
+from diffusion_perception.core.checkpoints.adapter_file import read_adapter
+from diffusion_perception.core.checkpoints.adapters import merge
+from diffusion_perception.core.checkpoints.attachment import Adapted
+from diffusion_perception.core.checkpoints.bases import open_adapted, open_base
 from diffusion_perception.core.pipeline import predict
-from diffusion_perception.trainer import models
+from diffusion_perception.trainer import host
 from diffusion_perception.trainer.config import ConfigError
 from diffusion_perception.trainer.loop import fit
-from diffusion_perception.trainer.student import unet_weights
+from diffusion_perception.trainer.runs.perception import unet_weights
 from diffusion_perception.trainer.train import prepare
 
 SIGNAL = {"beta_start": 0.00085, "beta_end": 0.012, "steps": 2}
@@ -80,12 +80,12 @@ def test_base_and_adapter_are_the_trained_network(root, tmp_path, network):
     shown, timestep = torch.randn(2, 4, 32, 32), torch.tensor([1, 1])
     context = Context(checkpoint.context.tokens)
     with torch.no_grad():
-        live = models.DiffusersBackbone(run.learner.unet.eval())(shown, timestep, context.expand(2))
-        plain = models.load_unet(base.unet, base.architecture)
-        beside = Adapted(models.DiffusersBackbone(plain), adapter)(shown, timestep, context.expand(2))
-        untouched = models.DiffusersBackbone(plain)(shown, timestep, context.expand(2))
+        live = host.DiffusersBackbone(run.learner.unet.eval())(shown, timestep, context.expand(2))
+        plain = host.load_unet(base.unet, base.architecture)
+        beside = Adapted(host.DiffusersBackbone(plain), adapter)(shown, timestep, context.expand(2))
+        untouched = host.DiffusersBackbone(plain)(shown, timestep, context.expand(2))
         plain.load_state_dict(merge(adapter, plain.state_dict()))
-        merged = models.DiffusersBackbone(plain)(shown, timestep, context.expand(2))
+        merged = host.DiffusersBackbone(plain)(shown, timestep, context.expand(2))
     assert (live - untouched).abs().max() > 1e-3
     assert (live - merged).abs().max() < 1e-5
     assert (live - beside).abs().max() < 1e-5
@@ -100,7 +100,7 @@ def test_a_widened_input_travels_in_the_adapter(root, tmp_path):
     image = tiny.picture(192, 192)
     with torch.no_grad():
         live = predict(run.learner.eval().perceiver("depth"), image, resolution=0).values
-        loaded = predict(models.load_adapted(checkpoint, adapter), image, resolution=0).values
+        loaded = predict(host.load_adapted(checkpoint, adapter), image, resolution=0).values
     assert (live - loaded).abs().max() < 1e-5
 
 

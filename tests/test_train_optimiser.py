@@ -15,7 +15,7 @@ from diffusion_perception.trainer.config import Config, Optimiser, read
 from diffusion_perception.trainer.estimate import OutOfMemory, advice, estimate, said_plainly
 from diffusion_perception.trainer.optimiser import DECAYS, Average, share_of_peak
 from diffusion_perception.trainer.presets import PRESETS
-from diffusion_perception.trainer.student import groups
+from diffusion_perception.trainer.runs.perception import groups
 from diffusion_perception.trainer.train import prepare
 
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from diffusion_perception.core.picture import DEPTH_MEANINGS, as_map, depth_picture, normal_picture
-from diffusion_perception.core.selection import Selection, select
-from diffusion_perception.core.typed_geometry import from_packet
+from diffusion_perception.core.display.picture import DEPTH_MEANINGS, as_map, depth_picture, normal_picture
+from diffusion_perception.core.display.selection import Selection, select
+from diffusion_perception.core.display.typed_geometry import from_packet
 
 HEIGHT, WIDTH, FOCAL = 24, 32, 30.0
 NORMAL = F.normalize(torch.tensor([0.3, -0.4, -1.0]), dim=0)

@@ -9,12 +9,12 @@ import tiny
 import torch
 from tiny_vaes import disturbed, stored
 
-from diffusion_perception.core import vae_latents
-from diffusion_perception.core.checkpoint import describe_latents
+from diffusion_perception.core.checkpoints import vae_latents
+from diffusion_perception.core.checkpoints.checkpoint import describe_latents
+from diffusion_perception.core.checkpoints.tensors import network, pick_vae
+from diffusion_perception.core.checkpoints.tiny_vae_file import Held, latents_of
+from diffusion_perception.core.checkpoints.vae_latents import KnownVAE, check_latents, recognised
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.tiny_vae_file import Held, latents_of
-from diffusion_perception.core.vae_latents import KnownVAE, check_latents, recognised
-from diffusion_perception.core.weights import network, pick_vae
 
 SD21, SD15, CUSTOM = (Recipe("depth", base=base) for base in ("sd21", "sd15", "custom"))
 

@@ -15,15 +15,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusion_perception.core.architecture import UNetArchitecture, VAEArchitecture
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.checkpoint import write_checkpoint
-from diffusion_perception.core.dpt import DPT
-from diffusion_perception.core.keys import rename, unet_to_ldm, vae_to_ldm
+from diffusion_perception.core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
+from diffusion_perception.core.checkpoints.checkpoint import write_checkpoint
+from diffusion_perception.core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
+from diffusion_perception.core.heads.dpt import DPT
 from diffusion_perception.core.pipeline import Perceiver
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
-from diffusion_perception.trainer.models import DiffusersAutoencoder, DiffusersBackbone
+from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone
 
 WIDTH = 64
 """Of the text that the networks read."""

@@ -11,11 +11,11 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusion_perception.core.adapters import Adapter, Delta, LowRank, Part
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.keys import unet_to_ldm
-from diffusion_perception.core.layers import shapes_of
-from diffusion_perception.trainer.models import DiffusersBackbone
+from diffusion_perception.core.checkpoints.adapters import Adapter, Delta, LowRank, Part
+from diffusion_perception.core.checkpoints.layers import shapes_of
+from diffusion_perception.core.checkpoints.ldm_names import unet_to_ldm
+from diffusion_perception.trainer.host import DiffusersBackbone
 
 LAYOUT = ((True, True, True, False), 1)
 """Of the tiny networks, which have one residual block a level."""

@@ -9,7 +9,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusion_perception.core.light import Role, untrained
+from diffusion_perception.core.tiny_vae import Role, untrained
 
 
 def random_light(

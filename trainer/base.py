@@ -10,15 +10,15 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from ..core.architecture import UNetArchitecture, VAEArchitecture
-from ..core.bases import Base, open_base
-from ..core.checkpoint import as_vae, find_vae, own_config, own_context, read_metadata_if_any
-from ..core.fingerprint import Fingerprint, fingerprint
+from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
+from ..core.checkpoints.bases import Base, open_base
+from ..core.checkpoints.checkpoint import as_vae, find_vae, own_config, own_context, read_metadata_if_any
+from ..core.checkpoints.fingerprint import Fingerprint, fingerprint
+from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
 from ..core.recipe import KEY, from_header
-from ..core.weights import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
 from .config import Base as Settings
 from .config import ConfigError, check_known
-from .models import encode_empty_prompt, load_unet, load_vae, named_context
+from .host import encode_empty_prompt, load_unet, load_vae, named_context
 from .text import encode_empty
 
 

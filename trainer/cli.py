@@ -254,8 +254,8 @@ def add_info(verb: argparse.ArgumentParser) -> None:
 
 def run_info(arguments: argparse.Namespace) -> None:
     """`info`."""
-    from ..core.adapter_files import describe_adapter, is_adapter
-    from ..core.checkpoint import describe
+    from ..core.checkpoints.adapter_file import describe_adapter, is_adapter
+    from ..core.checkpoints.checkpoint import describe
 
     if is_adapter(arguments.file):
         told = describe_adapter(arguments.file)

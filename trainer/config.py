@@ -61,7 +61,7 @@ class Source:
     """Pictures with truth."""
 
     root: Annotated[str, "folder of the dataset"]
-    reader: Annotated[str, "how it lies on disk, a row of trainer.readers.DATASETS"] = "folder"
+    reader: Annotated[str, "how it lies on disk, a row of trainer.data.published.DATASETS"] = "folder"
     tasks: Annotated[tuple[str, ...], "what it teaches; every task of the run if left out"] = ()
     weight: Annotated[float, "how often it is drawn, relative to the other datasets of its task"] = 1.0
     settings: Annotated[dict[str, Any], "further settings of the reader"] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Objective:
     latent_loss: Annotated[Literal["mse", "l1"], "between latents, over cells all of whose pixels are valid"] = "mse"
     pixel_losses: Annotated[
         dict[str, Any],
-        "{task: losses between pictures}, each NAME or NAME:FACTOR of core.losses.LOSSES; a task's own if left out",
+        "{task: losses between pictures}, each NAME or NAME:FACTOR of core.measure.losses; a task's own if left out",
     ] = field(default_factory=dict)
     task_weights: Annotated[dict[str, float], "{task: what its loss is multiplied by}, 1 if left out"] = field(
         default_factory=dict
@@ -116,7 +116,7 @@ class Network:
     ] = ()
     head: Annotated[
         str,
-        "decode UNet features by this head, not the VAE: a row of core.heads.NEW_HEADS, such as dpt_head_identity for "
+        "decode UNet features by this head, not the VAE: a row of core.heads.table, such as dpt_head_identity for "
         "distances and upernet for classes",
     ] = ""
     head_width: Annotated[int, "channels inside the head"] = 256
@@ -262,11 +262,11 @@ class Config:
     objective: Annotated[Objective, "what is minimised"] = field(default_factory=Objective)
     network: Annotated[Network, "what is trained"] = field(default_factory=Network)
     optimiser: Annotated[Optimiser, "how weights move"] = field(default_factory=Optimiser)
-    augment: Annotated[dict[str, Any], "fields of trainer.augment.Augmentation"] = field(
+    augment: Annotated[dict[str, Any], "fields of trainer.data.augment.Augmentation"] = field(
         default_factory=lambda: {"flip": 0.5}
     )
-    target: Annotated[dict[str, Any], "fields of trainer.targets.TargetOptions; [target.TASK] for one task"] = field(
-        default_factory=dict
+    target: Annotated[dict[str, Any], "fields of trainer.data.targets.TargetOptions; [target.TASK] for one task"] = (
+        field(default_factory=dict)
     )
     autoencoder: Annotated[Autoencoder, "the VAE that is trained"] = field(default_factory=Autoencoder)
     light: Annotated[Light, "the light half of a VAE that is trained"] = field(default_factory=Light)

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batches import Batch
 from .config import Config
+from .data.batches import Batch
 
 log = logging.getLogger(__name__)
 

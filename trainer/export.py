@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.adapter_files import write_adapter
-from ..core.adapters import Adapter, Delta, LowRank, Part, merge
-from ..core.bases import Base, negative_of, one_by_one, open_adapted, open_base
-from ..core.checkpoint import Checkpoint, open_all, open_checkpoint, write_checkpoint
-from ..core.extract import Extracted, Source, common_layers, extract
-from ..core.fingerprint import fingerprint
-from ..core.light import ROLES, Role
+from ..core.checkpoints.adapter_file import write_adapter
+from ..core.checkpoints.adapters import Adapter, Delta, LowRank, Part, merge
+from ..core.checkpoints.bases import Base, negative_of, one_by_one, open_adapted, open_base
+from ..core.checkpoints.checkpoint import Checkpoint, open_all, open_checkpoint, write_checkpoint
+from ..core.checkpoints.extract import Extracted, Source, common_layers, extract
+from ..core.checkpoints.fingerprint import fingerprint
+from ..core.checkpoints.tensors import Weights
+from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.recipe import Recipe
-from ..core.tiny_vae_file import latents_note, meant_for, open_light
-from ..core.weights import Weights
-from .models import context_of, named_context, refuse_text_encoder
+from ..core.tiny_vae import ROLES, Role
+from .host import context_of, named_context, refuse_text_encoder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MODELSPEC = {"sd15": "stable-diffusion-v1", "sd21": "stable-diffusion-v2-768-v"}

@@ -27,11 +27,11 @@ from ..core.pipeline import Perceiver
 from ..core.pose import Person, people_of, predict_people
 from ..core.recipe import Recipe
 from ..core.skeletons import COCO, Skeleton
-from .arrays import READERS
-from .data import read_image
-from .people import read_annotations, skeleton_of
-from .records import list_files, read_json
-from .truth import DatasetError
+from .data.arrays import READERS
+from .data.folder import read_image
+from .data.people import read_annotations, skeleton_of
+from .data.records import list_files, read_json
+from .data.truth import DatasetError
 
 NAMES = ("AP", "AP50", "AP75", "AP-medium", "AP-large", "AR", "AR50", "AR75", "AR-medium", "AR-large")
 """Of COCOeval's ten numbers, in its order; -1 is what it says where there is nothing to measure."""
@@ -204,8 +204,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def measure(said: argparse.Namespace) -> None:
     """Predict, measure, write."""
-    from ..core.checkpoint import open_checkpoint
-    from .models import load
+    from ..core.checkpoints.checkpoint import open_checkpoint
+    from .host import load
     from .predict import device_named
 
     root = said.root

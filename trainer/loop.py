@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from . import batches, state
-from .batches import Batch, Batches, Tally
+from . import state
 from .config import Config
+from .data import batches
+from .data.batches import Batch, Batches, Tally
 from .objective import Counted
 from .optimiser import Average, set_rates, share_of_peak
 

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from ..core.codecs import reduce_channels
 from ..core.diffusion import PARAMETERISATIONS, TRAIN_STEPS, alpha_bars, to_sample
-from ..core.losses import LOSSES, Loss, at_least_float32, valid_cells
+from ..core.measure.losses import LOSSES, Loss, at_least_float32, valid_cells
 from ..core.recipe import Recipe
 from ..core.tasks import task_named
-from .batches import Batch
 from .config import Config, ConfigError, check_known
 from .config import Objective as Settings
+from .data.batches import Batch
 
 if TYPE_CHECKING:
-    from .student import Student
+    from .runs.perception import Student
 
 LEVELS = 10
 """Resolutions of pyramid noise."""

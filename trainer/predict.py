@@ -16,16 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.backbone import Context
-from ..core.bases import negative_of, open_adapted, open_base
-from ..core.checkpoint import Checkpoint, open_checkpoint
+from ..core.checkpoints.bases import negative_of, open_adapted, open_base
+from ..core.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..core.crops import Box, boxes_of_mask, read_boxes
-from ..core.openpose import pose_keypoint, pose_picture
+from ..core.display.openpose import pose_keypoint, pose_picture
+from ..core.display.picture import as_gray, ready
 from ..core.perception_map import PerceptionMap
-from ..core.picture import as_gray, ready
 from ..core.pipeline import Perceiver, passes, predict, wanted_resolution
 from ..core.pose import passes_of_people, predict_people
 from ..core.recipe import Recipe
-from .models import context_of, lightened, load, load_adapted, named_context
+from .host import context_of, lightened, load, load_adapted, named_context
 
 PEOPLE_AT_ONCE = 8
 """Per pass of the networks."""

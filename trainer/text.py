@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.weights import CheckpointError, network, shown
+from ..core.checkpoints.tensors import CheckpointError, network, shown
 
 START, END = 49406, 49407
 """Token ids that CLIP puts around a prompt."""

@@ -15,23 +15,23 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..core.colour import palette_named
-from ..core.heads import NEW_HEADS, untrained_head
+from ..core.display.colour import palette_named
+from ..core.heads.table import NEW_HEADS, untrained_head
 from ..core.recipe import Recipe
 from . import objective, state
 from .base import Start, shape_of, start
-from .batches import Batches, Feed
 from .config import Config, ConfigError, check_known, to_toml
+from .data.batches import Batches, Feed
+from .data.feeds import open_feeds
 from .estimate import GIB, advice, estimate, said_plainly
-from .feeds import open_feeds
 from .latents import Latents
-from .light import Pupil, Tutor, open_teacher, pupil_for, with_recipes
 from .loop import Journal, Judge, Run, fit
 from .optimiser import OPTIMISERS, Average
 from .predict import device_named
-from .student import DTYPES, Student, Written, choose, groups, whole_weights, widened
-from .vae import Apprentice, Examiner, untrained
-from .validate import Validator
+from .runs.autoencoder import Apprentice, Examiner, untrained
+from .runs.light_half import Pupil, Tutor, open_teacher, pupil_for, with_recipes
+from .runs.perception import DTYPES, Student, Written, choose, groups, whole_weights, widened
+from .runs.validate import Validator
 
 log = logging.getLogger(__name__)
 

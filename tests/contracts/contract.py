@@ -19,33 +19,34 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
-from diffusion_perception.core.adapter_files import write_adapter
-from diffusion_perception.core.adapter_keys import SPELLINGS
-from diffusion_perception.core.adapters import Adapter, Delta, LowRank
-from diffusion_perception.core.align import ALIGNMENTS
-from diffusion_perception.core.architecture import UNetArchitecture, VAEArchitecture
-from diffusion_perception.core.checkpoint import ADAPTER_KEY, NETWORK_KEYS, write_checkpoint
+from diffusion_perception.core.checkpoints.adapter_file import write_adapter
+from diffusion_perception.core.checkpoints.adapter_names import SPELLINGS
+from diffusion_perception.core.checkpoints.adapters import Adapter, Delta, LowRank
+from diffusion_perception.core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
+from diffusion_perception.core.checkpoints.checkpoint import ADAPTER_KEY, NETWORK_KEYS, write_checkpoint
+from diffusion_perception.core.checkpoints.families import FAMILIES
+from diffusion_perception.core.checkpoints.tiny_vae_file import ENCODER, LATENTS_KEY, LIGHT_KEY, Stored, write_light
 from diffusion_perception.core.codecs import CODECS
-from diffusion_perception.core.colour import PALETTES
 from diffusion_perception.core.diffusion import PARADIGMS, PARAMETERISATIONS
+from diffusion_perception.core.display.colour import PALETTES
 from diffusion_perception.core.ensemble import MERGES
-from diffusion_perception.core.families import FAMILIES
-from diffusion_perception.core.heads import HEAD_KINDS, NEW_HEADS
+from diffusion_perception.core.heads.table import HEAD_KINDS, NEW_HEADS
 from diffusion_perception.core.image import RESIZE_RULES
-from diffusion_perception.core.losses import LOSSES
-from diffusion_perception.core.metrics import METRICS
+from diffusion_perception.core.measure.align import ALIGNMENTS
+from diffusion_perception.core.measure.losses import LOSSES
+from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.perception_map import Axis
 from diffusion_perception.core.recipe import CHOICES, KEY, Recipe
 from diffusion_perception.core.skeletons import SKELETONS
 from diffusion_perception.core.tasks import TASKS
-from diffusion_perception.core.tiny_vae_file import ENCODER, LATENTS_KEY, LIGHT_KEY, Stored, write_light
-from diffusion_perception.trainer import export, student
+from diffusion_perception.trainer import export
 from diffusion_perception.trainer.cli import parser
 from diffusion_perception.trainer.config import Config, to_toml
+from diffusion_perception.trainer.data.published import DATASETS
 from diffusion_perception.trainer.loop import Journal
 from diffusion_perception.trainer.optimiser import DECAYS, OPTIMISERS, Average
 from diffusion_perception.trainer.presets import PRESETS
-from diffusion_perception.trainer.readers import DATASETS
+from diffusion_perception.trainer.runs import perception
 from diffusion_perception.trainer.state import save
 
 HERE = Path(__file__).absolute().parent
@@ -145,7 +146,7 @@ def files() -> dict[str, Any]:
         kinds = {name: {**write(path), **header_and_tensors(path)} for name, write in WRITERS.items()}
     return {
         **kinds,
-        "fields": sorted([KEY, ADAPTER_KEY, LIGHT_KEY, LATENTS_KEY, student.NOTES, *NETWORK_KEYS.values()]),
+        "fields": sorted([KEY, ADAPTER_KEY, LIGHT_KEY, LATENTS_KEY, perception.NOTES, *NETWORK_KEYS.values()]),
     }
 
 
@@ -169,7 +170,7 @@ def halves() -> Stored:
 
 
 def checkpoint(path: Path) -> dict[str, Any]:
-    about = {**student.modelspec(Config(), UNET, list(RECIPES)), student.NOTES: "{}"}
+    about = {**perception.modelspec(Config(), UNET, list(RECIPES)), perception.NOTES: "{}"}
     contexts = {recipe.id: torch.zeros(1, 2, 64) for recipe in RECIPES}
     write_checkpoint(path, list(RECIPES), (UNET, one()), (VAE, one()), {"NAME": one()}, contexts, about, halves())
     return {"unet": sorted(UNET.config()), "vae": sorted(VAE.config())}

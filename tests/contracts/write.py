@@ -30,8 +30,8 @@ import runs  # noqa: E402
 import tiny  # noqa: E402
 from doors import command, predicted  # noqa: E402
 
-from diffusion_perception.core.checkpoint import write_checkpoint  # noqa: E402
-from diffusion_perception.core.heads import untrained_head  # noqa: E402
+from diffusion_perception.core.checkpoints.checkpoint import write_checkpoint  # noqa: E402
+from diffusion_perception.core.heads.table import untrained_head  # noqa: E402
 from diffusion_perception.core.recipe import Recipe  # noqa: E402
 
 WIDTHS = (32, 32, 64, 64)

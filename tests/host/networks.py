@@ -12,13 +12,13 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusion_perception.core.adapter_files import write_adapter
-from diffusion_perception.core.adapters import Adapter, LowRank
-from diffusion_perception.core.architecture import VAEArchitecture
-from diffusion_perception.core.fingerprint import fingerprint
-from diffusion_perception.core.keys import rename, unet_to_ldm, vae_to_ldm
+from diffusion_perception.core.checkpoints.adapter_file import write_adapter
+from diffusion_perception.core.checkpoints.adapters import Adapter, LowRank
+from diffusion_perception.core.checkpoints.architecture import VAEArchitecture
+from diffusion_perception.core.checkpoints.fingerprint import fingerprint
+from diffusion_perception.core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
+from diffusion_perception.core.checkpoints.tensors import network, pick_unet
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.weights import network, pick_unet
 
 
 def write_own_file(path: Path, *tasks: str, with_vae: bool = True) -> Path:

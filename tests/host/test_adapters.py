@@ -27,10 +27,10 @@ def perceive_golden(golden):
     from PIL import Image
     from safetensors.torch import load_file
 
-    from diffusion_perception.core import architecture as networks
+    from diffusion_perception.core.checkpoints import architecture as networks
+    from diffusion_perception.core.checkpoints.tensors import find_files, network, pick_unet, pick_vae
     from diffusion_perception.core.image import fit
     from diffusion_perception.core.pipeline import denoise, predict
-    from diffusion_perception.core.weights import find_files, network, pick_unet, pick_vae
     from diffusion_perception.nodes import host
     from diffusion_perception.nodes.adapt import ApplyAdapter
 

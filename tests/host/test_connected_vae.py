@@ -95,8 +95,8 @@ def perceive_by_a_known_vae():
     """A checkpoint without a VAE by one that no table names, that a table names as right, and as wrong."""
     import torch
 
-    from diffusion_perception.core import vae_latents
-    from diffusion_perception.core.tiny_vae_file import latents_of
+    from diffusion_perception.core.checkpoints import vae_latents
+    from diffusion_perception.core.checkpoints.tiny_vae_file import latents_of
     from diffusion_perception.nodes.load import LoadModel, weights_of
     from diffusion_perception.nodes.perceive import Perceive
 

@@ -10,12 +10,12 @@ from networks import FOUR_LEVELS, SD1, SD2, under
 from safetensors.torch import save_file
 from tiny_adapters import KINDS, random_adapter
 
-from diffusion_perception.core.adapter_files import write_adapter
-from diffusion_perception.core.adapters import Adapter
-from diffusion_perception.core.attachment import Adapted
 from diffusion_perception.core.backbone import Backbone, Context
-from diffusion_perception.core.keys import unet_to_ldm
-from diffusion_perception.trainer.models import DiffusersBackbone
+from diffusion_perception.core.checkpoints.adapter_file import write_adapter
+from diffusion_perception.core.checkpoints.adapters import Adapter
+from diffusion_perception.core.checkpoints.attachment import Adapted
+from diffusion_perception.core.checkpoints.ldm_names import unet_to_ldm
+from diffusion_perception.trainer.host import DiffusersBackbone
 
 GENERATIONS = {"SD 1.x": SD1, "SD 2.x": SD2}
 SIZES = [(13, 21), (9, 8), (8, 16), (17, 1)]
@@ -54,9 +54,9 @@ def features_in_host(unet, adapter, calls):
     import numpy as np
     import torch
 
-    from diffusion_perception.core.adapter_files import read_adapter
-    from diffusion_perception.core.attachment import Adapted
     from diffusion_perception.core.backbone import Context
+    from diffusion_perception.core.checkpoints.adapter_file import read_adapter
+    from diffusion_perception.core.checkpoints.attachment import Adapted
     from diffusion_perception.nodes import host
 
     patcher = comfy.sd.load_diffusion_model(unet)

@@ -11,13 +11,13 @@ import torch
 from comfyui_server import NodeFailed
 from graph import Graph, perceive_file
 
-from diffusion_perception.core.checkpoint import open_checkpoint
-from diffusion_perception.core.colour import PALETTES
-from diffusion_perception.core.heads import untrained_head
-from diffusion_perception.core.picture import classes_of, palette_of
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.display.colour import PALETTES
+from diffusion_perception.core.display.picture import classes_of, palette_of
+from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.host import load
 
 WIDTHS = (32, 64, 64, 64)
 """Of tiny.unet(), finest first."""

@@ -14,10 +14,10 @@ from networks import write_narrow_sd2
 from PIL import Image
 from tiny_light import random_light, write_taesd
 
-from diffusion_perception.core.adapter_files import write_adapter
-from diffusion_perception.core.adapters import Adapter, LowRank
+from diffusion_perception.core.checkpoints.adapter_file import write_adapter
+from diffusion_perception.core.checkpoints.adapters import Adapter, LowRank
+from diffusion_perception.core.checkpoints.tensors import network, pick_unet
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.weights import network, pick_unet
 from diffusion_perception.trainer.cli import main
 
 MODEL = "with light.safetensors"

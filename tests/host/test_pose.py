@@ -14,14 +14,14 @@ from graph import Graph
 from networks import write_own_file
 from PIL import Image
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.crops import Box
-from diffusion_perception.core.heads import untrained_head
-from diffusion_perception.core.openpose import pose_keypoint
+from diffusion_perception.core.display.openpose import pose_keypoint
+from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.pose import Person, people_of, predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.skeletons import SKELETONS
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.host import load
 
 BOXES = [Box(70, 5, 40, 80), Box(10, 20, 30, 60)]
 """In the order in which a mask shows them, from above."""

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_adapters import KINDS, adapter_of, layers_of
 
-from diffusion_perception.core.adapter_files import write_adapter
-from diffusion_perception.core.adapters import LowRank
-from diffusion_perception.core.layers import shapes_of
+from diffusion_perception.core.checkpoints.adapter_file import write_adapter
+from diffusion_perception.core.checkpoints.adapters import LowRank
+from diffusion_perception.core.checkpoints.layers import shapes_of
 from diffusion_perception.core.recipe import Recipe
 
 pytestmark = pytest.mark.realsize
@@ -83,9 +83,9 @@ def memory_of_calls(unet, adapters):
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from diffusion_perception.core.adapter_files import read_adapter
-    from diffusion_perception.core.attachment import Adapted
     from diffusion_perception.core.backbone import Context
+    from diffusion_perception.core.checkpoints.adapter_file import read_adapter
+    from diffusion_perception.core.checkpoints.attachment import Adapted
     from diffusion_perception.nodes import host
 
     backbone = host.resident(comfy.sd.load_diffusion_model(unet), clean=False)

@@ -10,9 +10,9 @@ import torch
 from graph import perceive_file
 from PIL import Image
 
-from diffusion_perception.core.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.pipeline import predict
-from diffusion_perception.trainer.models import load
+from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.predict import read_image
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,1 @@
+"""Checkpoints: what lies on disk, and what it is; predicting never looks in here."""

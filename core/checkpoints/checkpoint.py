@@ -1,0 +1,537 @@
+"""Checkpoint: where the networks of one recipe lie, in any supported layout; and the project's own file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..backbone import Context, Shapes
+from ..recipe import KEY, Recipe, from_header, to_header
+from ..tasks import task_named
+from . import ldm_names
+from .architecture import UNetArchitecture, VAEArchitecture
+from .families import FAMILIES, HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
+from .tensors import (
+    CheckpointError,
+    Weights,
+    find_files,
+    header_object,
+    network,
+    pick_unet,
+    pick_vae,
+    read,
+    read_json,
+    read_metadata,
+    shown,
+    strip,
+)
+from .tiny_vae_file import LIGHT_KEY, Stored, latents_of, named, own_light
+
+NETWORK_KEYS = {name: KEY.replace(".recipe", f".{name}") for name in ("unet", "vae", "head")}
+ADAPTER_KEY = KEY.replace(".recipe", ".adapter")
+CONTEXT_FILES = ("empty_text_embed.safetensors", "empty_text_embed.npy")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One recipe and the networks that it runs on, all still on disk."""
+
+    path: Path
+    recipe: Recipe
+    unet: Weights
+    architecture: UNetArchitecture
+    vae: Weights | None = None
+    vae_architecture: VAEArchitecture | None = None
+    head: Weights | None = None
+    context: Context | None = None
+    """The text context that came with it, whole."""
+    text_encoder: Path | None = None
+    """A folder in diffusers layout that can make the context where none came."""
+    recognised: str = ""
+    """The family that its files speak of; a person may have named another for the recipe."""
+    decoder: Weights | None = None
+    """The light decoder that the recipe names."""
+    encoder: Weights | None = None
+    """The light encoder, likewise."""
+
+
+class UnsuitedError(CheckpointError):
+    """A checkpoint that is whole, but for another task or family than was asked for."""
+
+
+def open_checkpoint(path: Path, family: str = "auto", task: str = "") -> Checkpoint:
+    """The checkpoint of one task in a file or folder.
+
+    family: auto, or a row of FAMILIES; task: "" as trained, a row of TASKS, or the id of a recipe in the file.
+    CheckpointError says in one sentence what is wrong, also where several would do.
+    """
+    found = open_all(path, family, task)
+    ids = sorted({checkpoint.recipe.id for checkpoint in found})
+    if len(ids) > 1 and task not in ids:
+        raise CheckpointError(f"{shown(absolute(path))} holds several tasks ({', '.join(ids)}): name one of them.")
+    return next((checkpoint for checkpoint in found if checkpoint.recipe.id == task), found[0])
+
+
+def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoint]:
+    """Every checkpoint in a file or folder, the preferred one of each task first."""
+    path = absolute(path)
+    if path.is_dir():
+        return open_folder(path, family, task)
+    if KEY in read_metadata_if_any(path):
+        return open_own(path, task)
+    return [open_single(path, family, task)]
+
+
+def absolute(path: Path) -> Path:
+    """With a name and a parent, which "." and "unet/.." do not show; links are not followed."""
+    return Path(os.path.abspath(path))
+
+
+def read_metadata_if_any(path: Path) -> dict[str, str]:
+    """The safetensors metadata; a pickle has none."""
+    return {} if path.suffix == ".bin" else read_metadata(path)
+
+
+# The project's own file
+
+
+def open_own(path: Path, task: str = "") -> list[Checkpoint]:
+    """The recipes of a file written by write_checkpoint."""
+    metadata = read_metadata(path)
+    if ADAPTER_KEY in metadata:
+        raise CheckpointError(f"{path.name} is an adapter, which needs a base: use --adapter or Apply Adapter.")
+    if LIGHT_KEY in metadata:
+        raise CheckpointError(
+            f"{path.name} holds light halves of a VAE only, which need a checkpoint: give it as --decoder or "
+            "--encoder, or write it into the checkpoint by `export`."
+        )
+    try:
+        recipes = from_header(metadata, path.name)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    configs = {name: header_object(metadata, key, path) for name, key in NETWORK_KEYS.items()}
+    wanted = [recipe for recipe in recipes if not task or is_called(recipe, task)]
+    if not wanted:
+        held = ", ".join(recipe.id for recipe in recipes)
+        raise CheckpointError(f"{path.name} was trained for {held}, not for {task}: name one of these.")
+    unet, architecture = as_unet(network((path,), lambda names: strip(names, "unet.")), configs["unet"], path)
+    vae, vae_architecture = own_vae(path, configs["vae"])
+    return [
+        Checkpoint(
+            path, recipe, unet, architecture, vae, vae_architecture,
+            head=own_head(path, recipe),
+            context=own_context(path, recipe, architecture) or find_context((path.parent,), architecture),
+            text_encoder=find_text_encoder(path.parent),
+            recognised=recipe.family,
+            decoder=own_light(path, "decoder", recipe),
+            encoder=own_light(path, "encoder", recipe),
+        )
+        for recipe in wanted
+    ]  # fmt: skip
+
+
+def is_called(recipe: Recipe, name: str) -> bool:
+    """By its id, its task, or one of the task's other names."""
+    return name in (recipe.id, recipe.row.name, *recipe.row.aliases)
+
+
+def own_config(path: Path, part: str) -> dict[str, Any]:
+    """What the header of a file of the project's own says of its unet, vae or head; {} for any other file."""
+    return header_object(read_metadata_if_any(path), NETWORK_KEYS[part], path)
+
+
+def own_vae(path: Path, config: Mapping[str, Any]) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE in the file, else the one beside it."""
+    inside = network((path,), lambda names: strip(names, "vae."))
+    return as_vae(inside, config, path) if inside.shapes else find_vae((path.parent,))
+
+
+def own_head(path: Path, recipe: Recipe) -> Weights | None:
+    """The head that the recipe names. CheckpointError if the file lacks it."""
+    if not recipe.head:
+        return None
+    head = network((path,), lambda names: strip(names, f"head.{recipe.head}."))
+    if not head.shapes:
+        raise CheckpointError(
+            f"{path.name} lacks the head {recipe.head!r} that its recipe {recipe.id} needs: export it again."
+        )
+    return head
+
+
+def own_context(path: Path, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:
+    """The recipe's own text context."""
+    name = f"context.{recipe.id}"
+    tensors = read(path, {name: name})
+    return as_context(tensors[name], architecture, path) if name in tensors else None
+
+
+def write_checkpoint(
+    path: Path,
+    recipes: list[Recipe],
+    unet: tuple[UNetArchitecture, Mapping[str, Tensor]],
+    vae: tuple[VAEArchitecture, Mapping[str, Tensor]] | None = None,
+    heads: Mapping[str, Mapping[str, Tensor]] | None = None,
+    contexts: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    light: Stored | None = None,
+) -> None:
+    """Write the project's single file: networks under diffusers names, recipes and configs in the header.
+
+    heads: {name: tensors}; contexts: {recipe id: (1, L, D)}; metadata: further header fields, such as modelspec.*;
+    light: {role: {name: tensors}}, the halves that recipes name.
+    ValueError if two recipes have one id, or a context belongs to none of them.
+    """
+    ids = [recipe.id for recipe in recipes]
+    if len(set(ids)) < len(ids) or not set(contexts or {}) <= set(ids):
+        raise ValueError(f"Recipes {', '.join(ids)} need a name of their own each, and contexts must bear one of them.")
+    tensors = {f"unet.{name}": tensor for name, tensor in unet[1].items()}
+    header = {**to_header(recipes), NETWORK_KEYS["unet"]: json.dumps(unet[0].config())}
+    if vae is not None:
+        tensors |= {f"vae.{name}": tensor for name, tensor in vae[1].items()}
+        header[NETWORK_KEYS["vae"]] = json.dumps(vae[0].config())
+    for head, weights in (heads or {}).items():
+        tensors |= {f"head.{head}.{name}": tensor for name, tensor in weights.items()}
+    tensors |= named(light or {})
+    # a copy each: recipes may share one, and the format refuses tensors that share memory
+    tensors |= {f"context.{name}": tensor.clone() for name, tensor in (contexts or {}).items()}
+    header |= {"format": "pt", **(metadata or {})}
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+
+
+def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]:
+    """What a person may want to know of a checkpoint, or of a VAE alone, as plain data; hardly any weights are read.
+
+    What its files do not say stands under "problem", in a sentence. CheckpointError only where nothing can be read.
+    """
+    path = absolute(path)
+    alone = vae_alone(path)
+    if alone is not None:
+        return {"path": path.name, "vae": describe_vae(alone)}
+    places = needed_unet_folders(path) if path.is_dir() else [path]
+    return {"path": path.name, "checkpoints": [row for place in places for row in describe_all(place, family, task)]}
+
+
+def describe_all(path: Path, family: str, task: str) -> Iterator[dict[str, Any]]:
+    """A row for each recipe on one UNet, or one that says why there is none."""
+    try:
+        yield from (describe_recipe(checkpoint) for checkpoint in open_all(path, family, task))
+    except UnsuitedError as error:
+        unet = network(find_files(path) if path.is_dir() else (path,), pick_unet)
+        yield {**describe_unet(path, unet.shapes), **describe_latents(vae_of(path)[0]), "problem": str(error)}
+
+
+def describe_unet(path: Path, shapes: Shapes) -> dict[str, Any]:
+    """What the weights alone say."""
+    architecture = UNetArchitecture.from_weights(shapes)
+    return {
+        "from": shown(path),
+        "parameters": sum(int(np.prod(shape)) for shape in shapes.values()),
+        "input channels": architecture.in_channels,
+        "context width": architecture.context_dim,
+    }
+
+
+def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What is known of a checkpoint, its recipe in full."""
+    encoder = "made by the text encoder beside it" if checkpoint.text_encoder else "none: give one"
+    vae = checkpoint.vae_architecture
+    return {
+        **describe_unet(checkpoint.path, checkpoint.unet.shapes),
+        "context": f"{tuple(checkpoint.context.tokens.shape)}" if checkpoint.context else encoder,
+        "id": checkpoint.recipe.id,
+        "recipe": asdict(checkpoint.recipe),
+        "unet": checkpoint.architecture.config(),
+        "vae": vae.config() if vae else "none: connect one",
+        **describe_latents(checkpoint.vae),
+    }
+
+
+def describe_vae(vae: Weights) -> dict[str, Any]:
+    """What its weights alone say, which are the same in kind for Stable Diffusion's and SDXL's."""
+    _, architecture = as_vae(vae, {}, vae.path)
+    parameters = sum(int(np.prod(shape)) for shape in vae.shapes.values())
+    return {"parameters": parameters, "widths": list(architecture.widths), **describe_latents(vae)}
+
+
+def describe_latents(vae: Weights | None) -> dict[str, str]:
+    """What tells a VAE's latents from others', in one line: as a row of KNOWN_VAES says it."""
+    latents = latents_of(vae)
+    return {"latents": str(latents)} if latents else {}
+
+
+def vae_alone(path: Path) -> Weights | None:
+    """The VAE in a file or folder that holds no UNet; None if it does, or holds neither."""
+    files = find_files(path if unet_folders(path) else path / "vae") if path.is_dir() else (path,)
+    vae = network(files, pick_vae)
+    return vae if vae.shapes and not network(files, pick_unet).shapes else None
+
+
+# Folders
+
+
+def open_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
+    """Published repositories, single UNet folders, and whatever has a unet/ in it."""
+    unets = needed_unet_folders(folder)
+    found, unsuited = [], []
+    for unet in unets:
+        try:
+            found.append(open_unet_folder(unet, family, task))
+        except UnsuitedError as error:
+            unsuited.append((unet, error))
+        except CheckpointError:
+            # a damaged network of another task is no fault; one of this task must not make room for its older version
+            if not is_for_another(unet, task):
+                raise
+    if found:
+        return sorted(found, key=lambda checkpoint: rank(checkpoint, family))
+    for unet, error in unsuited:
+        if len(unets) == 1 or not is_for_another(unet, task):
+            raise error
+    raise CheckpointError(f"{shown(folder)} holds nothing for {task}, only {', '.join(unet.name for unet in unets)}.")
+
+
+def is_for_another(unet: Path, task: str) -> bool:
+    """Whether a folder's name says another task than the one that is asked for."""
+    said = task_in(unet.name)
+    return bool(task and said) and said != task_named(task).name
+
+
+PREFERENCE = ("genpercept", "genpercept-dpt", "genpercept-v1", "marigold", "dmp")
+"""GenPercept v2 comes before its head variant and before v1, whichever order the disk has them in."""
+
+
+def rank(checkpoint: Checkpoint, family: str) -> tuple[bool, int]:
+    """Sorts checkpoints of one task: first those that are of the named family by their own files."""
+    return checkpoint.recognised != family, PREFERENCE.index(checkpoint.recipe.family)
+
+
+def needed_unet_folders(folder: Path) -> list[Path]:
+    """unet_folders(), or the CheckpointError that there are none."""
+    unets = unet_folders(folder)
+    if not unets:
+        raise CheckpointError(
+            f"{shown(folder)} holds no UNet: expected unet/, unet_<task>_v2/ or diffusion_pytorch_model.safetensors "
+            "in it."
+        )
+    return unets
+
+
+def unet_folders(folder: Path) -> list[Path]:
+    """The UNet folders in a folder, or the folder itself if it is one."""
+    named = (path for path in folder.iterdir() if path.name == "unet" or path.name.startswith("unet_"))
+    inner = sorted(path for path in named if path.is_dir())
+    if any(find_files(path) for path in inner):
+        return inner
+    return [folder] if find_files(folder) else []
+
+
+def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
+    """One UNet folder; VAE, head, context and configs are looked for in it and beside it."""
+    files = find_files(folder)
+    if not files:
+        raise CheckpointError(
+            f"{shown(folder)} holds no weights: expected diffusion_pytorch_model.safetensors in it; download it again."
+        )
+    unet, architecture = as_unet(network(files, pick_unet), read_json(folder / "config.json"), folder)
+    head = find_head(folder)
+    clues = Clues(
+        architecture,
+        folder.name,
+        folder.parent.name,
+        read_json(folder.parent / "model_index.json"),
+        read_json(folder.parent / "scheduler" / "scheduler_config.json"),
+        head.name if head else "",
+    )
+    recipe = decide(folder, clues, family, task)
+    if not recipe.head and ("conv_out.weight" not in unet.shapes or "head" in folder.name):
+        raise UnsuitedError(
+            f"{shown(folder)} was trained for a head: run it as genpercept-dpt, with {HEADS[0]}/ beside it."
+        )
+    vae, vae_architecture = vae_of(folder)
+    recognised = recognise(clues)
+    return Checkpoint(
+        folder, recipe, unet, architecture, vae, vae_architecture,
+        head=network(find_files(head), keep) if head and recipe.head else None,
+        context=find_context((folder, folder.parent), architecture),
+        text_encoder=find_text_encoder(folder.parent),
+        recognised=recognised.name if recognised else "",
+    )  # fmt: skip
+
+
+def keep(names: list[str]) -> dict[str, str]:
+    """A renaming that renames nothing."""
+    return {name: name for name in names}
+
+
+def find_head(folder: Path) -> Path | None:
+    """The head that belongs to a UNet folder: beside unet/, or beside a UNet that its name says was trained for one."""
+    if folder.name != "unet" and "head" not in folder.name:
+        return None
+    return next((folder.parent / name for name in HEADS if find_files(folder.parent / name)), None)
+
+
+def vae_of(path: Path) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE in a file, else beside it; in a UNet's folder or beside that."""
+    if path.is_dir():
+        return find_vae((path, path.parent))
+    inside = network((path,), pick_vae)
+    return as_vae(inside, {}, path) if inside.shapes else find_vae((path.parent,))
+
+
+def find_vae(folders: tuple[Path, ...]) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE in one of these folders, with the decoder that was trained beside it if there is one."""
+    trained = tuple(file for folder in folders for name in TRAINED_DECODER for file in find_files(folder / name))
+    for folder in folders:
+        files = find_files(folder / "vae")
+        if files:
+            weights = network((*files, *trained), pick_trained_vae if trained else pick_vae)
+            return as_vae(weights, read_json(folder / "vae" / "config.json"), files[0])
+    if trained:
+        raise CheckpointError(
+            f"{shown(trained[0])} is a decoder without its encoder: put the vae/ of Stable Diffusion 2.1 beside it."
+        )
+    return None, None
+
+
+TRAINED_DECODER = ("vae_decoder", "vae_post_quant_conv")
+"""Folders of GenPercept's experiments, with the bare tensors of the two parts of a VAE."""
+
+
+def pick_trained_vae(names: list[str]) -> dict[str, str]:
+    """A VAE whose decoding half comes from TRAINED_DECODER, whose names say nothing of where they belong."""
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    whole = pick_vae([name for name in names if name.startswith(parts)])
+    bare = [name for name in names if name not in whole]
+    placed = {
+        name: f"post_quant_conv.{name}" if "." not in name else f"decoder.{ldm_names.modern(name)}" for name in bare
+    }
+    return {**{old: new for old, new in whole.items() if new not in placed.values()}, **placed}
+
+
+def find_context(folders: tuple[Path, ...], architecture: UNetArchitecture) -> Context | None:
+    """The empty prompt's embedding in one of these folders."""
+    files = (folder / name for folder in folders for name in CONTEXT_FILES)
+    return next((as_context(read_context(file), architecture, file) for file in files if file.is_file()), None)
+
+
+def find_text_encoder(folder: Path) -> Path | None:
+    """The text encoder's folder in a repository."""
+    encoder = folder / "text_encoder"
+    return encoder if find_files(encoder) and (encoder / "config.json").is_file() else None
+
+
+def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:
+    """The token ids of the empty prompt, by the tokenizer beside the encoder: start and end, padded to 77 or not."""
+    folder = text_encoder.parent / "tokenizer"
+    whole = read_json(folder / "tokenizer.json")
+    vocabulary = read_json(folder / "vocab.json") or whole.get("model", {}).get("vocab", {})
+    start, end = vocabulary.get("<|startoftext|>", 49406), vocabulary.get("<|endoftext|>", 49407)
+    # SD1 pads with the end, SD2 with "!"; where both files speak, the map is right
+    said = {**read_json(folder / "tokenizer_config.json"), **read_json(folder / "special_tokens_map.json")}
+    stated = said.get("pad_token") or "<|endoftext|>"
+    pad = vocabulary.get(stated["content"] if isinstance(stated, dict) else stated, end)
+    return [start, end, *([pad] * 75 if padded else [])]
+
+
+def read_context(path: Path, key: str = "") -> Tensor:
+    """A text embedding (1, L, D) float32 from .safetensors (its only tensor, or `key`) or .npy."""
+    if not path.is_file():
+        raise CheckpointError(f"There is no text embedding {path}: check the path.")
+    if path.suffix == ".npy":
+        try:
+            tokens = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+        except (ValueError, OSError, EOFError) as error:
+            raise CheckpointError(f"{shown(path)} is not a plain .npy array ({error}): get it again.") from None
+    else:
+        held = network((path,), keep).load()
+        if (key and key not in held) or (not key and len(held) != 1):
+            raise CheckpointError(f"{shown(path)} holds {', '.join(held)}: name one as {path.name}:KEY.")
+        tokens = held[key] if key else next(iter(held.values()))
+    tokens = tokens.float()
+    return tokens[None] if tokens.ndim == 2 else tokens
+
+
+def as_context(tokens: Tensor, architecture: UNetArchitecture, path: Path) -> Context:
+    """Tokens (1, L, D) that this network can read. CheckpointError, naming `path`, if it cannot."""
+    wanted = architecture.context_dim
+    if tokens.ndim != 3 or tokens.shape[0] != 1 or tokens.shape[2] != wanted:
+        raise CheckpointError(
+            f"{shown(path)} holds a text context of shape {tuple(tokens.shape)}; this network reads "
+            f"(1, tokens, {wanted}): give the embedding of its own text encoder."
+        )
+    return Context(tokens.float())
+
+
+# Single files without a recipe
+
+
+def open_single(path: Path, family: str, task: str) -> Checkpoint:
+    """A UNet, or a whole Stable Diffusion checkpoint, in one file; its name may say family and task."""
+    unet, architecture = as_unet(network((path,), pick_unet), {}, path)
+    clues = Clues(architecture, path.stem, path.parent.name)
+    recipe = decide(path, clues, family, task)
+    vae, vae_architecture = vae_of(path)
+    recognised = recognise(clues)
+    return Checkpoint(
+        path, recipe, unet, architecture, vae, vae_architecture,
+        context=find_context((path.parent,), architecture),
+        text_encoder=find_text_encoder(path.parent),
+        recognised=recognised.name if recognised else "",
+    )  # fmt: skip
+
+
+# What all of them share
+
+
+def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
+    """The recipe of what lies at `path`. UnsuitedError if that cannot be told, or is not what was asked for."""
+    row: Family | None = recognise(clues) if family == "auto" else family_named(family)
+    wanted = task_named(task).name if task else ""
+    channels = clues.architecture.in_channels
+    if row is None and channels not in {known.channels for known in FAMILIES.values()}:
+        raise UnsuitedError(
+            f"{shown(path)} is a UNet with {channels} input channels{INPAINTING if channels == 9 else ''}; "
+            "expected 4 (image) or 8 (image and target): choose a perception checkpoint."
+        )
+    if row is None:
+        raise UnsuitedError(
+            f"{shown(path)} is a UNet with {channels} input channels and nothing beside it says how it was trained: "
+            "name its family and task."
+        )
+    try:
+        return recipe_for(row, clues, wanted)
+    except ValueError as error:
+        raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
+
+
+INPAINTING = ", as those that inpaint have"
+
+
+def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
+    """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's."""
+    try:
+        architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
+    except ValueError as error:
+        raise CheckpointError(f"{shown(path)} cannot be used: {error}.") from None
+    if architecture.out_channels != 4:
+        raise CheckpointError(
+            f"{shown(path)} cannot be used: its UNet has {architecture.out_channels} output channels, expected are 4."
+        )
+    return weights, architecture
+
+
+def as_vae(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, VAEArchitecture]:
+    """The VAE and its shape. CheckpointError if it is none of Stable Diffusion's."""
+    try:
+        return weights, VAEArchitecture.from_weights(weights.shapes).with_config(config)
+    except ValueError as error:
+        raise CheckpointError(f"{shown(path)} cannot be used as a VAE: {error}.") from None

@@ -1,0 +1,238 @@
+"""Weights: the tensors of one network in files of any supported layout, always handed out under diffusers names."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from . import ldm_names
+
+STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
+EVERYBODYS = re.compile(
+    r"unet.*|vae.*|scheduler.*|text_encoder|tokenizer|dpt_head.*|empty_text_embed.*|pytorch_lora_weights.*|\w+\.json"
+    r"|(\w+_)?model[.-].*"
+)
+"""Names that stand in every repository."""
+
+
+class CheckpointError(ValueError):
+    """A file or folder that cannot be used, in one sentence for the person who chose it."""
+
+
+def shown(path: Path) -> str:
+    """A path as a person tells it from others: marigold-depth/unet, not just unet."""
+    name = path.name
+    while EVERYBODYS.fullmatch(path.name) and path.parent.name:
+        path = path.parent
+        name = f"{path.name}/{name}"
+    return name
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One network's tensors, still on disk."""
+
+    files: tuple[Path, ...]
+    names: dict[str, str]
+    """{name in the file: name in the network}"""
+    shapes: dict[str, tuple[int, ...]]
+    """{name in the network: shape}"""
+
+    @property
+    def path(self) -> Path:
+        return self.files[0]
+
+    def load(self) -> dict[str, Tensor]:
+        """{name in the network: tensor}, in the files' own dtype. CheckpointError if a file is damaged."""
+        tensors = {}
+        for file in self.files:
+            tensors |= read(file, self.names)
+        renamed = {self.names[name]: tensor for name, tensor in tensors.items()}
+        return {name: tensor.reshape(self.shapes[name]) for name, tensor in renamed.items()}
+
+
+def find_files(folder: Path) -> tuple[Path, ...]:
+    """The weight files of a network's folder: safetensors, sharded or not, before .bin. Empty if there are none."""
+    for stem in STEMS:
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            return shards(index)
+        if (folder / f"{stem}.safetensors").is_file():
+            return (folder / f"{stem}.safetensors",)
+    return next(((file,) for stem in STEMS if (file := folder / f"{stem}.bin").is_file()), ())
+
+
+def shards(index: Path) -> tuple[Path, ...]:
+    """The files that an index of shards names, all beside it."""
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise CheckpointError(f"{shown(index)} lists no weight files: get the file again.")
+    return tuple(index.parent / name for name in sorted({Path(name).name for name in listed.values()}))
+
+
+def network(files: tuple[Path, ...], renaming: Callable[[list[str]], dict[str, str]]) -> Weights:
+    """The network that `renaming` (names in the files -> {name: name in the network}) picks out of files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        shapes |= read_shapes(file)
+    names = renaming(list(shapes))
+    return Weights(files, names, {new: network_shape(new, shapes[old]) for old, new in names.items()})
+
+
+def network_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A VAE's attention is 1x1 convolutions in LDM files and Linears in diffusers': the same numbers."""
+    is_vae_attention = "mid_block.attentions.0.to_" in name and name.startswith(("encoder.", "decoder."))
+    return shape[:2] if is_vae_attention else shape
+
+
+def pick_unet(names: list[str]) -> dict[str, str]:
+    """The UNet among a file's tensors, under whichever prefix and spelling; empty if there is none."""
+    for prefix in ldm_names.UNET_PREFIXES:
+        inner = strip(names, prefix)
+        if "conv_in.weight" in inner.values():
+            return inner
+        if "input_blocks.0.0.weight" in inner.values():
+            renamed = ldm_names.unet_to_diffusers(inner.values())
+            # a name that Stable Diffusion does not have stays, so that it is told and not dropped
+            return {name: renamed.get(ldm, ldm) for name, ldm in inner.items()}
+    return {}
+
+
+def pick_vae(names: list[str]) -> dict[str, str]:
+    """The VAE among a file's tensors, likewise; its training left losses in some files, which are passed over."""
+    for prefix in ldm_names.VAE_PREFIXES:
+        inner = strip(names, prefix)
+        if "decoder.up_blocks.0.resnets.0.norm1.weight" in inner.values():
+            return {name: ldm_names.modern(key) for name, key in inner.items()}
+        if "decoder.up.0.block.0.norm1.weight" in inner.values():
+            renamed = ldm_names.vae_to_diffusers(inner.values())
+            return {name: renamed[ldm] for name, ldm in inner.items() if ldm in renamed}
+    return {}
+
+
+def strip(names: list[str], prefix: str) -> dict[str, str]:
+    """{name: name without the prefix} of those that have it."""
+    return {name: name[len(prefix) :] for name in names if name.startswith(prefix)}
+
+
+def read(file: Path, wanted: dict[str, str]) -> dict[str, Tensor]:
+    """The wanted tensors of one file."""
+    if file.suffix == ".bin":
+        return {name: tensor for name, tensor in unpickle(file).items() if name in wanted}
+    with opened(file) as tensors:
+        return {name: aligned(tensors.get_tensor(name)) for name in tensors.keys() if name in wanted}  # noqa: SIM118
+
+
+ALIGNMENT = 64
+"""Bytes: what PyTorch allocates by, and its kernels are written for."""
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it lies askew in its file and is computed with as it is.
+
+    Where it lies depends on the length of the header, and on some processors sums over askew numbers go in another
+    order: the same weights would differ by 1e-5 from one file to the next.
+    """
+    askew = tensor.dtype == torch.float32 and tensor.data_ptr() % ALIGNMENT
+    return tensor.clone() if askew else tensor
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """{name: shape}; of safetensors only the header is read."""
+    if file.suffix == ".bin":
+        return {name: tuple(tensor.shape) for name, tensor in unpickle(file).items()}
+    with opened(file) as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The safetensors header's metadata."""
+    with opened(file) as tensors:
+        return tensors.metadata() or {}
+
+
+def header_object(metadata: Mapping[str, str], key: str, file: Path) -> dict[str, Any]:
+    """The JSON object in a field of a file's metadata, {} where there is none. CheckpointError if it is damaged."""
+    try:
+        content = json.loads(metadata.get(key, "{}"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{shown(file)} has a damaged header ({error}): export or download it again.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{shown(file)} has a damaged header ({key} is no JSON object): export or download it again."
+        )
+    return content
+
+
+def opened(file: Path) -> safe_open:
+    """An open safetensors file. CheckpointError if it is none, or not whole."""
+    check_exists(file)
+    if file.suffix in (".pt", ".pth", ".ckpt"):
+        raise CheckpointError(f"{shown(file)} is a pickle, which can run code: convert it to .safetensors first.")
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{shown(file)} is not a whole .safetensors file ({error}): download or export it again."
+        ) from None
+
+
+def unpickle(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .bin file, by the loader that runs no code."""
+    check_exists(file)
+    if torch_version() < (2, 6):
+        raise CheckpointError(
+            f"{shown(file)} is a pickle, and this PyTorch ({torch.__version__}) cannot read it safely: "
+            "update PyTorch to 2.6 or convert the file to .safetensors."
+        )
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except UNREADABLE:
+        raise CheckpointError(
+            f"{shown(file)} holds something other than tensors, or is not whole: it was not opened; "
+            "get a .safetensors file."
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{shown(file)} holds no plain dictionary of tensors: get a .safetensors file.")
+    return tensors
+
+
+UNREADABLE = (
+    pickle.UnpicklingError, BadZipFile, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError,
+    AttributeError,
+)  # fmt: skip
+"""What torch.load raises on files that are damaged, or that ask for more than tensors."""
+
+
+def torch_version() -> tuple[int, int]:
+    """(2, 6) of 2.6.0+cpu."""
+    major, minor = re.findall(r"\d+", torch.__version__)[:2]
+    return int(major), int(minor)
+
+
+def check_exists(file: Path) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"There is no file {file}: check the path.")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no such file. CheckpointError if it is damaged."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{shown(file)} is not readable JSON ({error}): get the file again.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{shown(file)} holds no JSON object: get the file again.")
+    return content

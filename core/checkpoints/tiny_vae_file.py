@@ -1,0 +1,261 @@
+"""Light halves of a VAE on disk: which file holds one, whose latents it is for, and how one is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..backbone import Shapes
+from ..recipe import KEY, Recipe, from_header, to_header
+from ..tiny_vae import LATENT, Role, build_light, channels_of, kind_of
+from .architecture import VAEArchitecture
+from .fingerprint import Fingerprint, fingerprint, matches
+from .tensors import CheckpointError, Weights, header_object, network, pick_vae, read_metadata, shown, strip, unpickle
+
+LIGHT_KEY = KEY.replace(".recipe", ".light")
+"""Header field of a file that holds nothing but a light half."""
+LATENTS_KEY = KEY.replace(".recipe", ".latents")
+"""Header field: the fingerprint of the VAE between whose latents and pictures the file's light halves are."""
+ALIKE = ("sd15", "sd21")
+"""Bases whose VAEs make the same latents, which are TAESD's too. Any other has those of its own VAE."""
+STABLE_DIFFUSION = VAEArchitecture((128, 256, 512, 512), 2)
+"""The VAE that makes them."""
+ENCODER = (
+    "encoder.conv_in.weight",
+    "encoder.down_blocks.0.resnets.0.conv1.weight",
+    "encoder.down_blocks.1.resnets.0.conv2.weight",
+    "encoder.down_blocks.2.downsamplers.0.conv.weight",
+    "encoder.mid_block.resnets.1.conv2.weight",
+    "encoder.conv_out.weight",
+    "quant_conv.weight",
+)
+"""Enough of a VAE to tell whose latents are its own. Older files of light halves name three of these."""
+
+
+@dataclass(frozen=True)
+class Light:
+    """A light half on disk."""
+
+    role: Role
+    name: str
+    weights: Weights
+    cost: str = ""
+    """What it costs in the task's own metric; for people."""
+    base: str = "sd21"
+    """Whose latents it is for."""
+    vae: Fingerprint = field(default_factory=dict)
+    """Of the VAE that makes them, if the file says so."""
+
+
+@dataclass(frozen=True)
+class Held(Weights):
+    """Weights that were read already."""
+
+    tensors: Mapping[str, Tensor]
+
+    def load(self) -> dict[str, Tensor]:
+        return dict(self.tensors)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], *files: Path) -> Held:
+        """Under the names that they have."""
+        return cls(files, {name: name for name in tensors}, {n: tuple(t.shape) for n, t in tensors.items()}, tensors)
+
+
+PICKLES = (".pth", ".pt", ".bin")
+FULL, LIGHT = "full", "light"
+"""The VAE's own half, or the light one that the checkpoint brings; anything else that is chosen is a file."""
+TAESD = "taesd"
+"""What TAESD's halves are called where they are stored."""
+
+
+def own_light(path: Path, role: Role, recipe: Recipe) -> Weights | None:
+    """The light half that a recipe names, from its file. CheckpointError if the file lacks it."""
+    name = getattr(recipe, role)
+    if not name:
+        return None
+    light = network((path,), lambda names: strip(names, f"{role}.{name}."))
+    if not light.shapes:
+        raise CheckpointError(
+            f"{path.name} lacks the light {role} {name!r} that its recipe {recipe.id} names: export it again."
+        )
+    check_fits(light.shapes, role, recipe, path)
+    return light
+
+
+def chosen(role: Role, choice: str, recipe: Recipe, own: Weights | None, vae: Weights | None = None) -> Weights | None:
+    """The light half that a person chose, None for the VAE's. CheckpointError if there is none.
+
+    own: the one that came with the recipe. vae: the VAE in whose place it stands, where there is one.
+    """
+    if choice == FULL:
+        return None
+    if role == "decoder" and recipe.head:
+        raise CheckpointError(f"{recipe.id} is decoded by its head {recipe.head}, not by the VAE: take {FULL}.")
+    if choice != LIGHT:
+        return open_light(Path(choice), role, recipe, vae).weights
+    if own is None:
+        raise CheckpointError(
+            f"The checkpoint brings no light {role} for {recipe.id}: take {FULL}, or {TAESD.upper()}'s, or train one "
+            f'(learn = "{role}").'
+        )
+    said = latents_in(own.path)
+    if said and vae is not None:  # an adapter's base may have come with another VAE
+        check_latents(Light(role, getattr(recipe, role), own, base=recipe.base, vae=said), recipe, vae)
+    return own
+
+
+def open_light(path: Path, role: Role, recipe: Recipe, vae: Weights | None = None) -> Light:
+    """The light half for a recipe in a file of `train`, a checkpoint that has one, or a file of TAESD's.
+
+    vae: the VAE in whose place it stands, where there is one. CheckpointError, in one sentence, if none is for it.
+    """
+    pickled = path.suffix in PICKLES
+    metadata = {} if pickled else read_metadata(path)
+    light = open_stored(path, role, recipe, metadata) if KEY in metadata else open_taesd(path, role, pickled)
+    check_fits(light.weights.shapes, role, recipe, path)
+    check_latents(light, recipe, vae)
+    return light
+
+
+def meant_for(path: Path, role: Role, recipe: Recipe) -> bool:
+    """Whether a file holds a light half for this very recipe; TAESD's are anybody's."""
+    metadata = {} if path.suffix in PICKLES else read_metadata(path)
+    if KEY not in metadata:
+        return True
+    return any(held.id == recipe.id and getattr(held, role) for held in from_header(metadata, path.name))
+
+
+def open_stored(path: Path, role: Role, recipe: Recipe, metadata: dict[str, str]) -> Light:
+    """From one of the project's own files: what the recipe of the same id names there, else the only one."""
+    try:
+        recipes = {held.id: held for held in from_header(metadata, path.name)}
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    named = [held for held in (recipes.get(recipe.id), *recipes.values()) if held and getattr(held, role)]
+    names = list(dict.fromkeys(getattr(held, role) for held in named))
+    if not names or (len(names) > 1 and recipe.id not in recipes):
+        held = f"those of {', '.join(names)}" if names else f"no light {role}"
+        raise CheckpointError(f"{shown(path)} holds {held}, none for {recipe.id}: train one, or name another file.")
+    weights = own_light(path, role, named[0])
+    assert weights is not None
+    cost = getattr(named[0], f"{role}_cost") if recipe.id in recipes else ""
+    return Light(role, names[0], weights, cost, named[0].base, latents_in(path))
+
+
+def open_taesd(path: Path, role: Role, pickled: bool) -> Light:
+    """From a file as ComfyUI or diffusers keep it."""
+    if path.name.startswith("taesdxl"):
+        raise CheckpointError(f"{path.name} is for the latents of SDXL: take TAESD's own, taesd_{role}.")
+    tensors = unpickle(path) if pickled else network((path,), lambda names: {name: name for name in names}).load()
+    return Light(role, TAESD, Held.of(renamed(tensors, role), path))
+
+
+def renamed(tensors: Mapping[str, Tensor], role: Role) -> dict[str, Tensor]:
+    """One half under its published names. diffusers keeps both in one file, and the decoder without its first module,
+    which has no weights; ComfyUI's VAE says which half it is."""
+    for prefix, moved in ((f"{role}.layers.", 1 if role == "decoder" else 0), (f"{TAESD}_{role}.", 0)):
+        inner = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if inner:
+            return {shifted(name, moved): tensor for name, tensor in inner.items()}
+    return dict(tensors)
+
+
+def shifted(name: str, by: int) -> str:
+    number, _, rest = name.partition(".")
+    return f"{int(number) + by}.{rest}"
+
+
+def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
+    """CheckpointError unless it is a light half of this role, for latents of four channels and the task's pictures."""
+    try:
+        kind = kind_of(shapes)
+        with torch.device("meta"):
+            build_light(shapes)
+    except ValueError as error:
+        raise CheckpointError(f"{shown(path)}: {error}") from None
+    if kind.role != role:
+        raise CheckpointError(f"{shown(path)} holds a light {kind.role}, not a light {role}: give it as that.")
+    first, last = (shapes[name] for name in kind.ends)
+    latent = first[1] if role == "decoder" else last[0]
+    if latent != LATENT:
+        raise CheckpointError(f"{shown(path)} is for latents of {latent} channels; Stable Diffusion 1.x and 2.x has 4.")
+    if role == "decoder" and channels_of(shapes) < recipe.channels:
+        raise CheckpointError(
+            f"{shown(path)} holds a light decoder of {channels_of(shapes)} channel; "
+            f"{recipe.id} needs {recipe.channels}: train one for it."
+        )
+
+
+def check_latents(light: Light, recipe: Recipe, vae: Weights | None) -> None:
+    """CheckpointError unless a light half is for the latents that a recipe's network perceives.
+
+    vae: that makes them, where it is known. What is said of none is trusted on Stable Diffusion, which has one.
+    """
+    if recipe.base in ALIKE and (light.base in ALIKE or not light.vae):
+        return
+    known = latents_of(vae)
+    if matches(light.vae, known):
+        return
+    if light.base in ALIKE:
+        meant = "latents of Stable Diffusion 1.x and 2.x"
+    else:
+        meant = "latents of the VAE it was trained with" if light.vae else "latents of a VAE that it does not name"
+    if recipe.base in ALIKE:
+        wanted = "those of Stable Diffusion 1.x and 2.x"
+    else:
+        wanted = "those of its own VAE, which is another" if known else "those of a VAE that did not come with it"
+    raise CheckpointError(
+        f"{shown(light.weights.path)} is for {meant}; {recipe.id} perceives {wanted}: take the VAE's own "
+        f'{light.role}, or train a light one for it (learn = "{light.role}").'
+    )
+
+
+def latents_of(vae: Weights | None) -> Fingerprint:
+    """What tells the latents of a VAE from those of others; empty where there is none. Little of it is read."""
+    if vae is None:
+        return {}
+    # a host's are under LDM's names
+    wanted = {name: new for name, new in pick_vae(list(vae.shapes)).items() if new in ENCODER}
+    tensors = replace(vae, names={old: name for old, name in vae.names.items() if name in wanted}).load()
+    return fingerprint({new: tensors[name] for name, new in wanted.items()}.__getitem__, ENCODER)
+
+
+def latents_in(path: Path) -> Fingerprint:
+    """The same of the VAE that one of the project's files names for its light halves, or holds; empty if neither."""
+    metadata = read_metadata(path)
+    if LATENTS_KEY not in metadata:
+        return latents_of(network((path,), lambda names: strip(names, "vae.")))
+    return header_object(metadata, LATENTS_KEY, path)
+
+
+def latents_note(vae: Weights | None) -> dict[str, str]:
+    """The header field that says whose latents a file's light halves are for; nothing where that is not known."""
+    known = latents_of(vae)
+    return {LATENTS_KEY: json.dumps(known)} if known else {}
+
+
+Stored = Mapping[Role, Mapping[str, Mapping[str, Tensor]]]
+"""{role: {name: tensors}}"""
+
+
+def write_light(path: Path, light: Stored, recipes: list[Recipe], about: Mapping[str, str]) -> None:
+    """A file of light halves alone. recipes: those that name them; about: further header fields."""
+    header = {**to_header(recipes), LIGHT_KEY: json.dumps(sorted(light)), "format": "pt", **about}
+    save_file({name: tensor.detach().contiguous() for name, tensor in named(light).items()}, path, metadata=header)
+
+
+def named(light: Stored) -> dict[str, Tensor]:
+    """{name in the project's file: tensor}."""
+    return {
+        f"{role}.{name}.{key}": tensor
+        for role, held in light.items()
+        for name, tensors in held.items()
+        for key, tensor in tensors.items()
+    }

@@ -1,0 +1,1 @@
+"""Display: a map for people and for ControlNet, and as a file."""

@@ -1,0 +1,82 @@
+"""Selection: what of a map becomes a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..perception_map import PerceptionMap
+from .picture import choose, classes_of, known_values, level, palette_of, stretch_each, trusted
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a map is selected."""
+
+    mode: str = "soft"
+    """For masks and mattes: a row of LEVEL_MODES."""
+    threshold: float = 0.5
+    classes: str = ""
+    """For segmentations: names or numbers, with commas between them."""
+    low: float = 0.0
+    high: float = 1.0
+    """For depth and disparity: the range of raw values, both ends included."""
+    invert: bool = False
+
+
+def soft(map: PerceptionMap, selection: Selection) -> Tensor:
+    """As predicted."""
+    return level(map)
+
+
+def thresholded(map: PerceptionMap, selection: Selection) -> Tensor:
+    """Dichotomous segmentation: min-max, then 0 or 1 (GenPercept, Xu et al. 2024)."""
+    return (stretch_each(level(map), trusted(map)) > selection.threshold).float()
+
+
+def matting_clamp(map: PerceptionMap, selection: Selection) -> Tensor:
+    """Matting: min-max, then what is nearly opaque or nearly clear becomes so (GenPercept, Xu et al. 2024)."""
+    alpha = stretch_each(level(map), trusted(map))
+    return torch.where(alpha > 0.95, 1.0, torch.where(alpha < 0.1, 0.0, alpha))
+
+
+LEVEL_MODES: dict[str, Callable[[PerceptionMap, Selection], Tensor]] = {
+    "soft": soft,
+    "threshold": thresholded,
+    "matting clamp": matting_clamp,
+}
+
+
+def by_level(map: PerceptionMap, selection: Selection) -> Tensor:
+    return choose(LEVEL_MODES, selection.mode, "mode")(map, selection)
+
+
+def by_class(map: PerceptionMap, selection: Selection) -> Tensor:
+    palette = palette_of(map)
+    picked = palette.indices(selection.classes)
+    if not picked:
+        raise ValueError(f"No class is picked: name classes of {palette.name}, such as {palette.classes[-1]!r}.")
+    return classes_of(map, palette).mask(picked)
+
+
+def by_range(map: PerceptionMap, selection: Selection) -> Tensor:
+    values = known_values(map)[..., 0]
+    return ((values >= selection.low) & (values <= selection.high)).float()
+
+
+SELECTORS: dict[str, Callable[[PerceptionMap, Selection], Tensor]] = {
+    "mask": by_level,
+    "matte": by_level,
+    "segmentation": by_class,
+    "depth": by_range,
+    "disparity": by_range,
+}
+
+
+def select(map: PerceptionMap, selection: Selection = Selection()) -> Tensor:
+    """What is selected of a map, (B, H, W) in [0, 1], 1 = selected. What is unknown never is."""
+    mask = choose(SELECTORS, map.task, "mask in a map of")(map, selection)
+    return (1 - mask if selection.invert else mask) * trusted(map)

@@ -1,0 +1,1 @@
+"""Heads: decoders that read UNet features, one a file, and their table."""

@@ -1,0 +1,1 @@
+"""Measure: losses, metrics, and the alignment before them."""

@@ -1,0 +1,1 @@
+"""Data: datasets, read, augmented and drawn in batches."""

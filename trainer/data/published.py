@@ -1,0 +1,421 @@
+"""Readers: the papers' datasets, lying on disk as their owners publish them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from inspect import signature
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .arrays import READERS as FILE_READERS
+from .arrays import BrokenRecord, check_packages, read_array
+from .folder import PlainFolder, read_image
+from .hypersim import Hypersim
+from .people import People, people_of, plain_people, read_annotations, skeleton_of
+from .records import Records, Sample, list_files, read_names, refuse_task, root_of, why_unusable
+from .truth import DatasetError, Depth, Level, Normal, Segmentation, Settings, Truth, read_description, read_truth
+
+KITTI_SIZE = (352, 1216)
+"""(H, W) of the part of a KITTI picture that all benchmarks use: the bottom, in the middle."""
+
+
+def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
+    """A row of DATASETS, opened. DatasetError names the nearest right spelling."""
+    if kind not in DATASETS:
+        near = difflib.get_close_matches(kind, DATASETS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
+        raise DatasetError(f"There is no reader {kind!r}: {hint}")
+    try:
+        signature(DATASETS[kind]).bind(task=task, **settings)
+    except TypeError as error:
+        raise DatasetError(f"The settings of the reader {kind!r} do not fit ({error}).") from None
+    return DATASETS[kind](task=task, **settings)
+
+
+def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
+    """The plain folder of data.py, for dense truth or for people."""
+    if task == "keypoints":
+        return plain_people(root, read_description(Path(root)).name, read_names(names))
+    return PlainFolder(root, task, names)
+
+
+class Pair(NamedTuple):
+    """A picture and its truth, as paths inside the dataset's root; `valid` is empty where there is no such file."""
+
+    image: str
+    truth: str
+    valid: str = ""
+
+
+class Pairs(Records[Pair]):
+    """Pictures with one file of truth each."""
+
+    def __init__(
+        self,
+        name: str,
+        task: str,
+        root: Path,
+        pairs: list[Pair],
+        settings: Settings,
+        faults: Iterable[str] = (),
+        crop: tuple[int, int] = (0, 0),
+    ) -> None:
+        """crop: (H, W) that is cut from the bottom, in the middle; 0, 0 leaves pictures whole."""
+        self.root, self.settings, self.crop = root, settings, crop
+        check_packages({Path(path).suffix.lower() for pair in pairs for path in pair[:2]})
+        palette = settings.table() if isinstance(settings, Segmentation) else None
+        super().__init__(name, task, settings.convention(), pairs, faults, palette)
+
+    def read(self, record: Pair) -> Sample:
+        image, _ = read_image(self.root / record.image)
+        truth = self.truth(record)
+        intrinsics = self.intrinsics(record)
+        if self.crop != (0, 0):
+            cut = Cut.bottom(image, self.crop, f"{self.name}: {record.image}")
+            same = image.shape[1:] == truth.values.shape[1:]  # else the sizes are compared as they are, and refused
+            image, truth = cut.apply(image), cut.truth(truth) if same else truth
+            intrinsics = None if intrinsics is None else intrinsics - cut.shift()
+        known = {} if intrinsics is None else {"intrinsics": intrinsics}
+        return self.sample(record.image, image, truth, **known)
+
+    def truth(self, record: Pair) -> Truth:
+        return read_truth(self.root / record.truth, self.settings)
+
+    def intrinsics(self, record: Pair) -> np.ndarray | None:
+        """The camera matrix of a picture, where it is known."""
+        return None
+
+
+class Cut(NamedTuple):
+    """Rows and columns that are kept."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def bottom(cls, image: Tensor, size: tuple[int, int], where: str) -> Cut:
+        """KITTI's: the last rows and the middle columns."""
+        height, width = image.shape[-2:]
+        if height < size[0] or width < size[1]:
+            raise BrokenRecord(f"{where}: the picture is {width}x{height}, too small for the crop {size[1]}x{size[0]}.")
+        return cls(height - size[0], (width - size[1]) // 2, *size)
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width].clone()
+
+    def truth(self, truth: Truth) -> Truth:
+        return Truth(self.apply(truth.values), self.apply(truth.valid))
+
+    def shift(self) -> np.ndarray:
+        """What the camera matrix loses."""
+        return np.array([[0.0, 0.0, self.left], [0.0, 0.0, self.top], [0.0, 0.0, 0.0]])
+
+
+def pair_folders(root: Path, images: str, truths: str) -> tuple[list[Pair], list[str]]:
+    """Files of one name in two folders, and one sentence for each that is broken or alone."""
+    found, faults = list_files(root / images, FILE_READERS)
+    paired, truth_faults = list_files(root / truths, FILE_READERS)
+    broken = {fault.stem: fault.reason for fault in (*faults, *truth_faults)}
+    pairs = []
+    for stem in sorted({*found, *paired} - {*broken}):
+        if stem in found and stem in paired:
+            pairs.append(Pair(f"{Path(images).parent}/{found[stem]}", f"{Path(truths).parent}/{paired[stem]}"))
+        else:
+            broken[stem] = f"{root / (truths if stem in found else images) / stem} (of any kind of file) is missing."
+    return pairs, list(broken.values())
+
+
+class Dis5k(Pairs):
+    """DIS5K: <split>/im/*.jpg and <split>/gt/*.png. Splits DIS-TR, DIS-VD, DIS-TE1 to DIS-TE4."""
+
+    def __init__(self, root: str, task: str = "mask", split: str = "DIS-TR") -> None:
+        if task not in ("mask", "matte"):
+            raise refuse_task("DIS5K", task, ("mask", "matte"))
+        root_of(Path(root) / split)
+        pairs, faults = pair_folders(Path(root), f"{split}/im", f"{split}/gt")
+        super().__init__(split, task, Path(root), pairs, Level(), faults)
+
+
+P3M_SPLITS = {
+    "train": ("train/blurred_image", "train/mask"),
+    "P3M-500-P": ("validation/P3M-500-P/blurred_image", "validation/P3M-500-P/mask"),
+    "P3M-500-NP": ("validation/P3M-500-NP/original_image", "validation/P3M-500-NP/mask"),
+}
+
+
+class P3m10k(Pairs):
+    """P3M-10k: portraits with blurred faces, and their alpha."""
+
+    def __init__(self, root: str, task: str = "matte", split: str = "train") -> None:
+        if task not in ("matte", "mask"):
+            raise refuse_task("P3M-10k", task, ("matte", "mask"))
+        if split not in P3M_SPLITS:
+            raise DatasetError(f"P3M-10k has no split {split!r}: it has {', '.join(P3M_SPLITS)}.")
+        images, masks = P3M_SPLITS[split]
+        root_of(Path(root) / images)
+        pairs, faults = pair_folders(Path(root), images, masks)
+        super().__init__(f"P3M-10k {split}", task, Path(root), pairs, Level(), faults)
+
+
+VKITTI_FOCAL_PX = 725.0087
+VKITTI_CENTRE = (620.5, 187.0)
+VKITTI_DEPTH = Depth(unit="cm", near=1e-5, far=80.0)
+"""Sky is stored as 65535, which lies beyond."""
+
+
+class VirtualKitti2(Pairs):
+    """Virtual KITTI 2: Scene01/clone/frames/{rgb,depth}/Camera_0/..., its archives unpacked into one folder or more."""
+
+    def __init__(
+        self,
+        root: str,
+        task: str = "depth",
+        scenes: tuple[str, ...] = (),
+        cameras: tuple[str, ...] = ("Camera_0",),
+        crop: bool = True,
+    ) -> None:
+        """scenes: such as Scene01; none are all. crop: to the 1216x352 that KITTI's benchmarks use."""
+        if task not in ("depth", "disparity"):
+            raise refuse_task("Virtual KITTI 2", task, ("depth", "disparity"))
+        pairs, faults = find_vkitti(root_of(root), tuple(scenes), tuple(cameras))
+        size = KITTI_SIZE if crop else (0, 0)
+        super().__init__("Virtual KITTI 2", task, Path(root), pairs, VKITTI_DEPTH, faults, size)
+
+    def intrinsics(self, record: Pair) -> np.ndarray:
+        """Of every camera. The published principal point counts from the first pixel's centre, ours from its corner."""
+        (x, y), f = VKITTI_CENTRE, VKITTI_FOCAL_PX
+        return np.array([[f, 0.0, x + 0.5], [0.0, f, y + 0.5], [0.0, 0.0, 1.0]])
+
+
+def find_vkitti(root: Path, scenes: tuple[str, ...], cameras: tuple[str, ...]) -> tuple[list[Pair], list[str]]:
+    """rgb_00001.jpg with the depth_00001.png of the same scene, variation and camera, wherever the archives lie."""
+    found: dict[str, dict[tuple[str, ...], str]] = {"rgb": {}, "depth": {}}
+    faults = []
+    for path in sorted(root.rglob("*_[0-9][0-9][0-9][0-9][0-9].*")):
+        scene, variation, frames, kind, camera, file = (("",) * 6 + path.relative_to(root).parts)[-6:]
+        fits = frames == "frames" and kind in found and camera in cameras and (not scenes or scene in scenes)
+        if fits and path.stat().st_size == 0:
+            faults.append(f"{path} is empty (0 bytes).")
+        if fits:
+            number = Path(file).stem.rpartition("_")[2]
+            found[kind][scene, variation, camera, number] = path.relative_to(root).as_posix()
+    empty = {fault.split(" is empty")[0] for fault in faults}
+    pairs = []
+    for key in sorted({*found["rgb"], *found["depth"]}):
+        paths = [found[kind].get(key) for kind in ("rgb", "depth")]
+        if None in paths:
+            kind = "depth" if paths[1] is None else "rgb"
+            faults.append(f"{root}: {'/'.join(key[:2])}: frame {key[3]} of {key[2]} has no {kind}.")
+        elif not {str(root / path) for path in paths if path} & empty:
+            pairs.append(Pair(*(path for path in paths if path)))
+    return pairs, faults
+
+
+EIGEN_CROP = (0.3324324, 0.91351351, 0.0359477, 0.96405229)
+"""Rows from, to and columns from, to: where Eigen et al. (2014) evaluate KITTI."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the maps of a published list are stored."""
+
+    depth: Depth
+    crop: tuple[int, int] = (0, 0)
+    """(H, W) cut from the bottom, in the middle."""
+    trusted: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
+    """Rows from, to and columns from, to, as shares of the size: what evaluation looks at."""
+    mask_column: int = -1
+    """Which column of a list names the file of valid pixels."""
+    raw: tuple[int, int] = (0, 0)
+    """(H, W) of depth that is stored as bare float32."""
+
+
+SOURCES: dict[str, Source] = {
+    "hypersim": Source(Depth(unit="mm", near=1e-5, far=65.0)),
+    "vkitti": Source(Depth(unit="cm", near=1e-5, far=80.0), crop=KITTI_SIZE),
+    "taskonomy": Source(Depth(unit=1 / 512, near=1e-5, far=65.0)),
+    "cityscapes": Source(Depth(unit=1 / 300, near=1e-5, far=80.0)),
+    "nyu_v2": Source(Depth(unit="mm", near=1e-3, far=10.0), trusted=(45 / 480, 471 / 480, 41 / 640, 601 / 640)),
+    "kitti": Source(Depth(unit=1 / 256, near=1e-5, far=80.0), crop=KITTI_SIZE, trusted=EIGEN_CROP),
+    "scannet": Source(Depth(unit="mm", near=1e-3, far=10.0)),
+    "diode": Source(Depth(unit="m"), mask_column=2),
+    "eth3d": Source(Depth(unit="m", near=1e-5), raw=(4032, 6048)),
+}
+"""Units, ranges and crops of the lists that Marigold's and GenPercept's code come with."""
+
+
+class DepthList(Pairs):
+    """A list of pictures and depth maps, `rgb.png depth.png ...` a line, as Marigold and GenPercept publish them."""
+
+    def __init__(self, root: str, task: str, list: str, source: str) -> None:
+        """list: the text file. source: a row of SOURCES. Lines whose depth is None are left out, as is published."""
+        if task not in ("depth", "disparity"):
+            raise refuse_task(f"The list {list}", task, ("depth", "disparity"))
+        self.source = source_named(source)
+        rows = [line.split() for line in read_names(list)]
+        short = next((row for row in rows if len(row) <= max(1, self.source.mask_column)), None)
+        if short is not None:
+            raise DatasetError(f"{list} has the line {' '.join(short)!r}: expected a picture and its depth map.")
+        column = self.source.mask_column
+        named = [Pair(row[0], row[1], row[column] if column > 0 else "") for row in rows if row[1] != "None"]
+        pairs, faults = those_there(root_of(root), named)
+        super().__init__(source, task, Path(root), pairs, self.source.depth, faults, self.source.crop)
+
+    def truth(self, record: Pair) -> Truth:
+        path = self.root / record.truth
+        truth = read_raw(path, self.source) if self.source.raw != (0, 0) else super().truth(record)
+        if record.valid:
+            mask = read_array(self.root / record.valid) > 0
+            truth = truth.within(torch.from_numpy(mask)[None])
+        return truth
+
+    def read(self, record: Pair) -> Sample:
+        sample = super().read(record)
+        return replace(sample, valid=sample.valid & share_of(sample.valid, self.source.trusted))
+
+
+def source_named(name: str) -> Source:
+    if name not in SOURCES:
+        raise DatasetError(f"There is no source {name!r}: take one of {', '.join(SOURCES)}.")
+    return SOURCES[name]
+
+
+def share_of(valid: Tensor, shares: tuple[float, float, float, float]) -> Tensor:
+    """True in rows and columns between shares of the size, rounded down."""
+    height, width = valid.shape[-2:]
+    inside = torch.zeros_like(valid)
+    top, bottom = (int(share * height + 1e-9) for share in shares[:2])
+    left, right = (int(share * width + 1e-9) for share in shares[2:])
+    inside[..., top:bottom, left:right] = True
+    return inside
+
+
+def read_raw(path: Path, source: Source) -> Truth:
+    """Bare float32 numbers; inf is not measured."""
+    try:
+        numbers = np.fromfile(path, "<f4")
+    except OSError as error:
+        raise BrokenRecord(f"{path} cannot be read ({error}).") from error
+    if numbers.size != source.raw[0] * source.raw[1]:
+        raise BrokenRecord(f"{path} holds {numbers.size} numbers; expected {source.raw[0]} x {source.raw[1]}.")
+    return Truth.of(*source.depth.decode(numbers.reshape(source.raw)))
+
+
+def those_there(root: Path, pairs: list[Pair]) -> tuple[list[Pair], list[str]]:
+    """Pairs whose files all exist and hold something, and one sentence for each of the others."""
+    good, faults = [], []
+    for pair in pairs:
+        reason = next(filter(None, (why_unusable(root / path) for path in pair if path)), "")
+        if reason:
+            faults.append(reason)
+        else:
+            good.append(pair)
+    return good, faults
+
+
+JSON_KEYS = {
+    "depth": "depth_conditioning_image",
+    "disparity": "depth_conditioning_image",
+    "normal": "normal_conditioning_image",
+    "matte": "matting_conditioning_image",
+    "mask": "dis_conditioning_image",
+    "segmentation": "seg_conditioning_image",
+}
+"""Where GenPercept's rows name the truth of each task."""
+
+
+class JsonLists(Pairs):
+    """GenPercept's training lists: *.jsonl with `image` and `<task>_conditioning_image`, relative to the root."""
+
+    def __init__(
+        self,
+        root: str,
+        task: str,
+        list: str,
+        source: str = "hypersim",
+        axes: str | tuple[str, ...] = (),
+        palette: str = "",
+    ) -> None:
+        """list: one file, or a folder of them. source: a row of SOURCES. axes: of normals, which the lists do not say.
+
+        EXR depth is in metres whatever the source. A segmentation without a palette stays in the colours it comes in.
+        """
+        if task not in JSON_KEYS:
+            raise refuse_task("A GenPercept list", task, JSON_KEYS)
+        row = source_named(source)
+        pairs, faults = those_there(root_of(root), read_pairs(json_files(Path(list)), JSON_KEYS[task]))
+        in_metres = {Path(pair.truth).suffix.lower() for pair in pairs} <= {".exr", ".npy"}
+        depth = Depth(unit="m", near=row.depth.near, far=row.depth.far) if in_metres else row.depth
+        makers: dict[str, Callable[[], Settings]] = {
+            "depth": lambda: depth,
+            "disparity": lambda: depth,
+            "normal": lambda: Normal(axes=axes if isinstance(axes, str) else tuple(axes)),
+            "matte": Level,
+            "mask": Level,
+            "segmentation": lambda: Segmentation(palette=palette),
+        }
+        super().__init__(source, task, Path(root), pairs, makers[task](), faults, row.crop)
+
+
+def json_files(path: Path) -> list[Path]:
+    """The file, or the *.jsonl of a folder. DatasetError if there are none."""
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        raise DatasetError(f"There is no .jsonl list at {path}.")
+    return files
+
+
+def read_pairs(files: list[Path], key: str) -> list[Pair]:
+    """`image` and `key` of every row. DatasetError names the first line that lacks one."""
+    pairs = []
+    for file in files:
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                pairs.append(Pair(row["image"], row[key]))
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise DatasetError(f"{file}, line {number}, names no `image` and `{key}` ({error}).") from None
+    return pairs
+
+
+def coco_keypoints(root: str, task: str, annotations: str, images: str, size: tuple[int, int] = (256, 192)) -> People:
+    """COCO's person keypoints: annotations/person_keypoints_train2017.json and train2017/, both inside the root.
+
+    size: (H, W) of the crop around each person; in a run that is the run's own.
+    """
+    if task != "keypoints":
+        raise refuse_task("COCO keypoints", task, ("keypoints",))
+    folder = root_of(Path(root) / images)
+    try:
+        table = read_annotations(Path(root) / annotations)
+    except BrokenRecord as fault:
+        raise DatasetError(str(fault)) from None
+    skeleton = skeleton_of(table, annotations)
+    there = {path.name for path in folder.iterdir()}
+    files = {row["id"]: f"{images}/{row['file_name']}" for row in table.get("images", ()) if row["file_name"] in there}
+    people, faults = people_of(table, files, skeleton, annotations)
+    return People(Path(annotations).stem, Path(root), people, faults, skeleton, (size[0], size[1]))
+
+
+DATASETS: dict[str, Callable[..., Records[Any]]] = {
+    "folder": open_folder,
+    "hypersim": Hypersim,
+    "vkitti": VirtualKitti2,
+    "dis5k": Dis5k,
+    "p3m10k": P3m10k,
+    "coco-keypoints": coco_keypoints,
+    "depth-list": DepthList,
+    "genpercept-list": JsonLists,
+}
+"""Everything that a [[data]] section of a training config can name."""

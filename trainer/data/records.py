@@ -1,0 +1,180 @@
+"""Records: the one interface for every dataset, and what their readers share."""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...core.display.colour import Palette
+from ...core.perception_map import Convention
+from .arrays import BrokenRecord, check_file
+from .truth import DatasetError, Truth, size_text
+
+Record = TypeVar("Record")
+
+
+log = logging.getLogger(__name__)
+
+MOST_NAMED = 50
+"""Broken records that are named one by one before only their number is given."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and its truth."""
+
+    image: Tensor
+    """(3, H, W) float32 in [0, 1], sRGB."""
+    target: Tensor
+    """(C, H, W) float32: raw values, as the dataset's convention says, finite everywhere."""
+    valid: Tensor
+    """(1, H, W) bool: where the target can be trusted."""
+    meta: dict[str, Any]
+    """`dataset` and `record`, names; `intrinsics` (3, 3) float64 in pixels where known; for people `keypoints` (K, 3)
+    float64: x, y in pixels, visibility, and `mirror` (K,): which keypoint each becomes in a mirror."""
+
+
+class Records(Dataset[Sample], ABC, Generic[Record]):
+    """A dataset: a list of records, each of which can be read as a Sample.
+
+    Subclasses are classes of a module and hold paths and settings only, so that they travel to worker processes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: str,
+        convention: Convention,
+        records: Sequence[Record],
+        faults: Iterable[str] = (),
+        palette: Palette | None = None,
+    ) -> None:
+        self.name, self.task, self.convention, self.palette = name, task, convention, palette
+        self.records = list(records)
+        self.faults = tuple(faults)
+        """What was found broken while listing, one sentence a record."""
+        self.check_faults()
+
+    def check_faults(self) -> None:
+        """Name what is broken; DatasetError if that is more than half, or nothing is left."""
+        total = len(self.records) + len(self.faults)
+        for fault in self.faults[:MOST_NAMED]:
+            log.warning("Skipped: %s", fault)
+        if self.faults:
+            log.warning("%s: %d of %d records skipped while listing", self.name, len(self.faults), total)
+        if self.faults and len(self.faults) * 2 > total:
+            raise DatasetError(mostly_broken(self.name, len(self.faults), total, self.faults[0]))
+        if not self.records:
+            raise DatasetError(f"{self.name} holds nothing to learn {self.task} from: look at the folder's layout.")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """BrokenRecord, naming it, if there is no truth to be had from it."""
+        return self.read(self.records[index])
+
+    @abstractmethod
+    def read(self, record: Record) -> Sample:
+        """From disk."""
+
+    def sample(self, record: str, image: Tensor, truth: Truth, **meta: Any) -> Sample:
+        """A sample with its names, once it has been looked at. BrokenRecord if sizes differ or nothing is valid."""
+        where = f"{self.name}: {record}"
+        check_truth(where, image, truth)
+        target = truth.values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return Sample(image, target, truth.valid, {"dataset": self.name, "record": record, **meta})
+
+
+def mostly_broken(name: str, broken: int, total: int, first: str) -> str:
+    return f"{name}: {broken} of {total} records are broken; mend it or its description. The first: {first}"
+
+
+def check_truth(where: str, image: Tensor, truth: Truth) -> None:
+    """BrokenRecord unless sizes agree and something is valid."""
+    if image.shape[1:] != truth.values.shape[1:]:
+        raise BrokenRecord(f"{where}: the picture is {size_text(image)}, but its truth {size_text(truth.values)}.")
+    if not truth.valid.any():
+        raise BrokenRecord(f"{where}: no pixel of its truth is valid (all zero, NaN, or out of range).")
+
+
+def read_json(path: Path) -> Any:
+    """BrokenRecord if it is missing or no JSON."""
+    check_file(path)
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BrokenRecord(f"{path} is not JSON ({error}).") from error
+
+
+def read_intrinsics(path: Path) -> np.ndarray:
+    """The camera matrix (3, 3) of a camera file."""
+    try:
+        matrix = np.asarray(read_json(path)["K"], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BrokenRecord(f"{path} holds no camera matrix K ({error}).") from error
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise BrokenRecord(f"{path}: K is no camera matrix of 3 rows and 3 columns.")
+    return matrix
+
+
+class Fault(NamedTuple):
+    """A file that cannot be used."""
+
+    stem: str
+    reason: str
+
+
+def list_files(folder: Path, suffixes: Iterable[str]) -> tuple[dict[str, str], list[Fault]]:
+    """{name without its ending: path beside the folder}, in order, and what is wrong: empty files, names used twice."""
+    wanted = set(suffixes)
+    found: dict[str, str] = {}
+    faults: dict[str, Fault] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if hidden or path.suffix.lower() not in wanted or not path.is_file():
+            continue
+        stem = inside.with_suffix("").as_posix()
+        if stem in found:
+            faults[stem] = Fault(stem, f"{path} and {found[stem]} have one name.")
+        elif path.stat().st_size == 0:
+            faults[stem] = Fault(stem, f"{path} is empty (0 bytes).")
+        found.setdefault(stem, path.relative_to(folder.parent).as_posix())
+    return {stem: path for stem, path in found.items() if stem not in faults}, list(faults.values())
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The lines of a text file that are not empty; none if there is no path."""
+    if not path:
+        return []
+    if not Path(path).is_file():
+        raise DatasetError(f"There is no list of names {path}.")
+    return [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+
+
+def root_of(root: str | Path) -> Path:
+    """DatasetError unless it is a folder."""
+    if not Path(root).is_dir():
+        raise DatasetError(f"There is no folder {root}.")
+    return Path(root)
+
+
+def refuse_task(name: str, task: str, known: Iterable[str]) -> DatasetError:
+    return DatasetError(f"{name} has no truth for the task {task!r}: it knows {', '.join(known)}.")
+
+
+def why_unusable(path: Path) -> str:
+    try:
+        return "" if path.stat().st_size else f"{path} is empty (0 bytes)."
+    except OSError:
+        return f"{path} is missing."

@@ -1,0 +1,1 @@
+"""Runs: one kind of training run a file."""
