@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .errors import UserError
+
 Features = tuple[Tensor, Tensor, Tensor, Tensor]
 """What the four up blocks give, each after its upsampler, deepest first."""
 Layers = ModuleType | Any
@@ -35,9 +37,9 @@ class Context:
         return Context(self.tokens[:, :count], self.vector) if count else self
 
     def cat(self, other: Context) -> Context:
-        """Both batches, one after the other. ValueError for contexts of different shapes."""
+        """Both batches, one after the other. UserError for contexts of different shapes."""
         if self.tokens.shape[1:] != other.tokens.shape[1:] or (self.vector is None) != (other.vector is None):
-            raise ValueError(
+            raise UserError(
                 f"The context has {self.tokens.shape[1]} tokens of width {self.tokens.shape[2]}, the negative context "
                 f"{other.tokens.shape[1]} of width {other.tokens.shape[2]}: give two of one text encoder and length."
             )

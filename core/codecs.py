@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import UserError
+
 
 def stretch(values: Tensor) -> Tensor:
     """Per-image min-max of (B, C, H, W) to [0, 1]; a constant image gives 0."""
@@ -229,7 +231,7 @@ class Heatmaps(UnitRange):
 
     def decode(self, picture: Tensor) -> Tensor:
         if picture.shape[1] != self.channels:
-            raise ValueError(
+            raise UserError(
                 f"The network gives {picture.shape[1]} channels, but the recipe names {self.channels} keypoints: "
                 "set keypoints to those that its head was trained on."
             )

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import UserError
+
 PADDING = 1.25
 """A crop is this much larger than the person's box."""
 LEAST_SHARE = 1e-3
@@ -71,11 +73,11 @@ def hat(pixels: np.ndarray, centres: np.ndarray, reach: float) -> np.ndarray:
 
 
 def inside(box: Box, size: tuple[int, int]) -> Box:
-    """The part of a box that lies in a picture of `size` (H, W). ValueError if there is none."""
+    """The part of a box that lies in a picture of `size` (H, W). UserError if there is none."""
     left, top = max(box.x, 0.0), max(box.y, 0.0)
     right, bottom = min(box.x + box.width, size[1]), min(box.y + box.height, size[0])
     if right <= left or bottom <= top:
-        raise ValueError(
+        raise UserError(
             f"The box x={box.x:g} y={box.y:g} width={box.width:g} height={box.height:g} lies outside the picture of "
             f"{size[1]}x{size[0]} pixels: give boxes in pixels of this picture."
         )
@@ -92,7 +94,7 @@ CORNERS = {"x, y, width, height": False, "x1, y1, x2, y2": True}
 
 
 def read_boxes(given: Any, count: int, corners: bool = False) -> list[list[Box]]:
-    """Boxes as detectors give them -> those of each of `count` images. ValueError for what is none.
+    """Boxes as detectors give them -> those of each of `count` images. UserError for what is none.
 
     A box is {"x", "y", "width", "height"} or four numbers. A list of lists holds those of each image, the last of them
     those of all further images too; a plain list those of a single image, or one box for each image; one box alone is
@@ -101,9 +103,9 @@ def read_boxes(given: Any, count: int, corners: bool = False) -> list[list[Box]]
     lists = by_image(plain(given), count)
     wrong = next((boxes for boxes in lists if not isinstance(boxes, list)), None)
     if wrong is not None:
-        raise ValueError(f"{wrong!r} is no list of boxes: give, for each image, a list of x, y, width and height.")
+        raise UserError(f"{wrong!r} is no list of boxes: give, for each image, a list of x, y, width and height.")
     if len(lists) != count:
-        raise ValueError(f"Boxes came for {len(lists)} images, but there are {count}: give a list of boxes for each.")
+        raise UserError(f"Boxes came for {len(lists)} images, but there are {count}: give a list of boxes for each.")
     return [[read_box(box, corners) for box in boxes] for boxes in lists]
 
 
@@ -139,7 +141,7 @@ def is_box(value: Any) -> bool:
 
 
 def read_box(value: Any, corners: bool = False) -> Box:
-    """ValueError unless it has an extent."""
+    """UserError unless it has an extent."""
     try:
         if isinstance(value, dict):
             x, y, width, height = (float(value[name]) for name in ("x", "y", "width", "height"))
@@ -149,9 +151,9 @@ def read_box(value: Any, corners: bool = False) -> Box:
             if corners and not isinstance(value, Box):
                 box = box._replace(width=box.width - box.x, height=box.height - box.y)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{value!r} is no box ({error}): expected x, y, width and height in pixels.") from None
+        raise UserError(f"{value!r} is no box ({error}): expected x, y, width and height in pixels.") from None
     if not all(map(math.isfinite, box)) or box.width <= 0 or box.height <= 0:
-        raise ValueError(f"The box {tuple(box[:4])} has no extent: expected x, y, width > 0 and height > 0 in pixels.")
+        raise UserError(f"The box {tuple(box[:4])} has no extent: expected x, y, width > 0 and height > 0 in pixels.")
     return box
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone, Context, Features
+from .errors import UserError
 from .recipe import Recipe
 
 TRAIN_STEPS = 1000
@@ -75,10 +76,10 @@ PARAMETERISATIONS: dict[str, Parameterisation] = {
 def to_sample(output: Tensor, noisy: Tensor, alpha_bar: Number, prediction_type: str) -> Tensor:
     """The clean latent that a network's output implies; alpha_bar a number, or (B, 1, 1, 1).
 
-    ValueError for epsilon where alpha_bar is 0: noise alone says nothing of a sample that left no trace.
+    UserError for epsilon where alpha_bar is 0: noise alone says nothing of a sample that left no trace.
     """
     if prediction_type == "epsilon" and lacks_signal(alpha_bar):
-        raise ValueError(
+        raise UserError(
             "prediction_type=epsilon needs a schedule that leaves some signal: set beta_start and beta_end below 1 and "
             "zero_snr=false."
         )
@@ -149,7 +150,7 @@ def stochastic(
 ) -> Tensor:
     """Marigold: from noise to the target, the image latent beside it at every step (Ke et al. 2024, sec. 3.2)."""
     if noise is None:
-        raise ValueError("The stochastic paradigm starts from noise; none was given.")
+        raise UserError("The stochastic paradigm starts from noise; none was given.")
 
     def output(latent: Tensor, timestep: int) -> Tensor:
         return call(net, torch.cat([image, latent], 1), timestep, context)  # the order is [rgb, target]
@@ -175,9 +176,9 @@ def ddim(
 
 
 def call(net: Backbone, latent: Tensor, timestep: int, context: Context) -> Tensor:
-    """One pass at one timestep for the whole batch. ValueError if the network is made for another input."""
+    """One pass at one timestep for the whole batch. UserError if the network is made for another input."""
     if latent.shape[1] != net.in_channels:
-        raise ValueError(
+        raise UserError(
             f"The network takes {net.in_channels} input channels and its paradigm gives it {latent.shape[1]}: "
             "one-step and deterministic are for networks with 4, stochastic for those with 8."
         )
@@ -200,7 +201,7 @@ class Guided:
         return negative + self.scale * (positive - negative)
 
     def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
-        raise ValueError("A head reads one pass of the network; guidance_scale must be 1 for it.")
+        raise UserError("A head reads one pass of the network; guidance_scale must be 1 for it.")
 
     def modules(self) -> dict[str, torch.nn.Module]:
         return self.net.modules()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import UserError
 from .perception_map import Axis, Convention
 
 Axes = tuple[Axis, Axis, Axis]
@@ -52,10 +53,10 @@ def signed_permutation(source: Axes, target: Axes) -> tuple[list[int], list[int]
 
 
 def lines_of(axes: Axes) -> list[tuple[int, int]]:
-    """The rows of DIRECTIONS. ValueError unless the three lie on three different lines."""
+    """The rows of DIRECTIONS. UserError unless the three lie on three different lines."""
     rows = [DIRECTIONS[axis] for axis in axes if axis in DIRECTIONS]
     if len(axes) != 3 or len({line for line, _ in rows}) != 3:
-        raise ValueError(f"Axes {', '.join(axes)} do not span space: take left/right, up/down, back/forward once each.")
+        raise UserError(f"Axes {', '.join(axes)} do not span space: take left/right, up/down, back/forward once each.")
     return rows
 
 
@@ -85,7 +86,7 @@ def towards_camera(axes: Axes) -> Tensor:
 def intrinsics_from_fov(fov_deg: float, height: int, width: int) -> Tensor:
     """Camera matrix (1, 3, 3) in pixels for a horizontal field of view; the principal point is the centre."""
     if not 0 < fov_deg < 180:
-        raise ValueError(f"A field of view of {fov_deg:g} degrees is impossible: give the horizontal one, 0 to 180.")
+        raise UserError(f"A field of view of {fov_deg:g} degrees is impossible: give the horizontal one, 0 to 180.")
     f_px = width / 2 / math.tan(math.radians(fov_deg) / 2)
     return torch.tensor([[[f_px, 0, width / 2], [0, f_px, height / 2], [0, 0, 1]]])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from .backbone import Autoencoder
+from .errors import UserError
 from .pipeline import Perceiver
 
 SCALING_FACTOR = 0.18215
@@ -37,12 +38,10 @@ class Halves:
         return (self.light_decoder or self.needs_full().decode)(latent)
 
     def needs_full(self) -> Autoencoder:
-        """The VAE. ValueError where there is none."""
+        """The VAE. UserError where there is none."""
         if self.full is None:
             missing = "encoder" if self.light_encoder is None else "decoder"
-            raise ValueError(
-                f"The checkpoint brings no VAE of its own: connect one, or take a light {missing} as well."
-            )
+            raise UserError(f"The checkpoint brings no VAE of its own: connect one, or take a light {missing} as well.")
         return self.full
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .backbone import Context, Features
 from .diffusion import Tick
+from .errors import UserError
 from .halves import eye_of
 from .image import CELL, Fit, fit
 from .perception_map import PerceptionMap
@@ -29,7 +30,7 @@ def predict_tasks(
 ) -> list[PerceptionMap]:
     """Image (B, 3, H, W) in [0, 1] -> one PerceptionMap for each perceiver, as predict() gives them one by one.
 
-    Tasks that see the image alike share its encode. tick: called `passes_of_tasks()` times. ValueError if the
+    Tasks that see the image alike share its encode. tick: called `passes_of_tasks()` times. UserError if the
     perceivers are not of one base.
     """
     check_image(image)
@@ -138,10 +139,10 @@ class Answered:
 
 
 def check_one_base(perceivers: list[Perceiver]) -> None:
-    """ValueError if the tasks are not of one kind of Stable Diffusion model, or there are none."""
+    """UserError if the tasks are not of one kind of Stable Diffusion model, or there are none."""
     if not perceivers:
-        raise ValueError("No perception is connected: connect at least one.")
+        raise UserError("No perception is connected: connect at least one.")
     bases = {perceiver.recipe.base: perceiver.recipe.id for perceiver in perceivers}
     if len(bases) > 1:
         held = ", ".join(f"{task} is {base}" for base, task in bases.items())
-        raise ValueError(f"These perceptions are of different bases ({held}): perceive them by separate nodes.")
+        raise UserError(f"These perceptions are of different bases ({held}): perceive them by separate nodes.")

@@ -10,6 +10,7 @@ from torch import Tensor
 from .backbone import Autoencoder, Backbone, Context, Features, Head
 from .diffusion import PARADIGMS, Guided, Tick
 from .ensemble import MERGES
+from .errors import UserError
 from .image import CELL, Fit, fit, resize
 from .perception_map import PerceptionMap
 from .recipe import Recipe
@@ -29,9 +30,9 @@ class Perceiver:
     """What guidance moves away from; needed where guidance_scale is not 1."""
 
     def needs_autoencoder(self) -> Autoencoder:
-        """The VAE. ValueError where there is none."""
+        """The VAE. UserError where there is none."""
         if self.autoencoder is None:
-            raise ValueError("The checkpoint brings no VAE of its own: connect a Stable Diffusion 1.x or 2.x VAE.")
+            raise UserError("The checkpoint brings no VAE of its own: connect a Stable Diffusion 1.x or 2.x VAE.")
         return self.autoencoder
 
 
@@ -82,7 +83,7 @@ def predict_latent(
 def wanted_resolution(recipe: Recipe, resolution: int) -> int:
     """What predict() means by its resolution."""
     if not -1 <= resolution <= 16384:
-        raise ValueError(f"resolution={resolution} is not -1 (as trained), 0 (the image's own) or 1..16384 pixels.")
+        raise UserError(f"resolution={resolution} is not -1 (as trained), 0 (the image's own) or 1..16384 pixels.")
     return recipe.resolution if resolution == -1 else resolution
 
 
@@ -153,7 +154,7 @@ def guided(perceiver: Perceiver) -> Backbone:
     if scale == 1:
         return perceiver.backbone
     if negative is None:
-        raise ValueError(f"guidance_scale={scale:g} needs a negative context: give one, or set guidance_scale=1.")
+        raise UserError(f"guidance_scale={scale:g} needs a negative context: give one, or set guidance_scale=1.")
     return Guided(perceiver.backbone, negative.first(perceiver.recipe.tokens), scale)
 
 
@@ -175,7 +176,7 @@ def initial_noise(latent: Tensor, recipe: Recipe, given: Tensor | None) -> Tenso
     if given is None:
         given = torch.randn(shape, generator=torch.Generator().manual_seed(recipe.seed))
     if given.shape != shape:
-        raise ValueError(f"Initial noise of shape {tuple(given.shape)} was given; this image needs {shape}.")
+        raise UserError(f"Initial noise of shape {tuple(given.shape)} was given; this image needs {shape}.")
     return given.to(latent).repeat(latent.shape[0], 1, 1, 1)
 
 
@@ -205,13 +206,13 @@ def join(recipe: Recipe, maps: list[Values]) -> PerceptionMap:
 
 
 def check_image(image: Tensor) -> None:
-    """ValueError, in one sentence, for what no network can make sense of."""
+    """UserError, in one sentence, for what no network can make sense of."""
     if image.ndim != 4 or image.shape[1] != 3:
-        raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(image.shape)}.")
+        raise UserError(f"Expected images of shape (B, 3, H, W), got {tuple(image.shape)}.")
     if image.shape[0] == 0:
-        raise ValueError("The batch of images is empty: give at least one image.")
+        raise UserError("The batch of images is empty: give at least one image.")
     if min(image.shape[-2:]) < 16:
         height, width = image.shape[-2:]
-        raise ValueError(f"The image is {width}x{height} pixels; the smallest that can be perceived is 16x16.")
+        raise UserError(f"The image is {width}x{height} pixels; the smallest that can be perceived is 16x16.")
     if not torch.isfinite(image).all():
-        raise ValueError("The image holds NaN or infinite pixels: repair the node that made it.")
+        raise UserError("The image holds NaN or infinite pixels: repair the node that made it.")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .crops import PADDING, Box, cut, inside, whole_image, window_around
 from .diffusion import Tick
+from .errors import UserError
 from .image import fit
 from .perception_map import Crops, PerceptionMap
 from .pipeline import Perceiver, check_image, decode
@@ -75,7 +76,7 @@ def predict_people(
 
     Without boxes each image is one person, and not padded. flip_test: the mean of what the network sees in a crop and
     in its mirror image. batch_size: people per pass of the networks. tick: called passes_of_people() times.
-    ValueError for boxes outside the images, and for recipes of other tasks.
+    UserError for boxes outside the images, and for recipes of other tasks.
     """
     check_image(images)
     skeleton = skeleton_of(perceiver.recipe)
@@ -108,9 +109,9 @@ def predict_people(
 
 
 def skeleton_of(recipe: Recipe) -> Skeleton:
-    """What the recipe's heatmaps show. ValueError for recipes of other tasks."""
+    """What the recipe's heatmaps show. UserError for recipes of other tasks."""
     if recipe.row.channels:
-        raise ValueError(f"{recipe.id} predicts {recipe.row.name}, no keypoints: load a model of keypoints.")
+        raise UserError(f"{recipe.id} predicts {recipe.row.name}, no keypoints: load a model of keypoints.")
     return recipe.skeleton
 
 
@@ -196,13 +197,13 @@ def top_of(patch: Tensor) -> Tensor:
 
 
 def people_of(map: PerceptionMap, same: float = SAME) -> list[list[Person]]:
-    """The people of each image, the surest first; of two who are more alike than `same` only one. ValueError for maps
+    """The people of each image, the surest first; of two who are more alike than `same` only one. UserError for maps
     of other tasks."""
     skeleton = map.convention.skeleton
     if skeleton is None:
-        raise ValueError(f"A map of {map.task} came where keypoints are expected: take its own node.")
+        raise UserError(f"A map of {map.task} came where keypoints are expected: take its own node.")
     if map.values.shape[-1] != len(skeleton):
-        raise ValueError(f"The map has {map.values.shape[-1]} heatmaps for {len(skeleton)} keypoints: mend its recipe.")
+        raise UserError(f"The map has {map.values.shape[-1]} heatmaps for {len(skeleton)} keypoints: mend its recipe.")
     crops = map.crops or whole_images(map)
     found: list[list[Person]] = [[] for _ in range(crops.count)]
     if len(map.values):

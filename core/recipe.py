@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .codecs import CODECS, Codec
+from .errors import UserError
 from .image import RESIZE_RULES, ResizeRule
 from .perception_map import Axis, Convention
 from .skeletons import USUAL, Skeleton, skeleton_named
@@ -97,16 +98,16 @@ class Recipe:
         for field, choices in CHOICES.items():
             check_choice(field, getattr(self, field), choices)
         if self.paradigm == "one-step" and self.steps != 1:
-            raise ValueError(f"A one-step recipe runs 1 step, not {self.steps}: set paradigm=deterministic for more.")
+            raise UserError(f"A one-step recipe runs 1 step, not {self.steps}: set paradigm=deterministic for more.")
         if self.head and self.paradigm != "one-step":
-            raise ValueError(f"A head reads one pass of the network: paradigm={self.paradigm} cannot be run with one.")
+            raise UserError(f"A head reads one pass of the network: paradigm={self.paradigm} cannot be run with one.")
         if not self.head and self.codec and CODECS[self.codec].classes:
-            raise ValueError(f"codec={self.codec} reads what a head predicts, and this checkpoint has none: drop it.")
+            raise UserError(f"codec={self.codec} reads what a head predicts, and this checkpoint has none: drop it.")
         for field, low, high in RANGES:
             if not low <= getattr(self, field) <= high:
-                raise ValueError(f"{field}={getattr(self, field)} is outside {low}..{high}.")
+                raise UserError(f"{field}={getattr(self, field)} is outside {low}..{high}.")
         if self.axes is not None and (len(self.axes) != 3 or not set(self.axes) <= set(get_args(Axis))):
-            raise ValueError(f"axes={','.join(self.axes)} is not three of {', '.join(get_args(Axis))}.")
+            raise UserError(f"axes={','.join(self.axes)} is not three of {', '.join(get_args(Axis))}.")
         skeleton_named(self.keypoints or USUAL, self.limbs)
 
     @property
@@ -153,7 +154,7 @@ class Recipe:
         return self.row.merge if suits else "median"
 
     def override(self, assignments: list[str]) -> Recipe:
-        """This recipe with FIELD=VALUE assignments applied. ValueError names the nearest right field."""
+        """This recipe with FIELD=VALUE assignments applied. UserError names the nearest right field."""
         return dataclasses.replace(self, **dict(parse_assignment(text) for text in assignments))
 
 
@@ -183,9 +184,9 @@ FROM_FILES = ("head", "name", "decoder", "encoder")
 
 
 def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-    """ValueError that lists the choices."""
+    """UserError that lists the choices."""
     if value not in choices:
-        raise ValueError(f"{field}={value!r} is not one of {', '.join(map(repr, choices))}.")
+        raise UserError(f"{field}={value!r} is not one of {', '.join(map(repr, choices))}.")
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -193,18 +194,18 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     hints = get_type_hints(Recipe)
     if not equals:
-        raise ValueError(f"{text!r} is not an assignment: write FIELD=VALUE, such as steps=4.")
+        raise UserError(f"{text!r} is not an assignment: write FIELD=VALUE, such as steps=4.")
     if name in FROM_FILES:
-        raise ValueError(f"{name} comes with the weights and cannot be set for a run.")
+        raise UserError(f"{name} comes with the weights and cannot be set for a run.")
     if name not in hints:
         near = difflib.get_close_matches(name, hints, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(hints)}."
-        raise ValueError(f"A recipe has no field {name!r}: {hint}")
+        raise UserError(f"A recipe has no field {name!r}: {hint}")
     try:
         return name, parse_value(hints[name], value)
     except ValueError:
         wanted = getattr(hints[name], "__name__", str(hints[name]))
-        raise ValueError(f"{name}={value!r}: expected a value of type {wanted}.") from None
+        raise UserError(f"{name}={value!r}: expected a value of type {wanted}.") from None
 
 
 def parse_value(hint: Any, text: str) -> Any:
@@ -228,23 +229,23 @@ def to_header(recipes: list[Recipe] | tuple[Recipe, ...]) -> dict[str, str]:
 
 
 def from_header(metadata: dict[str, str], where: str) -> tuple[Recipe, ...]:
-    """The recipes in a safetensors header. ValueError, naming `where`, if they are missing or from a newer version."""
+    """The recipes in a safetensors header. UserError, naming `where`, if they are missing or from a newer version."""
     if KEY not in metadata:
-        raise ValueError(
+        raise UserError(
             f"{where} carries no {KEY}: name its family and task, or export it with `diffusion-perception export`."
         )
     try:
         return tuple(recipe_from(row) for row in json.loads(metadata[KEY]))
     except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{where} has a recipe that this version cannot read ({str(error).rstrip('.')}): update the pack."
         ) from None
 
 
 def recipe_from(row: dict[str, Any]) -> Recipe:
-    """The recipe of one JSON object. ValueError for fields of a newer version."""
+    """The recipe of one JSON object. UserError for fields of a newer version."""
     unknown = set(row) - {field.name for field in dataclasses.fields(Recipe)}
     if unknown:
-        raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+        raise UserError(f"unknown fields {', '.join(sorted(unknown))}")
     axes = row.get("axes")
     return Recipe(**{**row, "axes": tuple(axes) if axes else None})

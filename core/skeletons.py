@@ -7,6 +7,8 @@ from functools import cache
 
 import numpy as np
 
+from .errors import UserError
+
 COCO_SIGMAS = (
     *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
     *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
@@ -31,12 +33,12 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         if not all(self.names) or not self.names:
-            raise ValueError("A skeleton needs the names of its keypoints, none of them empty.")
+            raise UserError("A skeleton needs the names of its keypoints, none of them empty.")
         doubled = [name for name in self.names if self.names.count(name) > 1]
         if doubled:
-            raise ValueError(f"A skeleton has {doubled[0]!r} twice: give every keypoint a name of its own.")
+            raise UserError(f"A skeleton has {doubled[0]!r} twice: give every keypoint a name of its own.")
         if any(not 0 <= place < len(self.names) for limb in self.limbs for place in limb):
-            raise ValueError(f"A limb joins keypoints that the skeleton's {len(self.names)} names do not have.")
+            raise UserError(f"A limb joins keypoints that the skeleton's {len(self.names)} names do not have.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,20 +80,20 @@ def other_side(name: str) -> str:
 def skeleton_named(names: str, limbs: str = "") -> Skeleton:
     """A row of SKELETONS, or keypoints by their names with commas between them; limbs as in 'nose:left_eye, ...'.
 
-    ValueError for limbs of keypoints that are not there, and for fewer than two names that are no row.
+    UserError for limbs of keypoints that are not there, and for fewer than two names that are no row.
     """
     if names in SKELETONS and not limbs:
         return SKELETONS[names]
     row = SKELETONS.get(names)
     listed = row.names if row else tuple(part.strip() for part in names.split(","))
     if len(listed) < 2:
-        raise ValueError(
+        raise UserError(
             f"keypoints={names!r} is none of {', '.join(SKELETONS)}: name one of these, or all keypoints with commas."
         )
     pairs = [tuple(end.strip() for end in limb.split(":")) for limb in limbs.split(",") if limb.strip()]
     wrong = next((":".join(pair) for pair in pairs if len(pair) != 2 or not set(pair) <= set(listed)), "")
     if wrong:
-        raise ValueError(f"limbs has {wrong!r}: write two names of keypoints, as in {listed[0]}:{listed[1]}.")
+        raise UserError(f"limbs has {wrong!r}: write two names of keypoints, as in {listed[0]}:{listed[1]}.")
     joined = tuple((listed.index(one), listed.index(other)) for one, other in pairs)
     return Skeleton(listed, joined, row.sigmas if row else (), row.twins if row else ())
 

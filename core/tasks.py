@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .errors import UserError
+
 
 @dataclass(frozen=True)
 class Task:
@@ -110,10 +112,10 @@ TASKS: dict[str, Task] = {
 
 
 def task_named(name: str) -> Task:
-    """The row called `name`, or known to the published code by that name. ValueError if there is none."""
+    """The row called `name`, or known to the published code by that name. UserError if there is none."""
     for task in TASKS.values():
         if name == task.name or name in task.aliases:
             return task
-    raise ValueError(
+    raise UserError(
         f"Unknown task {name!r}: this version knows {', '.join(TASKS)}; check the spelling or update the pack."
     )

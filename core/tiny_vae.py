@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbone import Layers, Shapes, count
+from .errors import UserError
 from .image import CELL
 
 Role = Literal["decoder", "encoder"]
@@ -236,15 +237,15 @@ KINDS = (
 
 
 def kind_of(shapes: Shapes) -> Kind:
-    """ValueError for weights of anything else."""
+    """UserError for weights of anything else."""
     for kind in KINDS:
         if kind.telltale in shapes:
             return kind
-    raise ValueError("The weights are of no light decoder or encoder that this version knows: get them again.")
+    raise UserError("The weights are of no light decoder or encoder that this version knows: get them again.")
 
 
 def build_light(shapes: Shapes, layers: Layers = nn) -> nn.Module:
-    """The light half for weights of these shapes, still without them. ValueError if they are none's."""
+    """The light half for weights of these shapes, still without them. UserError if they are none's."""
     kind = kind_of(shapes)
     missing = [name for name in kind.ends if name not in shapes]
     try:
@@ -252,7 +253,7 @@ def build_light(shapes: Shapes, layers: Layers = nn) -> nn.Module:
             raise KeyError(missing[0])
         return kind.build(shapes, layers)
     except (KeyError, IndexError) as error:
-        raise ValueError(f"The weights of a light {kind.role} lack {error}: get them again.") from None
+        raise UserError(f"The weights of a light {kind.role} lack {error}: get them again.") from None
 
 
 def channels_of(shapes: Shapes) -> int:

@@ -19,6 +19,7 @@ from ..core.checkpoints.tensors import CheckpointError, Weights
 from ..core.checkpoints.tiny_vae_file import FULL, latents_of, own_light
 from ..core.checkpoints.vae_latents import check_latents
 from ..core.display.picture import choose
+from ..core.errors import UserError
 from ..core.halves import with_light
 from ..core.recipe import Recipe
 from ..core.tiny_vae import Role
@@ -144,12 +145,12 @@ def family_in(overrides: str) -> str:
 
 
 def tokens_of(conditioning: list | None, architecture: UNetArchitecture) -> Context | None:
-    """The text tokens of a CONDITIONING's first entry. ValueError for those of another text encoder."""
+    """The text tokens of a CONDITIONING's first entry. UserError for those of another text encoder."""
     if not conditioning:
         return None
     tokens = conditioning[0][0][:1].float()
     if tokens.shape[-1] != architecture.context_dim:
-        raise ValueError(
+        raise UserError(
             f"The conditioning is {tokens.shape[-1]} wide, and the loaded model reads text that is "
             f"{architecture.context_dim} wide: make it with the CLIP of the same checkpoint."
         )

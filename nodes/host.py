@@ -26,6 +26,7 @@ from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.attachment import Adapted, uncompiled
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
 from ..core.checkpoints.tensors import CheckpointError, Weights
+from ..core.errors import UserError
 from ..core.halves import Halves
 from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
@@ -153,11 +154,11 @@ class HostAutoencoder:
         """precision: a row of PRECISIONS. say: told in a sentence when a picture had to be taken in tiles."""
         channels = getattr(vae, "latent_channels", None)
         if channels != 4 or getattr(vae, "latent_dim", 2) != 2:
-            raise ValueError(
+            raise UserError(
                 f"This VAE has {channels} latent channels: connect one of a Stable Diffusion 1.x or 2.x model, with 4."
             )
         if vae.first_stage_model is None:
-            raise ValueError("The checkpoint that this VAE comes from holds none: connect one from Load VAE.")
+            raise UserError("The checkpoint that this VAE comes from holds none: connect one from Load VAE.")
         self.vae = vae
         self.scaling_factor = scaling_factor
         self.dtype = PRECISIONS[precision](vae)

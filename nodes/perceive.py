@@ -11,6 +11,7 @@ from ..core.backbone import Autoencoder
 from ..core.checkpoints.tiny_vae_file import latents_of
 from ..core.checkpoints.vae_latents import check_latents
 from ..core.display.picture import as_rgb, check_image, choose, ready
+from ..core.errors import UserError
 from ..core.halves import Halves, with_full
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
 from ..core.perception_map import PerceptionMap
@@ -191,7 +192,7 @@ def prepared(perceiver: Perceiver, vae: Any, precision: str, notes: list[str]) -
     """With the connected VAE, if there is one, computing in the precision that is chosen.
 
     A connected VAE's latents are scaled as the checkpoint's own are. What a person should know goes into notes, also
-    while it perceives. ValueError for a VAE whose latents are others than the checkpoint perceives.
+    while it perceives. UserError for a VAE whose latents are others than the checkpoint perceives.
     """
     own = full_of(perceiver.autoencoder)
     own = own.vae if isinstance(own, host.HostAutoencoder) else None
@@ -215,14 +216,14 @@ def scaling_factor(perceiver: Perceiver) -> float:
 
 
 def check_latent(samples: Tensor) -> Tensor:
-    """(B, 4, h, w) float32. ValueError for latents of another kind of model."""
+    """(B, 4, h, w) float32. UserError for latents of another kind of model."""
     if samples.ndim != 4 or samples.shape[1] != 4 or samples.shape[0] == 0:
-        raise ValueError(
+        raise UserError(
             f"The latent has shape {tuple(samples.shape)}; expected (B, 4, h, w): "
             "connect the latent of a Stable Diffusion 1.x or 2.x model."
         )
     if not samples.isfinite().all():
-        raise ValueError("The latent holds NaN or infinite values: repair the node that made it.")
+        raise UserError("The latent holds NaN or infinite values: repair the node that made it.")
     return samples.float()
 
 
@@ -290,7 +291,7 @@ class PerceiveTasks(io.ComfyNode):
             tick = host.ticker(passes_of_tasks(perceivers, len(pictures), batch_size, resolution))
             maps = predict_tasks(perceivers, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
         else:
-            raise ValueError("Connect an image or a latent, and not both.")
+            raise UserError("Connect an image or a latent, and not both.")
         found = dict(zip(places, maps))
         return io.NodeOutput(*(found.get(name) for name in TASK_INPUTS), ui=shown(notes))
 

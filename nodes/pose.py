@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.crops import CORNERS, PADDING, boxes_of_mask, read_boxes
 from ..core.display.openpose import pose_keypoint, pose_picture
 from ..core.display.picture import as_rgb, check_image, choose, ready
+from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver
 from ..core.pose import SAME, SEEN, passes_of_people, predict_people
@@ -118,7 +119,7 @@ class PerceivePose(io.ComfyNode):
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         size = (pictures.shape[-2], pictures.shape[-1])
         if boxes is not None and mask is not None:
-            raise ValueError("Boxes and a mask both say where people are: connect one of them.")
+            raise UserError("Boxes and a mask both say where people are: connect one of them.")
         if mask is not None:
             found = [boxes_of_mask(part, size) for part in masks_of(mask, len(pictures))]
         elif boxes is not None:
@@ -134,10 +135,10 @@ class PerceivePose(io.ComfyNode):
 
 
 def masks_of(mask: Tensor, count: int) -> Tensor:
-    """(B, H, W): one for each image, or one for all. ValueError for another number."""
+    """(B, H, W): one for each image, or one for all. UserError for another number."""
     masks = check_image(mask)[..., 0]
     if len(masks) not in (1, count):
-        raise ValueError(f"{len(masks)} masks came for {count} images: give one for all, or one for each.")
+        raise UserError(f"{len(masks)} masks came for {count} images: give one for all, or one for each.")
     return masks.expand(count, -1, -1)
 
 

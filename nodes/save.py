@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..core.display.map_files import FORMATS, name_of, pages, unwritable, write_whole
 from ..core.display.picture import FILE_MEANINGS, choose
+from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import TASKS
 from . import host
@@ -70,10 +71,10 @@ class SaveMap(io.ComfyNode):
 
 
 def place(prefix: str, map: PerceptionMap) -> tuple[Path, str, int, str]:
-    """Folder, stem, first number and subfolder, by the host's own rules. ValueError for a prefix that leads out."""
+    """Folder, stem, first number and subfolder, by the host's own rules. UserError for a prefix that leads out."""
     parts = PurePosixPath(prefix.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in prefix or not parts.name:
-        raise ValueError(f"The prefix {prefix!r} leads out of the output folder: give a name, with / for folders.")
+        raise UserError(f"The prefix {prefix!r} leads out of the output folder: give a name, with / for folders.")
     output = folder_paths.get_output_directory()
     height, width = map.values.shape[1:3]
     try:

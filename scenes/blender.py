@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import UserError
 from ..core.srgb import to_srgb
 from . import textures
 from .assets import MissingAssetError
@@ -82,7 +83,7 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> dict[s
             continue
         if not path.is_file():
             reason = (log.read_text(errors="replace").strip().splitlines() or ["nothing was said"])[-1]
-            raise ValueError(f"Blender stopped with code {process.returncode}: {reason}")
+            raise UserError(f"Blender stopped with code {process.returncode}: {reason}")
     with np.load(path) as file:
         return dict(file)
 

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..core.errors import UserError
 from . import assets
 from .plan import Plan, parse_size, stem
 from .renderers import RENDERERS
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         report = verify(arguments.out)
         sys.stdout.write(report.text())
         if report.faults():
-            raise ValueError(f"{arguments.out}: {'; '.join(report.faults())}.")
+            raise UserError(f"{arguments.out}: {'; '.join(report.faults())}.")
         return
     plan = plan_of(arguments)
     RENDERERS[plan.renderer].find(plan)  # before anything is downloaded
@@ -87,16 +88,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
-    """What the flags ask for. ValueError for numbers that no plan can have."""
+    """What the flags ask for. UserError for numbers that no plan can have."""
     values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Plan)}
     values["size"] = parse_size(arguments.size)
     values["samples"] = arguments.samples or RENDERERS[arguments.renderer].samples
     for name in ("rooms", "views", "samples", "workers"):
         if values[name] < 1:
-            raise ValueError(f"--{name} is {values[name]}; it must be at least 1.")
+            raise UserError(f"--{name} is {values[name]}; it must be at least 1.")
     for name in ("seed", "first_room", "bodies"):
         if values[name] < 0:
-            raise ValueError(f"--{name.replace('_', '-')} is {values[name]}; it cannot be negative.")
+            raise UserError(f"--{name.replace('_', '-')} is {values[name]}; it cannot be negative.")
     return Plan(**values)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.errors import UserError
 from .views import is_complete
 
 
@@ -45,7 +46,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """`256` or `320x240` as width and height."""
     parts = text.lower().split("x")
     if not (1 <= len(parts) <= 2 and all(part.isdecimal() and 16 <= int(part) <= 4096 for part in parts)):
-        raise ValueError(f"--size is {text!r}; give one number or WIDTHxHEIGHT, each from 16 to 4096.")
+        raise UserError(f"--size is {text!r}; give one number or WIDTHxHEIGHT, each from 16 to 4096.")
     return int(parts[0]), int(parts[-1])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import UserError
 from ..core.srgb import to_linear
 from .cameras import Camera, back_project, normals_from_depth
 from .furniture import CLASSES
@@ -60,7 +61,7 @@ def verify(out: Path) -> Report:
     folders = [folder for folder in (out, *(out / split for split in SPLITS)) if (folder / "dataset.toml").is_file()]
     stems = [(folder, path.stem) for folder in folders for path in sorted((folder / "camera").glob("*.json"))]
     if not stems:
-        raise ValueError(f"{out} holds no rendered views; render some with `diffusion-perception scenes --out {out}`.")
+        raise UserError(f"{out} holds no rendered views; render some with `diffusion-perception scenes --out {out}`.")
     rows = [_measure(folder, name) for folder, name in stems]
 
     def middle(name: str) -> float:
@@ -129,7 +130,7 @@ def read_maps(folder: Path, name: str) -> dict[str, Any]:
         path = folder / kind / f"{name}.png"
         found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if found is None:
-            raise ValueError(
+            raise UserError(
                 f"{path} is missing or is not a picture; remove {folder / 'camera' / name}.json and render again."
             )
         return found[..., ::-1] if found.ndim == 3 else found

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import UserError
 from ..core.skeletons import SKELETONS
 from ..core.srgb import to_srgb
 from .cameras import Camera, focal_px
@@ -196,7 +197,7 @@ def _png(picture: np.ndarray) -> bytes:
         picture = picture[..., ::-1]
     done, data = cv2.imencode(".png", np.ascontiguousarray(picture), [cv2.IMWRITE_PNG_COMPRESSION, 6])
     if not done:
-        raise ValueError(f"A {picture.dtype} array of shape {picture.shape} cannot be written as PNG.")
+        raise UserError(f"A {picture.dtype} array of shape {picture.shape} cannot be written as PNG.")
     return data.tobytes()
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusion_perception.core.errors import UserError
 from diffusion_perception.trainer import train
 from diffusion_perception.trainer.config import Config, build, merged, parse_toml, place
 from diffusion_perception.trainer.presets import PRESETS
@@ -81,7 +82,7 @@ def main() -> None:
         if not result.exists():
             try:
                 train.run(config_of(stage, arguments.scenes, arguments.out, before, arguments.factor))
-            except ValueError as fault:
+            except UserError as fault:
                 raise SystemExit(f"error: {fault}") from fault
         before = result
         if stage.name == arguments.stage:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from ..core.errors import UserError
 from ..core.tasks import TASKS
 
 
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"diffusion-perception: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -84,7 +85,7 @@ def add_scenes(verb: argparse.ArgumentParser) -> None:
 
 def refuse_scenes(arguments: argparse.Namespace) -> None:
     """`scenes` where it is not there."""
-    raise ValueError(
+    raise UserError(
         "This copy came without the renderers: take `pip install diffusion-perception[scenes]`, or a clone of the "
         "repository."
     )
@@ -105,9 +106,9 @@ def add_source_arguments(verb: argparse.ArgumentParser, model: str) -> None:
 
 
 def check_base(arguments: argparse.Namespace) -> None:
-    """ValueError unless --adapter and --base come together."""
+    """UserError unless --adapter and --base come together."""
     if (arguments.adapter is None) != (arguments.base is None):
-        raise ValueError("--adapter and --base go together: the one sits on the other.")
+        raise UserError("--adapter and --base go together: the one sits on the other.")
 
 
 def add_recipe_arguments(verb: argparse.ArgumentParser) -> None:

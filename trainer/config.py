@@ -10,6 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ..core.errors import UserError
 from ..core.tasks import TASKS
 from .presets import PRESETS
 
@@ -19,7 +20,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A run that cannot be understood, in one sentence."""
 
 

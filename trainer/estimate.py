@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..core.errors import UserError
 from .config import Config
 from .data.batches import Batch
 
@@ -146,7 +147,7 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 # Out of memory
 
 
-class OutOfMemory(ValueError):
+class OutOfMemory(UserError):
     """A step that does not fit, and what would make it fit, in one sentence."""
 
 

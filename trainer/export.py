@@ -19,6 +19,7 @@ from ..core.checkpoints.extract import Extracted, Source, common_layers, extract
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.tensors import Weights
 from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
+from ..core.errors import UserError
 from ..core.recipe import Recipe
 from ..core.tiny_vae import ROLES, Role
 from .host import context_of, named_context, refuse_text_encoder
@@ -64,7 +65,7 @@ def run_extract(arguments: argparse.Namespace) -> list[str]:
     )
     extracted = list(layers)
     if not extracted:
-        raise ValueError(f"{arguments.model} is the same as its base {arguments.base}: there is nothing to extract.")
+        raise UserError(f"{arguments.model} is the same as its base {arguments.base}: there is nothing to extract.")
     adapter = Adapter(arguments.out, {layer: part for layer, part, _ in extracted}, "extracted")
     write_parts(checkpoints, base, adapter, arguments)
     lines = [*report(extracted), told(arguments.out, [checkpoint.recipe for checkpoint in checkpoints])]
@@ -74,11 +75,11 @@ def run_extract(arguments: argparse.Namespace) -> list[str]:
 
 
 def check_out(out: Path, *sources: Path | None) -> None:
-    """ValueError for a file that cannot be written, or that is being read."""
+    """UserError for a file that cannot be written, or that is being read."""
     if out.suffix != ".safetensors":
-        raise ValueError(f"--out {out} is not named .safetensors: give it that ending.")
+        raise UserError(f"--out {out} is not named .safetensors: give it that ending.")
     if out.exists() and any(source is not None and source.exists() and out.samefile(source) for source in sources):
-        raise ValueError(f"--out {out} is the file that is read: name another.")
+        raise UserError(f"--out {out} is the file that is read: name another.")
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -122,17 +123,17 @@ def lightened(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoi
 
 
 def light_of(checkpoints: list[Checkpoint], arguments: argparse.Namespace) -> dict[Role, dict[str, dict[str, Tensor]]]:
-    """{role: {name: tensors}} of the halves that the recipes name. ValueError for two of one name, or nobody's file."""
+    """{role: {name: tensors}} of the halves that the recipes name. UserError for two of one name, or nobody's file."""
     held: dict[Role, dict[str, Weights]] = {role: {} for role in ROLES}
     for checkpoint in checkpoints:
         for role in ROLES:
             light, name = getattr(checkpoint, role), getattr(checkpoint.recipe, role)
             if light is not None and held[role].setdefault(name, light).files != light.files:
-                raise ValueError(f"Two light halves are called {name!r}: train one with another light.light_name.")
+                raise UserError(f"Two light halves are called {name!r}: train one with another light.light_name.")
     used = {file for lights in held.values() for light in lights.values() for file in light.files}
     for file in (file for role in ROLES for file in getattr(arguments, role) if file not in used):
         ids = ", ".join(checkpoint.recipe.id for checkpoint in checkpoints)
-        raise ValueError(f"{file} holds nothing for {ids}: export the checkpoint that it was trained for.")
+        raise UserError(f"{file} holds nothing for {ids}: export the checkpoint that it was trained for.")
     dtype = DTYPES[arguments.dtype]
     return {role: {name: cast(light.load(), dtype) for name, light in lights.items()} for role, lights in held.items()}
 

@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from ..core.crops import Box, read_box
+from ..core.errors import UserError
 from ..core.pipeline import Perceiver
 from ..core.pose import Person, people_of, predict_people
 from ..core.recipe import Recipe
@@ -119,20 +120,20 @@ def true_boxes(annotated: Annotated) -> dict[int, list[Box]]:
 
 
 def detected_boxes(results: Any, annotated: Annotated) -> dict[int, list[Box]]:
-    """By image, of a detector's COCO results: those of the annotated category. ValueError for what are none."""
+    """By image, of a detector's COCO results: those of the annotated category. UserError for what are none."""
     if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
-        raise ValueError("The boxes are no COCO results: expected a list of {image_id, category_id, bbox, score}.")
+        raise UserError("The boxes are no COCO results: expected a list of {image_id, category_id, bbox, score}.")
     boxes: dict[int, list[Box]] = {}
     for number, row in enumerate(results, 1):
         if row.get("category_id", annotated.category) != annotated.category:
             continue
         if row.get("image_id") not in annotated.paths:
-            raise ValueError(
+            raise UserError(
                 f"Box {number} is of the image {row.get('image_id')}, which the annotations do not list: give the "
                 "results of a detector on the same images."
             )
         if not numbers(row.get("bbox"), 4):
-            raise ValueError(f"Box {number} has the bbox {row.get('bbox')}: expected x, y, width and height in pixels.")
+            raise UserError(f"Box {number} has the bbox {row.get('bbox')}: expected x, y, width and height in pixels.")
         boxes.setdefault(row["image_id"], []).append(read_box([*row["bbox"], row.get("score", 1.0)]))
     return boxes
 
@@ -196,7 +197,7 @@ def main(words: Sequence[str] | None = None) -> int:
     said = parser.parse_args(words)
     try:
         measure(said)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.stderr.write(f"keypoint_ap: {error}\n")
         return 2
     return 0
@@ -223,10 +224,10 @@ def measure(said: argparse.Namespace) -> None:
 
 
 def check_skeleton(recipe: Recipe, annotated: Annotated) -> None:
-    """ValueError if the model's keypoints are not those that are annotated."""
+    """UserError if the model's keypoints are not those that are annotated."""
     own, asked = recipe.skeleton.names, annotated.skeleton.names
     if own != asked:
-        raise ValueError(
+        raise UserError(
             f"{recipe.id} predicts {len(own)} keypoints ({', '.join(own[:3])} ...), but {len(asked)} are annotated "
             f"({', '.join(asked[:3])} ...): take a model of these."
         )

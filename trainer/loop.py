@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from ..core.errors import UserError
 from . import state
 from .config import Config
 from .data import batches
@@ -227,7 +228,7 @@ def finish(run: Run) -> None:
     run.tally.close()
 
 
-class Diverged(ValueError):
+class Diverged(UserError):
     """A loss that is no number any more."""
 
 

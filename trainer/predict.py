@@ -21,6 +21,7 @@ from ..core.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..core.crops import Box, boxes_of_mask, read_boxes
 from ..core.display.openpose import pose_keypoint, pose_picture
 from ..core.display.picture import as_gray, ready
+from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, wanted_resolution
 from ..core.pose import passes_of_people, predict_people
@@ -32,7 +33,7 @@ PEOPLE_AT_ONCE = 8
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Predict every image and write what was seen of it. ValueError for what a person can mend."""
+    """Predict every image and write what was seen of it. UserError for what a person can mend."""
     arguments.device = device_named(arguments.device)
     check_images(arguments.images)
     boxes_in = finder(arguments)
@@ -72,8 +73,8 @@ def perceive_people(
         found = None if boxes is None else [boxes]
         try:
             result = predict_people(perceiver, image, found, batch_size=PEOPLE_AT_ONCE, tick=tick)
-        except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{path.name}: {error}") from None
     write_people(result, perceiver.recipe, arguments.out / path.stem)
 
 
@@ -82,7 +83,7 @@ Finder = Callable[[Path, tuple[int, int]], "list[Box] | None"]
 
 
 def finder(arguments: argparse.Namespace) -> Finder:
-    """As --boxes or --mask say. ValueError, before anything is loaded, if there is nothing for one of the pictures."""
+    """As --boxes or --mask say. UserError, before anything is loaded, if there is nothing for one of the pictures."""
     if arguments.boxes:
         boxes = {path: boxes_named(arguments.boxes, path) for path in arguments.images}
         return lambda path, size: boxes[path]
@@ -93,31 +94,31 @@ def finder(arguments: argparse.Namespace) -> Finder:
 
 
 def boxes_named(file: Path, picture: Path) -> list[Box]:
-    """Those of a picture in a JSON file {picture's name: [[x, y, width, height], ...]}. ValueError for what is none."""
+    """Those of a picture in a JSON file {picture's name: [[x, y, width, height], ...]}. UserError for what is none."""
     try:
         table = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}).") from None
+        raise UserError(f"{file} is not JSON ({error}).") from None
     if not isinstance(table, dict):
-        raise ValueError(f"{file} names no pictures: expected {{picture's name: [[x, y, width, height], ...], ...}}.")
+        raise UserError(f"{file} names no pictures: expected {{picture's name: [[x, y, width, height], ...], ...}}.")
     if picture.name not in table:
-        raise ValueError(f"{file} has no boxes for {picture.name}: add them, or [] if there is nobody in it.")
+        raise UserError(f"{file} has no boxes for {picture.name}: add them, or [] if there is nobody in it.")
     if not isinstance(table[picture.name], list):
-        raise ValueError(f"{file}: {picture.name} has {table[picture.name]!r}: expected [[x, y, width, height], ...].")
+        raise UserError(f"{file}: {picture.name} has {table[picture.name]!r}: expected [[x, y, width, height], ...].")
     try:
         (boxes,) = read_boxes(table[picture.name], 1)
-    except ValueError as error:
-        raise ValueError(f"{file}: {picture.name}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{file}: {picture.name}: {error}") from None
     return boxes
 
 
 def mask_named(folder: Path, picture: Path) -> Path:
-    """The picture in a folder whose name but for its ending is that of another. ValueError unless it is one."""
+    """The picture in a folder whose name but for its ending is that of another. UserError unless it is one."""
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder} of masks: check the path.")
+        raise UserError(f"There is no folder {folder} of masks: check the path.")
     found = sorted(path for path in folder.iterdir() if path.stem == picture.stem and path.is_file())
     if len(found) != 1:
-        raise ValueError(f"{folder} has {len(found)} masks for {picture.name}: expected one, as {picture.stem}.png.")
+        raise UserError(f"{folder} has {len(found)} masks for {picture.name}: expected one, as {picture.stem}.png.")
     return found[0]
 
 
@@ -140,13 +141,13 @@ def open_perceiver(arguments: argparse.Namespace) -> Perceiver:
 
 
 def for_people(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
-    """The recipe with the size of crops that the arguments name. ValueError for what only people have, or have not."""
+    """The recipe with the size of crops that the arguments name. UserError for what only people have, or have not."""
     if recipe.row.channels:
         if arguments.boxes or arguments.mask:
-            raise ValueError(f"--boxes and --mask say where people are, but {recipe.id} predicts {recipe.row.name}.")
+            raise UserError(f"--boxes and --mask say where people are, but {recipe.id} predicts {recipe.row.name}.")
         return recipe
     if arguments.resolution == 0:
-        raise ValueError("--resolution 0 is none for people, who are cut out at one size: leave it out or give pixels.")
+        raise UserError("--resolution 0 is none for people, who are cut out at one size: leave it out or give pixels.")
     return replace(recipe, resolution=wanted_resolution(recipe, arguments.resolution))
 
 
@@ -162,12 +163,12 @@ def negative_context(checkpoint: Checkpoint, given: str) -> Context | None:
 
 
 def device_named(name: str) -> str:
-    """The device, or the best there is if none is named. ValueError if this machine has no such."""
+    """The device, or the best there is if none is named. UserError if this machine has no such."""
     try:
         return str(torch.empty(0, device=name or best_device()).device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"Device {name!r} cannot be used ({reason}): leave --device out for the best one.") from None
+        raise UserError(f"Device {name!r} cannot be used ({reason}): leave --device out for the best one.") from None
 
 
 def best_device() -> str:
@@ -183,9 +184,9 @@ def read_image(path: Path) -> Tensor:
         with Image.open(path) as image:
             pixels = as_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise ValueError(f"{path.name} is not an image that can be read: give a PNG, JPEG, WebP or TIFF.") from None
+        raise UserError(f"{path.name} is not an image that can be read: give a PNG, JPEG, WebP or TIFF.") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path.name} is not a readable image ({error}): give a whole one.") from None
+        raise UserError(f"{path.name} is not a readable image ({error}): give a whole one.") from None
     return torch.from_numpy(pixels).movedim(-1, 0)[None]
 
 
@@ -219,10 +220,10 @@ def save_picture(picture: Tensor, stem: Path) -> None:
 
 
 def check_images(images: list[Path]) -> None:
-    """ValueError, before anything is loaded, if one is missing or two would overwrite each other's results."""
+    """UserError, before anything is loaded, if one is missing or two would overwrite each other's results."""
     missing = [path for path in images if not path.is_file()]
     if missing:
-        raise ValueError(f"There is no image {missing[0]}: check the path.")
+        raise UserError(f"There is no image {missing[0]}: check the path.")
     twice = [stem for stem, number in Counter(path.stem for path in images).items() if number > 1]
     if twice:
-        raise ValueError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")
+        raise UserError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")

@@ -48,7 +48,7 @@ COPIES = (
 
 
 def run(config: Config) -> None:
-    """Train. ValueError, in one sentence, for what a person can mend."""
+    """Train. UserError, in one sentence, for what a person can mend."""
     check(config)
     with said_plainly(config):
         made = prepare(config)

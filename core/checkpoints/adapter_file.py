@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..errors import UserError
 from ..recipe import from_header, to_header
 from .adapter_names import STABLE_DIFFUSION, Key, Layout, reader
 from .adapters import Adapter, Delta, LowRank, Part
@@ -80,7 +81,7 @@ def read_own(file: Path, metadata: Mapping[str, str]) -> Adapter:
     """An adapter written by write_adapter."""
     try:
         recipes = from_header(dict(metadata), shown(file))
-    except ValueError as error:
+    except UserError as error:
         raise CheckpointError(str(error)) from None
     manifest = header_object(metadata, ADAPTER_KEY, file)
     names = [name for name in read_shapes(file) if not name.startswith(BESIDE)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..backbone import Shapes, count
+from ..errors import UserError
 
 
 class Shaped(Protocol):
@@ -40,7 +41,7 @@ class UNetArchitecture:
     def from_weights(cls, shapes: Shapes) -> UNetArchitecture:
         """Read from weight shapes; heads by the rule of the generation (SD2: 64 wide, SD1: 8).
 
-        ValueError, without a full stop, if they are no SD UNet's.
+        UserError, without a full stop, if they are no SD UNet's.
         """
         check_is_sd_unet(shapes)
         levels = count(shapes, "down_blocks.{}.resnets.0.conv1.weight")
@@ -60,17 +61,17 @@ class UNetArchitecture:
         )
 
     def with_config(self, config: Mapping[str, Any]) -> UNetArchitecture:
-        """With the head counts that a diffusers config.json states. ValueError for a config of another kind of UNet."""
+        """With the head counts that a diffusers config.json states. UserError for a config of another kind of UNet."""
         for field, usual in STABLE_DIFFUSION.items():
             if config.get(field, usual) not in (usual, [usual] * len(self.widths)):
-                raise ValueError(f"its config says {field}={config[field]!r}; Stable Diffusion UNets have {usual!r}")
+                raise UserError(f"its config says {field}={config[field]!r}; Stable Diffusion UNets have {usual!r}")
         stated = config.get("num_attention_heads") or config.get("attention_head_dim")
         if stated is None:
             return self
         # diffusers calls the number of heads attention_head_dim: a name it keeps for old files
         heads = tuple(stated) if isinstance(stated, list | tuple) else (stated,) * len(self.widths)
         if len(heads) != len(self.widths) or any(width % count for width, count in zip(self.widths, heads)):
-            raise ValueError(f"its config says {heads} attention heads, which do not divide the widths {self.widths}")
+            raise UserError(f"its config says {heads} attention heads, which do not divide the widths {self.widths}")
         return replace(self, heads=heads)
 
     def config(self) -> dict[str, Any]:
@@ -128,18 +129,18 @@ class VAEArchitecture:
 
     @classmethod
     def from_weights(cls, shapes: Shapes) -> VAEArchitecture:
-        """Read from diffusers weight shapes. ValueError, without a full stop, if it is no 4-channel KL autoencoder."""
+        """Read from diffusers weight shapes. UserError, without a full stop, if it is no 4-channel KL autoencoder."""
         latent = shapes.get("post_quant_conv.weight", (0, 0))[1]
         if "encoder.conv_in.weight" not in shapes or latent != 4:
-            raise ValueError(f"expected a Stable Diffusion VAE with 4 latent channels, found {latent or 'none'}")
+            raise UserError(f"expected a Stable Diffusion VAE with 4 latent channels, found {latent or 'none'}")
         levels = count(shapes, "encoder.down_blocks.{}.resnets.0.conv1.weight")
         widths = tuple(shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels))
         return cls(widths, count(shapes, "encoder.down_blocks.0.resnets.{}.conv1.weight"))
 
     def with_config(self, config: Mapping[str, Any]) -> VAEArchitecture:
-        """With the scaling factor that a config.json states. ValueError for SDXL's, which has the same shapes."""
+        """With the scaling factor that a config.json states. UserError for SDXL's, which has the same shapes."""
         if config.get("scaling_factor") == 0.13025:
-            raise ValueError("it is the VAE of SDXL; expected one of Stable Diffusion 1.x or 2.x")
+            raise UserError("it is the VAE of SDXL; expected one of Stable Diffusion 1.x or 2.x")
         return replace(self, scaling_factor=config.get("scaling_factor") or self.scaling_factor)
 
     def config(self) -> dict[str, Any]:
@@ -164,12 +165,12 @@ NEEDED = (
 
 
 def check_is_sd_unet(shapes: Shapes) -> None:
-    """ValueError that says what the weights are instead."""
+    """UserError that says what the weights are instead."""
     if "add_embedding.linear_1.weight" in shapes or any(".transformer_blocks.1." in key for key in shapes):
-        raise ValueError("it holds an SDXL UNet; this version runs SD 1.x and SD 2.x UNets")
+        raise UserError("it holds an SDXL UNet; this version runs SD 1.x and SD 2.x UNets")
     if any(".base_layer." in key for key in shapes):
-        raise ValueError("it holds a LoRA and its base as peft wraps them; give it as an adapter, with the base apart")
+        raise UserError("it holds a LoRA and its base as peft wraps them; give it as an adapter, with the base apart")
     missing = [key for key in NEEDED if key not in shapes]
     if missing:
         found = f"{missing[0]} is not among its {len(shapes)} tensors" if shapes else "it holds none"
-        raise ValueError(f"expected the weights of a Stable Diffusion UNet, but {found}")
+        raise UserError(f"expected the weights of a Stable Diffusion UNet, but {found}")

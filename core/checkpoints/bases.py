@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..backbone import Context
+from ..errors import UserError
 from ..recipe import Recipe
 from ..tasks import task_named
 from .adapter_file import read_adapter
@@ -121,7 +122,7 @@ def recipe_of(adapter: Adapter, architecture: UNetArchitecture, family: str = "a
         )
     try:
         return recipe_for(row, clues, task_named(task).name if task else "")
-    except ValueError as error:
+    except UserError as error:
         raise CheckpointError(f"{adapter.name} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..backbone import Context, Shapes
+from ..errors import UserError
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
 from . import ldm_names
@@ -116,7 +117,7 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
         )
     try:
         recipes = from_header(metadata, path.name)
-    except ValueError as error:
+    except UserError as error:
         raise CheckpointError(str(error)) from None
     configs = {name: header_object(metadata, key, path) for name, key in NETWORK_KEYS.items()}
     wanted = [recipe for recipe in recipes if not task or is_called(recipe, task)]
@@ -188,11 +189,11 @@ def write_checkpoint(
 
     heads: {name: tensors}; contexts: {recipe id: (1, L, D)}; metadata: further header fields, such as modelspec.*;
     light: {role: {name: tensors}}, the halves that recipes name.
-    ValueError if two recipes have one id, or a context belongs to none of them.
+    UserError if two recipes have one id, or a context belongs to none of them.
     """
     ids = [recipe.id for recipe in recipes]
     if len(set(ids)) < len(ids) or not set(contexts or {}) <= set(ids):
-        raise ValueError(f"Recipes {', '.join(ids)} need a name of their own each, and contexts must bear one of them.")
+        raise UserError(f"Recipes {', '.join(ids)} need a name of their own each, and contexts must bear one of them.")
     tensors = {f"unet.{name}": tensor for name, tensor in unet[1].items()}
     header = {**to_header(recipes), NETWORK_KEYS["unet"]: json.dumps(unet[0].config())}
     if vae is not None:
@@ -509,7 +510,7 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
         )
     try:
         return recipe_for(row, clues, wanted)
-    except ValueError as error:
+    except UserError as error:
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UserError
 from ..recipe import Recipe
 from ..tasks import TASKS
 from .adapter_names import PROCESSORS
@@ -65,7 +66,7 @@ class Family:
     recognise: Callable[[Clues], bool]
     """Whether clues of the right channels speak of this family."""
     recipe: Callable[[Clues, str], Recipe]
-    """(clues, task) -> how to run it. ValueError, without a full stop, if this version cannot."""
+    """(clues, task) -> how to run it. UserError, without a full stop, if this version cannot."""
 
 
 def genpercept(clues: Clues, task: str) -> Recipe:
@@ -76,7 +77,7 @@ def genpercept(clues: Clues, task: str) -> Recipe:
 def genpercept_dpt(clues: Clues, task: str) -> Recipe:
     """Its UNet features read by a DPT head; the head has no range, so each image is stretched to [0, 1]."""
     if not clues.head:
-        raise ValueError(f"its head is missing: put {HEADS[0]}/ beside it")
+        raise UserError(f"its head is missing: put {HEADS[0]}/ beside it")
     base = clues.architecture.base
     return Recipe(task, family="genpercept-dpt", base=base, tokens=2, head=clues.head, codec="min-max")
 
@@ -110,7 +111,7 @@ def marigold(clues: Clues, task: str) -> Recipe:
     for config, key, needed in MARIGOLD_CONFIG:
         found = getattr(clues, config).get(key, needed)
         if found != needed:
-            raise ValueError(f"its {config} says {key}={found}; this version runs Marigold with {needed}")
+            raise UserError(f"its {config} says {key}={found}; this version runs Marigold with {needed}")
     codec = "unit-vector" if index.get("use_full_z_range", True) else "half-sphere"
     normals = {"axes": ("right", "up", "back"), "codec": codec}
     resolution = index.get("default_processing_resolution")
@@ -215,24 +216,24 @@ def fits(family: Family, clues: Clues) -> bool:
 
 
 def family_named(name: str) -> Family:
-    """The row of that name. ValueError if there is none."""
+    """The row of that name. UserError if there is none."""
     if name not in FAMILIES:
-        raise ValueError(f"Unknown family {name!r}: this version knows {', '.join(FAMILIES)}.")
+        raise UserError(f"Unknown family {name!r}: this version knows {', '.join(FAMILIES)}.")
     return FAMILIES[name]
 
 
 def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
     """The recipe of a checkpoint of a family; task: "" as trained.
 
-    ValueError, without a full stop, if nothing says its task, its task is another, or its network is no such one.
+    UserError, without a full stop, if nothing says its task, its task is another, or its network is no such one.
     """
     if not fits(family, clues):
         found = clues.architecture.in_channels
         labels = " and a class embedding" if clues.architecture.vector_dim else ""
-        raise ValueError(f"its UNet has {found} input channels{labels} where {family.channels} are expected")
+        raise UserError(f"its UNet has {found} input channels{labels} where {family.channels} are expected")
     wanted = task or clues.likely_task
     if not wanted:
-        raise ValueError(f"nothing in it says its task: name one of {', '.join(TASKS)}")
+        raise UserError(f"nothing in it says its task: name one of {', '.join(TASKS)}")
     if clues.task and wanted != clues.task:
-        raise ValueError(f"it was trained for {clues.task}, not for {wanted}")
+        raise UserError(f"it was trained for {clues.task}, not for {wanted}")
     return family.recipe(clues, wanted)

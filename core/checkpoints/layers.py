@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbone import Shapes
+from ..errors import UserError
 
 
 class Kind(NamedTuple):
@@ -65,11 +66,11 @@ KINDS = (
 
 
 def kind_of(layer: nn.Module) -> Kind:
-    """ValueError for a layer that nothing can run beside."""
+    """UserError for a layer that nothing can run beside."""
     for kind in KINDS:
         if kind.fits(layer):
             return kind
-    raise ValueError(f"Adapters run beside Linear, Conv2d and norm layers, not beside a {type(layer).__name__}.")
+    raise UserError(f"Adapters run beside Linear, Conv2d and norm layers, not beside a {type(layer).__name__}.")
 
 
 def shapes_of(layers: Mapping[str, nn.Module]) -> Shapes:

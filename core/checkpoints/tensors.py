@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..errors import UserError
 from . import ldm_names
 
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
@@ -25,7 +26,7 @@ EVERYBODYS = re.compile(
 """Names that stand in every repository."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A file or folder that cannot be used, in one sentence for the person who chose it."""
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..backbone import Shapes
+from ..errors import UserError
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tiny_vae import LATENT, Role, build_light, channels_of, kind_of
 from .architecture import VAEArchitecture
@@ -136,7 +137,7 @@ def open_stored(path: Path, role: Role, recipe: Recipe, metadata: dict[str, str]
     """From one of the project's own files: what the recipe of the same id names there, else the only one."""
     try:
         recipes = {held.id: held for held in from_header(metadata, path.name)}
-    except ValueError as error:
+    except UserError as error:
         raise CheckpointError(str(error)) from None
     named = [held for held in (recipes.get(recipe.id), *recipes.values()) if held and getattr(held, role)]
     names = list(dict.fromkeys(getattr(held, role) for held in named))
@@ -178,7 +179,7 @@ def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
         kind = kind_of(shapes)
         with torch.device("meta"):
             build_light(shapes)
-    except ValueError as error:
+    except UserError as error:
         raise CheckpointError(f"{shown(path)}: {error}") from None
     if kind.role != role:
         raise CheckpointError(f"{shown(path)} holds a light {kind.role}, not a light {role}: give it as that.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import UserError
 from ..recipe import Recipe
 from .fingerprint import Fingerprint, distance, matches
 from .tiny_vae_file import ALIKE
@@ -37,7 +38,7 @@ def recognised(latents: Fingerprint) -> KnownVAE | None:
 def check_latents(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> str:
     """What a person should know who connects a VAE to a checkpoint; "" if all is well, or nothing can be told.
 
-    own: of the VAE that the checkpoint has, empty if it has none. ValueError for a VAE that makes other latents.
+    own: of the VAE that the checkpoint has, empty if it has none. UserError for a VAE that makes other latents.
     """
     return compare(recipe, own, connected) if own else look_up(recipe, connected)
 
@@ -49,7 +50,7 @@ def compare(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> str:
         return ""
     if apart is None or apart > UNRELATED:
         seen = "cannot be compared" if apart is None else f"are {apart:.2f} apart"
-        raise ValueError(
+        raise UserError(
             f"The connected VAE makes other latents than the one that {recipe.id} has (their encoders {seen}): "
             "disconnect it, or connect the VAE of Load Perception Model."
         )
@@ -66,7 +67,7 @@ def look_up(recipe: Recipe, connected: Fingerprint) -> str:
     known = recognised(connected)
     if known is None or recipe.base in (*known.bases, "custom"):
         return ""
-    raise ValueError(
+    raise UserError(
         f"The connected VAE is {known.title} or made from it, which makes other latents than {recipe.id} perceives: "
         "connect the VAE of a Stable Diffusion 1.x or 2.x model."
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from . import palettes
 
 CHUNK = 1 << 16
@@ -44,7 +45,7 @@ class Palette:
         return torch.tensor([self.colours.index(colour) for colour in self.colours])
 
     def indices(self, picked: str) -> list[int]:
-        """'sky, 12' -> [2, 12]: classes by name or by number from 0. ValueError names the nearest right spelling."""
+        """'sky, 12' -> [2, 12]: classes by name or by number from 0. UserError names the nearest right spelling."""
         return [self.index(word) for word in (part.strip() for part in picked.split(",")) if word]
 
     def index(self, word: str) -> int:
@@ -55,7 +56,7 @@ class Palette:
             return int(word)
         near = difflib.get_close_matches(word.lower(), names, 3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"take a name, or a number from 0 to {len(names) - 1}."
-        raise ValueError(f"The palette {self.name} has no class {word!r}: {hint}")
+        raise UserError(f"The palette {self.name} has no class {word!r}: {hint}")
 
 
 def levels(colours: tuple[str, ...] | list[str]) -> Tensor:
@@ -78,12 +79,12 @@ OWN = re.compile(r"([0-9a-fA-F]{6} [^,]+)(, ?[0-9a-fA-F]{6} [^,]+)*")
 
 
 def palette_named(text: str) -> Palette:
-    """A row of PALETTES, or a palette of one's own as Palette.text() writes it. ValueError if it is neither."""
+    """A row of PALETTES, or a palette of one's own as Palette.text() writes it. UserError if it is neither."""
     if text in PALETTES:
         return PALETTES[text]
     if OWN.fullmatch(text):
         return Palette.parse("own", text)
-    raise ValueError(f"There is no palette {text!r}: set palette= to one of {', '.join(PALETTES)} in overrides.")
+    raise UserError(f"There is no palette {text!r}: set palette= to one of {', '.join(PALETTES)} in overrides.")
 
 
 COLORMAPS: dict[str, list[str]] = {
@@ -103,7 +104,7 @@ COLORMAPS: dict[str, list[str]] = {
 def colourise(values: Tensor, colormap: str) -> Tensor:
     """Values (...) -> RGB (..., 3) in [0, 1] along a row of COLORMAPS; values beyond [0, 1] take the end colours."""
     if colormap not in COLORMAPS:
-        raise ValueError(f"There is no colormap {colormap!r}: choose one of {', '.join(COLORMAPS)}.")
+        raise UserError(f"There is no colormap {colormap!r}: choose one of {', '.join(COLORMAPS)}.")
     points = levels(COLORMAPS[colormap]).to(values.device) / 255
     place = values.clamp(0, 1) * (len(points) - 1)
     below = place.long().clamp(max=len(points) - 2)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import UserError
 from ..perception_map import Convention, PerceptionMap
 from .picture import trusted, unit_of
 
@@ -33,7 +34,7 @@ def png16(levels: np.ndarray, chunks: Iterable[Chunk] = ()) -> bytes:
     """(H, W, C) uint16 with 1 to 4 channels -> the bytes of a PNG; `chunks` go before the pixels."""
     height, width, channels = levels.shape
     if channels not in PNG_COLOUR_TYPES:
-        raise ValueError(f"A PNG holds 1 to 4 channels, this map has {channels}: choose the format exr32 or npy.")
+        raise UserError(f"A PNG holds 1 to 4 channels, this map has {channels}: choose the format exr32 or npy.")
     header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0)
     rows = np.ascontiguousarray(levels, ">u2").view(np.uint8).reshape(height, -1)
     above = np.vstack((np.zeros_like(rows[:1]), rows[:-1]))

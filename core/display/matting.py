@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion import Tick
+from ..errors import UserError
 
 SMOOTHNESS = 1e-5
 """epsilon_r: how strongly equal neighbours are asked for where alpha is flat."""
@@ -23,19 +24,19 @@ LARGE_PASSES = 2
 def pair(image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Image (B, H, W, 3) and alpha (B, H, W) in equal number: one of either goes with many of the other.
 
-    ValueError if they are not of one size.
+    UserError if they are not of one size.
     """
     (height, width), (rows, columns) = image.shape[1:3], alpha.shape[1:3]
     if (height, width) != (rows, columns):
-        raise ValueError(f"The image is {width} x {height}, the map {columns} x {rows}: take the map of this image.")
+        raise UserError(f"The image is {width} x {height}, the map {columns} x {rows}: take the map of this image.")
     count = check_counts(len(image), "images", len(alpha), "maps")
     return image.expand(count, -1, -1, -1), alpha.expand(count, -1, -1)
 
 
 def check_counts(one: int, its_name: str, other: int, other_name: str) -> int:
-    """How many pairs they make. ValueError unless they are equal in number or one of them is 1."""
+    """How many pairs they make. UserError unless they are equal in number or one of them is 1."""
     if one != other and 1 not in (one, other):
-        raise ValueError(f"There are {one} {its_name} and {other} {other_name}: give equal numbers, or one for all.")
+        raise UserError(f"There are {one} {its_name} and {other} {other_name}: give equal numbers, or one for all.")
     return max(one, other)
 
 

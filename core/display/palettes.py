@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def entries(text: str) -> list[tuple[str, str]]:
-    """(RRGGBB, class name) of each, from 'RRGGBB class name, RRGGBB class name, ...'. ValueError for anything else."""
+    """(RRGGBB, class name) of each, from 'RRGGBB class name, RRGGBB class name, ...'. UserError for anything else."""
     pairs = [entry.strip().split(maxsplit=1) for entry in text.replace("\n", " ").split(",")]
     return [(colour, name) for colour, name in pairs]
 

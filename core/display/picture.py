@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..geometry import NORMAL_AXES, Axes, change_axes, decode_normals, encode_normals, towards_camera, with_unit_length
 from ..perception_map import Convention, PerceptionMap
 from ..tasks import TASKS
@@ -28,9 +29,9 @@ Row = TypeVar("Row")
 
 
 def choose(table: Mapping[str, Row], name: str, what: str) -> Row:
-    """The row called `name`. ValueError if there is none: some hosts let any word through."""
+    """The row called `name`. UserError if there is none: some hosts let any word through."""
     if name not in table:
-        raise ValueError(f"There is no {what} {name!r}: choose one of {', '.join(table)}.")
+        raise UserError(f"There is no {what} {name!r}: choose one of {', '.join(table)}.")
     return table[name]
 
 
@@ -63,13 +64,13 @@ FILE_MEANINGS: dict[str, Meaning] = {
 def as_map(value: PerceptionMap | Tensor, meaning: Meaning, tasks: tuple[str, ...]) -> PerceptionMap:
     """A plain image read as `meaning` says, or a map; what the map of that task does not say, `meaning` does.
 
-    ValueError unless the task is one of `tasks`.
+    UserError unless the task is one of `tasks`.
     """
     made = from_image(value, meaning) if isinstance(value, Tensor) else completed(value, meaning)
     if made.task not in tasks:
-        raise ValueError(f"A map of {made.task} came where {' or '.join(tasks)} is expected: take its own node.")
+        raise UserError(f"A map of {made.task} came where {' or '.join(tasks)} is expected: take its own node.")
     if made.values.numel() == 0:
-        raise ValueError(f"The map of {made.task} is empty, of shape {tuple(made.values.shape)}: give it an image.")
+        raise UserError(f"The map of {made.task} is empty, of shape {tuple(made.values.shape)}: give it an image.")
     return made
 
 
@@ -90,16 +91,16 @@ def from_image(image: Tensor, meaning: Meaning) -> PerceptionMap:
 
 
 def check_image(image: Tensor) -> Tensor:
-    """IMAGE or MASK -> (B, H, W, C) float32. ValueError if it has no pixels or one that is no number."""
+    """IMAGE or MASK -> (B, H, W, C) float32. UserError if it has no pixels or one that is no number."""
     if image.ndim in (2, 3):  # a mask, which may come without its batch
         image = image.reshape(-1, *image.shape[-2:], 1)
     if image.numel() == 0:
-        raise ValueError(f"The image is empty, of shape {tuple(image.shape)}: give at least one picture with pixels.")
+        raise UserError(f"The image is empty, of shape {tuple(image.shape)}: give at least one picture with pixels.")
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"The image has shape {tuple(image.shape)}: expected pictures of 1, 3 or 4 channels.")
+        raise UserError(f"The image has shape {tuple(image.shape)}: expected pictures of 1, 3 or 4 channels.")
     image = image.float()
     if not image.isfinite().all():
-        raise ValueError("The image holds pixels that are NaN or infinite: find the node upstream that makes them.")
+        raise UserError("The image holds pixels that are NaN or infinite: find the node upstream that makes them.")
     return image
 
 
@@ -239,7 +240,7 @@ def depth_picture(
     row, near = choose(DEPTH_MODES, mode, "mode"), map.convention.near
     colours = choose(DEPTH_COLOURS, colormap, "colormap")
     if near is None:
-        raise ValueError("This map does not say which end of its values is near: load its model as depth or disparity.")
+        raise UserError("This map does not say which end of its values is near: load its model as depth or disparity.")
     values, known = known_values(map)[..., 0], trusted(map)
     nearness = NEARNESS[near, from_camera(map.convention)] if row.near_white else AS_IT_IS
     values = nearness.apply(values, map.convention)
@@ -262,10 +263,10 @@ def depth_picture(
 
 
 def check_percentiles(percentiles: Span) -> Span:
-    """As they came. ValueError if they make no range."""
+    """As they came. UserError if they make no range."""
     low, high = percentiles
     if not 0 <= low < high <= 100:
-        raise ValueError(f"Percentiles {low:g} and {high:g} make no range: take 0 <= low < high <= 100.")
+        raise UserError(f"Percentiles {low:g} and {high:g} make no range: take 0 <= low < high <= 100.")
     return percentiles
 
 
@@ -298,7 +299,7 @@ def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise
         return known_values(map)
     source = map.convention.axes
     if source is None:
-        raise ValueError("These normals do not say where their axes point: set axes=right,up,back, say, in overrides.")
+        raise UserError("These normals do not say where their axes point: set axes=right,up,back, say, in overrides.")
     back = towards_camera(source).to(map.values.device)
     vectors = torch.where(trusted(map)[..., None], decode_normals(known_values(map), map.convention), back)
     if renormalise:
@@ -307,7 +308,7 @@ def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise
 
 
 def palette_of(map: PerceptionMap) -> Palette:
-    """The palette that colours this map. ValueError if there is no such palette."""
+    """The palette that colours this map. UserError if there is no such palette."""
     return palette_named(map.convention.palette or "")
 
 
@@ -341,7 +342,7 @@ class Classes(NamedTuple):
 
 
 def classes_of(map: PerceptionMap, palette: Palette) -> Classes:
-    """The classes of a segmentation. ValueError if its numbers are none of the palette's."""
+    """The classes of a segmentation. UserError if its numbers are none of the palette's."""
     known = trusted(map)
     if map.convention.classes:
         index, clearness = numbered(map, palette)
@@ -356,7 +357,7 @@ def numbered(map: PerceptionMap, palette: Palette) -> tuple[Tensor, Tensor]:
     count, ends = len(palette.classes), (int(index.max()), int(index.min()))
     wrong = next((number for number in ends if not 0 <= number < count), None)
     if wrong is not None:
-        raise ValueError(
+        raise UserError(
             f"The map holds class {wrong}, and the palette {palette.name} has {count}: set palette= to the one that "
             "the model was trained on."
         )

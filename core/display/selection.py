@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..perception_map import PerceptionMap
 from .picture import choose, classes_of, known_values, level, palette_of, stretch_each, trusted
 
@@ -58,7 +59,7 @@ def by_class(map: PerceptionMap, selection: Selection) -> Tensor:
     palette = palette_of(map)
     picked = palette.indices(selection.classes)
     if not picked:
-        raise ValueError(f"No class is picked: name classes of {palette.name}, such as {palette.classes[-1]!r}.")
+        raise UserError(f"No class is picked: name classes of {palette.name}, such as {palette.classes[-1]!r}.")
     return classes_of(map, palette).mask(picked)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..errors import UserError
 from ..perception_map import Convention, PerceptionMap
 
 Packet = Mapping[str, Any]
@@ -36,12 +37,12 @@ def from_packet(packet: Packet, tasks: tuple[str, ...], metres: bool = False) ->
     """The first of `tasks` that a packet can hold, as a map; it is unknown where the packet masks it, or is sky.
 
     metres: whether depths are known to be in metres, as those of MoGe 2 and of Depth Anything 3 Metric are.
-    ValueError if the packet holds none of them.
+    UserError if the packet holds none of them.
     """
     task = next((task for task in tasks if task in PARTS and PARTS[task].key in packet), None)
     if task is None:
         held, wanted = ", ".join(packet) or "nothing", [task for task in tasks if task in PARTS] or tasks
-        raise ValueError(f"The geometry holds {held}, and no {' or '.join(wanted)}: take a model that gives it.")
+        raise UserError(f"The geometry holds {held}, and no {' or '.join(wanted)}: take a model that gives it.")
     part = PARTS[task]
     values: Tensor = packet[part.key].float()
     values = values[..., None] if values.ndim == 3 else values

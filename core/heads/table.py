@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from ..backbone import Layers, Shapes
+from ..errors import UserError
 from .dpt import DPT, dpt_shapes
 from .plain import PlainHead, plain_shapes
 from .upernet import UPerNet, upernet_shapes
@@ -34,17 +35,17 @@ NEW_HEADS: dict[str, Callable[[Sequence[int], int, int], Shapes]] = {
 
 
 def build_head(name: str, shapes: Shapes, layers: Layers = nn) -> nn.Module:
-    """The head of that name for weights of these shapes, still without them. ValueError if they are another head's."""
+    """The head of that name for weights of these shapes, still without them. UserError if they are another head's."""
     if name not in HEAD_KINDS:
-        raise ValueError(f"Unknown head {name!r}: this version knows {', '.join(HEAD_KINDS)}; update the pack.")
+        raise UserError(f"Unknown head {name!r}: this version knows {', '.join(HEAD_KINDS)}; update the pack.")
     try:
         return HEAD_KINDS[name](shapes, layers)
     except KeyError as error:
-        raise ValueError(f"The weights of {name} lack {error}: they are another head's; get them again.") from None
+        raise UserError(f"The weights of {name} lack {error}: they are another head's; get them again.") from None
 
 
 def untrained_head(name: str, widths: Sequence[int], width: int, outputs: int) -> nn.Module:
-    """A new head on a UNet of these widths. ValueError if nothing is known of heads of that name."""
+    """A new head on a UNet of these widths. UserError if nothing is known of heads of that name."""
     if name not in NEW_HEADS:
-        raise ValueError(f"There is no head {name!r} to train: take one of {', '.join(NEW_HEADS)}.")
+        raise UserError(f"There is no head {name!r} to train: take one of {', '.join(NEW_HEADS)}.")
     return build_head(name, NEW_HEADS[name](widths, width, outputs))

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserError
+
 DEPTH_OFFSET = 2.0
 """GenPercept adds this to depths in [-1, 1] before it compares them, so that medians and z are positive."""
 ANGULAR_CLAMP = 1 - 1e-4
@@ -223,7 +225,7 @@ def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Reductio
     check(prediction[:, :1], target, valid)
     classes = target.masked_fill(~valid, 0)[:, 0].long()
     if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < prediction.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"cross_entropy got class {int(classes.max())} for {prediction.shape[1]} logits: "
             "classes count from 0; mark other labels as not valid."
         )
@@ -241,7 +243,7 @@ def check(prediction: Tensor, target: Tensor, valid: Tensor) -> None:
     """Refuse shapes that broadcasting would silently accept."""
     expected = (len(target), 1, *target.shape[2:])
     if prediction.shape != target.shape or valid.shape != expected or valid.dtype != torch.bool:
-        raise ValueError(
+        raise UserError(
             f"Got prediction {tuple(prediction.shape)}, target {tuple(target.shape)}, valid {tuple(valid.shape)} "
             f"{valid.dtype}: give (B, C, H, W) twice and (B, 1, H, W) bool."
         )
@@ -495,7 +497,7 @@ class Loss:
     ) -> Reduction:
         missing = [name for name in self.needs if given.get(name) is None]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"The loss {self.name!r} got no {' and no '.join(missing)}: add it to the batch or choose another loss."
             )
         return self.function(prediction, target, valid, **{name: given[name] for name in self.needs})

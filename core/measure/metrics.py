@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserError
 from ..skeletons import COCO_SIGMAS
 from .losses import Reduction, check
 
@@ -388,7 +389,7 @@ def confusion(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     pairs = [labels.detach()[valid].cpu().long() for labels in (prediction, target)]
     for labels in pairs:
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
-            raise ValueError(
+            raise UserError(
                 f"Got class {int(labels.max())}: classes are 0 to {CLASSES - 1}; mark other labels as not valid."
             )
     matrix = torch.bincount(pairs[1] * CLASSES + pairs[0], minlength=CLASSES**2).view(CLASSES, CLASSES)
@@ -472,7 +473,7 @@ def oks(prediction: Tensor, target: Tensor, valid: Tensor, area: Tensor | None =
 def keypoint_similarity(points: Tensor, truth: Tensor, labelled: Tensor, area: float) -> Tensor:
     """mean exp(-d^2 / (2 area (2 sigma)^2)) over the labelled of COCO's 17 keypoints (17, 2); a scalar in [0, 1]."""
     if len(points) != len(COCO_SIGMAS):
-        raise ValueError(f"OKS is defined for COCO's {len(COCO_SIGMAS)} keypoints, got {len(points)}: use PCK.")
+        raise UserError(f"OKS is defined for COCO's {len(COCO_SIGMAS)} keypoints, got {len(points)}: use PCK.")
     spread = 2 * torch.tensor(COCO_SIGMAS, dtype=torch.float64)
     distance = (points.double() - truth.double()).square().sum(-1)
     return (-distance / (2 * area * spread.square())).exp()[labelled].mean()

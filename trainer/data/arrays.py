@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from ...core.errors import UserError
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY_PNG = 0
 """PNG's number for a picture of one channel."""
@@ -22,7 +24,7 @@ EXR_NAMES = ("RGBA", "RGB", "XYZ", "Y", "V", "Z")
 """Channels that belong together; the first set that a file has is read."""
 
 
-class BrokenRecord(ValueError):
+class BrokenRecord(UserError):
     """One record of a dataset that cannot be used, in one sentence that names it."""
 
 
@@ -91,7 +93,7 @@ def is_deep_colour(path: Path) -> bool:
 def read_deep(path: Path) -> np.ndarray:
     array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        raise ValueError("it is damaged or cut off")
+        raise UserError("it is damaged or cut off")
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}  # OpenCV's colours lie the other way round
     return array if array.ndim == 2 else array[..., order[array.shape[-1]]]
 
@@ -103,7 +105,7 @@ def read_exr(path: Path, indexed: bool) -> np.ndarray:
         with OpenEXR.File(str(path), separate_channels=True) as file:
             planes = {name: channel.pixels for name, channel in file.channels().items()}
     except RuntimeError as error:
-        raise ValueError(str(error)) from error
+        raise UserError(str(error)) from error
     names = {name.rpartition(".")[2].upper(): name for name in planes}
     if len(names) == 1:
         return next(iter(planes.values())).astype(np.float32)
@@ -111,7 +113,7 @@ def read_exr(path: Path, indexed: bool) -> np.ndarray:
         if len(names) == len(planes) and set(together) <= set(names):
             chosen = [planes[names[letter]] for letter in together]
             return np.stack(chosen, -1).astype(np.float32)
-    raise ValueError(f"its channels are {', '.join(planes)}; expected one, or R G B (A), or X Y Z, of one layer")
+    raise UserError(f"its channels are {', '.join(planes)}; expected one, or R G B (A), or X Y Z, of one layer")
 
 
 def read_npy(path: Path, indexed: bool) -> np.ndarray:
@@ -119,7 +121,7 @@ def read_npy(path: Path, indexed: bool) -> np.ndarray:
     if isinstance(array, np.lib.npyio.NpzFile):
         with array as archive:
             if len(archive.files) != 1:
-                raise ValueError(f"it holds {len(archive.files)} arrays; expected one")
+                raise UserError(f"it holds {len(archive.files)} arrays; expected one")
             array = archive[archive.files[0]]
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
@@ -129,7 +131,7 @@ def read_hdf5(path: Path, indexed: bool) -> np.ndarray:
 
     with h5py.File(path, "r") as file:
         if "dataset" not in file:
-            raise ValueError(f"it has no array 'dataset', only {', '.join(file) or 'nothing'}")
+            raise UserError(f"it has no array 'dataset', only {', '.join(file) or 'nothing'}")
         array = np.asarray(file["dataset"])
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
@@ -147,10 +149,10 @@ PACKAGES = {".exr": "OpenEXR", ".hdf5": "h5py"}
 
 
 def check_packages(suffixes: Iterable[str]) -> None:
-    """ValueError if files of these kinds need a package that is not installed."""
+    """UserError if files of these kinds need a package that is not installed."""
     for suffix in sorted(set(suffixes) & set(PACKAGES)):
         if find_spec(PACKAGES[suffix]) is None:
-            raise ValueError(f"{suffix} files need the package {PACKAGES[suffix]}: pip install {PACKAGES[suffix]}")
+            raise UserError(f"{suffix} files need the package {PACKAGES[suffix]}: pip install {PACKAGES[suffix]}")
 
 
 def full_scale(array: np.ndarray) -> float:

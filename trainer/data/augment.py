@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ...core.errors import UserError
 from ...core.geometry import DIRECTIONS
 from ...core.perception_map import Convention
 from .people import heatmaps
@@ -66,15 +67,15 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("flip", "copy_paste", "jitter", "blur", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)} is no probability: take 0 to 1.")
+                raise UserError(f"{name} = {getattr(self, name)} is no probability: take 0 to 1.")
         if not 0 < self.least_crop <= 1:
-            raise ValueError(f"least_crop = {self.least_crop} is no share of an edge: take more than 0, at most 1.")
+            raise UserError(f"least_crop = {self.least_crop} is no share of an edge: take more than 0, at most 1.")
         if self.size is not None and min(self.size) < 8:
-            raise ValueError(f"size = {self.size} is below one latent cell: take at least 8 x 8.")
+            raise UserError(f"size = {self.size} is below one latent cell: take at least 8 x 8.")
         if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality = {self.jpeg_quality} is none of 1 to 100.")
+            raise UserError(f"jpeg_quality = {self.jpeg_quality} is none of 1 to 100.")
         if min(self.brightness, self.contrast, self.saturation, self.hue, self.blur_sigma) < 0:
-            raise ValueError("Amounts of jitter and blur cannot be negative.")
+            raise UserError("Amounts of jitter and blur cannot be negative.")
 
 
 def generator(*numbers: int) -> np.random.Generator:

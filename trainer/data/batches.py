@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ...core.errors import UserError
 from ...core.recipe import Recipe
 from .arrays import BrokenRecord
 from .augment import PASTED, Augmentation, finish, flip, generator, paste, place
@@ -281,7 +282,7 @@ class Guarded(Dataset[Batch | Failure]):
     def __getitem__(self, number: int) -> Batch | Failure:
         try:
             return self.batches[number]
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             return Failure(str(error))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.display.colour import PALETTES, palette_named
+from ...core.errors import UserError
 from ...core.recipe import Recipe
 from ...core.tasks import task_named
 from ..config import Config, ConfigError, Source, build
@@ -110,7 +111,7 @@ def recipe_for(task: str, config: Config, base: str) -> Recipe:
         return build(Recipe, {**defaults, **fields, "task": task}, "recipe")
     except ConfigError:
         raise
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(f"[recipe] for {task}: {error}") from None
 
 

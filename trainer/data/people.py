@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core.crops import cut, window_around
+from ...core.errors import UserError
 from ...core.perception_map import Convention
 from ...core.pose import SPREAD
 from ...core.recipe import Recipe
@@ -182,7 +183,7 @@ def plain_people(root: str | Path, name: str, names: Sequence[str] = (), size: t
 
 
 def named_after(recipe: Recipe, opened: Sequence[Records[Any]]) -> Recipe:
-    """The recipe with its datasets' skeleton, where it names none. ValueError for a dataset of other keypoints."""
+    """The recipe with its datasets' skeleton, where it names none. UserError for a dataset of other keypoints."""
     people = [records for records in opened if isinstance(records, People)]
     if not people:
         return recipe
@@ -191,7 +192,7 @@ def named_after(recipe: Recipe, opened: Sequence[Records[Any]]) -> Recipe:
         recipe = replace(recipe, keypoints=first.text(), limbs=recipe.limbs or first.limbs_text())
     for records in people:
         if records.skeleton.names != recipe.skeleton.names:
-            raise ValueError(
+            raise UserError(
                 f"{records.name} has {len(records.skeleton)} keypoints ({', '.join(records.skeleton.names[:3])} ...), "
                 f"the recipe {len(recipe.skeleton)} ({', '.join(recipe.skeleton.names[:3])} ...): leave `keypoints` "
                 "out, or drop the dataset."

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...core.display.colour import Palette, levels, palette_named
+from ...core.errors import UserError
 from ...core.geometry import CAMERA, Axes, change_axes, decode_normals
 from ...core.perception_map import Convention
 from ...core.recipe import Recipe
@@ -63,7 +64,7 @@ class TargetOptions:
     def __post_init__(self) -> None:
         low, high = self.quantiles
         if not 0 <= low < high <= 1:
-            raise ValueError(f"quantiles = {low:g}, {high:g} are no range: take 0 <= low < high <= 1.")
+            raise UserError(f"quantiles = {low:g}, {high:g} are no range: take 0 <= low < high <= 1.")
 
 
 def options_for(recipe: Recipe, colours: tuple[str, ...] = ()) -> TargetOptions:
@@ -81,24 +82,24 @@ def options_for(recipe: Recipe, colours: tuple[str, ...] = ()) -> TargetOptions:
 
 def renumbering(name: str, dataset: Palette, learnt: Palette) -> tuple[int, ...]:
     """TargetOptions.renumbered for a dataset of that name, by the names of its classes; those that are not among the
-    learnt ones are not truth. ValueError if none is."""
+    learnt ones are not truth. UserError if none is."""
     if all(label.isdecimal() for label in dataset.classes) and len(dataset.classes) <= len(learnt.classes):
         return ()  # classes without names are meant in their order
     numbers = {label.lower(): number for number, label in enumerate(learnt.classes)}
     found = tuple(numbers.get(label.lower(), -1) for label in dataset.classes)
     if max(found) < 0:
-        raise ValueError(
+        raise UserError(
             f"{name} has none of the classes of the recipe's palette: its own are {', '.join(dataset.classes[:5])} ..."
         )
     return () if found == tuple(range(len(learnt.classes))) else found
 
 
 def check_fit(name: str, task: str, convention: Convention, options: TargetOptions) -> None:
-    """ValueError if a dataset's truth cannot become what the options ask for; classes see to that in renumbering()."""
+    """UserError if a dataset's truth cannot become what the options ask for; classes see to that in renumbering()."""
     if options.span == "metric" and not convention.metric:
-        raise ValueError(f"{name} has no metric {task}: train with target_scale and metric left out, or drop it.")
+        raise UserError(f"{name} has no metric {task}: train with target_scale and metric left out, or drop it.")
     if task == "depth" and convention.near == "high" and not convention.metric:
-        raise ValueError(UNKNOWN_SHIFT)
+        raise UserError(UNKNOWN_SHIFT)
 
 
 Normalised = tuple[Tensor, Tensor]
@@ -109,7 +110,7 @@ Normaliser = Callable[[Tensor, Tensor, Convention, TargetOptions], Normalised]
 def normalise(task: str, target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:
     """target (C, H, W) raw, valid (1, H, W) bool -> values of the codec and where they are valid."""
     if task not in TARGETS:
-        raise ValueError(f"No target is known for the task {task!r}: take one of {', '.join(TARGETS)}.")
+        raise UserError(f"No target is known for the task {task!r}: take one of {', '.join(TARGETS)}.")
     row = TARGETS[task]
     options = options if options.span else replace(options, span=row.span)
     values, valid = row.normaliser(target, valid, convention, options)
@@ -119,7 +120,7 @@ def normalise(task: str, target: Tensor, valid: Tensor, convention: Convention, 
 def depth(target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:
     """0 near, 1 far: GenPercept and Marigold between the 2 % and 98 % quantiles of what is valid and above 0."""
     if convention.near == "high" and not convention.metric:
-        raise ValueError(UNKNOWN_SHIFT)
+        raise UserError(UNKNOWN_SHIFT)
     values, known = inverse(target, valid) if convention.near == "high" else (target, valid & (target > 0))
     values, known = along_span(values, known, options)
     if options.fill == "far":
@@ -134,7 +135,7 @@ def disparity(target: Tensor, valid: Tensor, convention: Convention, options: Ta
     here. Unlike there, only valid pixels set the ends.
     """
     if convention.near == "low" and not convention.metric:
-        raise ValueError("Relative depth has an unknown shift, so disparity cannot be had from it: train depth.")
+        raise UserError("Relative depth has an unknown shift, so disparity cannot be had from it: train depth.")
     values, known = inverse(target, valid) if convention.near == "low" else (target, valid)
     values, known = along_span(values, known, options)
     return values.where(known, torch.zeros_like(values)), known
@@ -245,17 +246,17 @@ def segmentation(target: Tensor, valid: Tensor, convention: Convention, options:
 
 def class_numbers(target: Tensor) -> Tensor:
     if target.shape[0] != 1:
-        raise ValueError("Classes are wanted, but the dataset has colours only: name its palette.")
+        raise UserError("Classes are wanted, but the dataset has colours only: name its palette.")
     return target
 
 
 def paint(target: Tensor, colours: tuple[str, ...]) -> Tensor:
     """Class numbers (1, H, W) -> RGB (3, H, W) in [0, 1]."""
     if not colours:
-        raise ValueError("Classes need colours: name a palette in the recipe or in the dataset.")
+        raise UserError("Classes need colours: name a palette in the recipe or in the dataset.")
     index = target[0].long()
     if index.max() >= len(colours):
-        raise ValueError(f"The dataset has class {int(index.max())}, but the palette has {len(colours)} colours.")
+        raise UserError(f"The dataset has class {int(index.max())}, but the palette has {len(colours)} colours.")
     return (levels(colours) / 255)[index].movedim(-1, 0)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.display.colour import PALETTES, Palette, classify
+from ...core.errors import UserError
 from ...core.geometry import NORMAL_AXES, Axes, lines_of
 from ...core.perception_map import Convention
 from ...core.srgb import to_linear
@@ -26,7 +27,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A dataset that cannot be used, in one sentence."""
 
 
