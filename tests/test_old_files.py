@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 ARCHIVES = sorted((Path(__file__).parent / "contracts" / "files").glob("*.tar.xz"))
 NAMES = [archive.name.partition(".")[0] for archive in ARCHIVES]
-WITHIN = 1e-5
-"""Of values in [0, 1] or pixels: processors round differently."""
+WITHIN = 1e-4
+"""Of values in [0, 1] or pixels: processors round differently (between two, 1.9e-5 in four steps were seen)."""
 
 
 @pytest.fixture(scope="module", params=ARCHIVES, ids=NAMES)
@@ -61,7 +61,12 @@ def test_an_old_run_goes_on_to_the_weights_that_it_went_on_to_when_it_was_writte
     found, expected = load_file(out / "last.safetensors"), load_file("trained.safetensors")
     before = load_file("run/last.safetensors")
     assert found.keys() == expected.keys()
-    # the file is in half precision: where another processor rounds, a last digit may differ
-    for name, tensor in expected.items():
-        assert torch.allclose(found[name].float(), tensor.float(), rtol=1e-3, atol=1e-6), name
+    # Adam takes steps of one length, also where a gradient is but rounding: one weight may go another way elsewhere.
+    # All together lie 0.9 % of the way beside on another processor, 86 % where the moments in state.pt are forgotten.
+    assert distance(found, expected) < 0.1 * distance(before, expected)
     assert any(not torch.equal(before[name], expected[name]) for name in expected)
+
+
+def distance(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    """Between two sets of weights."""
+    return sum(float((some[name].float() - others[name].float()).square().sum()) for name in others) ** 0.5
