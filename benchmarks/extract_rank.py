@@ -28,7 +28,8 @@ from diffusion_perception.core.checkpoints.bases import one_by_one, open_base
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.checkpoints.extract import Extracted, Source, extract_ranks
 from diffusion_perception.core.pipeline import Perceiver, predict
-from diffusion_perception.trainer.host import DiffusersBackbone, load, load_unet
+from diffusion_perception.trainer.host import DiffusersBackbone, load_chosen, load_unet
+from diffusion_perception.trainer.model_choice import ModelChoice
 from diffusion_perception.trainer.predict import read_image
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)
@@ -81,7 +82,8 @@ def curve(arguments: argparse.Namespace) -> list[Row]:
     base = open_base(arguments.base)
     checkpoint = open_checkpoint(arguments.model, arguments.family, arguments.task)
     images = [read_image(path) for path in arguments.images]
-    perceiver = load(checkpoint, arguments.context)
+    choice = ModelChoice(arguments.model, context=arguments.context)
+    perceiver: Perceiver = load_chosen(choice, checkpoint, None, "cpu")
     expected = predictions(perceiver, images, arguments.resolution)
     # the fine-tune's UNet is no longer needed: two of SD2.1's size are 7 GB
     backbone: Backbone = DiffusersBackbone(load_unet(base.unet, base.architecture))

@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.image import fit
 from diffusion_perception.core.pipeline import Perceiver, predict, predict_latent
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import open_perceiver
 from diffusion_perception.trainer.predict import read_image
 
 CELL = 8
@@ -72,8 +71,9 @@ def main(words: Sequence[str] | None = None) -> list[RoundTrip]:
     parser.add_argument("--context", default="", metavar="FILE[:KEY]", help="text embedding, if none came with it")
     parser.add_argument("--resolution", type=int, default=0, help="of the pictures: 0 their own, or pixels")
     arguments = parser.parse_args(words)
-    checkpoint = open_checkpoint(arguments.model, arguments.family, arguments.task)
-    perceiver = load(checkpoint, arguments.context)
+    perceiver = open_perceiver(
+        arguments.model, task=arguments.task, family=arguments.family, context=arguments.context, device="cpu"
+    )
     print(f"{'latent':>9} {'map':>9} {'unexplained':>12}")
     found = []
     for path in arguments.images:

@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--stereo", action="store_true", help="two real scenes with true depth")
     parser.add_argument("--photographs", type=Path, metavar="OUT", help="draw ten photographs into this folder")
     arguments = parser.parse_args()
-    perceivers = {row.recipe.id: load(row, "", "cpu") for row in open_all(arguments.checkpoint)}
+    perceivers = {row.recipe.id: load(row) for row in open_all(arguments.checkpoint)}
     if arguments.rooms:
         for name, perceiver in perceivers.items():
             print(json.dumps({name: rooms(perceiver, arguments.rooms)}), flush=True)

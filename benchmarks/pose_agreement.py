@@ -21,12 +21,11 @@ from photographs import OPENCV, SCIKIT_IMAGE, file_of
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.crops import Box
 from diffusion_perception.core.pipeline import Perceiver
 from diffusion_perception.core.pose import people_of, predict_people
 from diffusion_perception.core.skeletons import COCO
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import open_perceiver
 from diffusion_perception.trainer.predict import read_image
 
 PEOPLE = (
@@ -79,7 +78,7 @@ def main() -> None:
     parser.add_argument("--flip-test", action="store_true", help="mean over each crop and its mirror image")
     parser.add_argument("--out", type=Path, help="folder for drawings")
     arguments = parser.parse_args()
-    perceiver = load(open_checkpoint(arguments.model, task="keypoints"))
+    perceiver = open_perceiver(arguments.model, task="keypoints", device="cpu")
     right = counted = 0
     for path, teacher in taught(arguments.teacher, arguments.pictures or [file_of(*row) for row in PEOPLE]).items():
         image = read_image(path)

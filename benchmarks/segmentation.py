@@ -27,13 +27,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.display.colour import PALETTES
 from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.trainer.config import Config, Source, build, merged
 from diffusion_perception.trainer.data.feeds import open_feeds
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import open_perceiver
 from diffusion_perception.trainer.presets import PRESETS
 from diffusion_perception.trainer.runs.validate import classes
 from diffusion_perception.trainer.train import run
@@ -119,7 +118,7 @@ def where(arguments: argparse.Namespace) -> dict[str, Any]:
 def measure(config: Config, data: Path, pictures: int) -> dict[str, Any]:
     """Metrics and seconds a picture of a run's file on pictures of a split, taken evenly from all of it."""
     (feed,), _ = open_feeds(replace(config, data=(Source(str(data)),), validation=()), "custom")
-    perceiver: Perceiver = load(open_checkpoint(Path(config.out) / FILE), device=config.device or "cpu")
+    perceiver: Perceiver = open_perceiver(Path(config.out) / FILE, device=config.device or "cpu")
     last = len(feed.records) - 1
     chosen = sorted({round(place) for place in np.linspace(0, last, pictures or last + 1).tolist()})
     parts, seconds = [], 0.0

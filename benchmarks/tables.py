@@ -49,7 +49,6 @@ from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer import train
 from diffusion_perception.trainer.base import open_vae, untrained
-from diffusion_perception.trainer.cli import parser as command_line
 from diffusion_perception.trainer.config import Config, build
 from diffusion_perception.trainer.data.arrays import READERS
 from diffusion_perception.trainer.data.augment import Augmentation
@@ -57,9 +56,8 @@ from diffusion_perception.trainer.data.batches import Feed
 from diffusion_perception.trainer.data.published import open_dataset
 from diffusion_perception.trainer.data.records import Records, Sample, list_files
 from diffusion_perception.trainer.data.targets import normalise, options_for
-from diffusion_perception.trainer.host import load_vae
+from diffusion_perception.trainer.host import device_named, load_vae, open_perceiver
 from diffusion_perception.trainer.loop import Diverged
-from diffusion_perception.trainer.predict import device_named, open_perceiver
 from diffusion_perception.trainer.runs.validate import PREPARED
 
 KINDS = ("images", "depth", "normal", "albedo")
@@ -445,13 +443,10 @@ def measure(plan: Plan, name: str, task: str, overrides: str) -> dict[str, float
 
 def opened(plan: Plan, name: str, overrides: str) -> Perceiver:
     """The weights as `predict` opens them."""
-    file = str(plan.out / "runs" / name / "last.safetensors")
+    file = plan.out / "runs" / name / "last.safetensors"
     lora = TRAININGS[name].settings.get("network", {}).get("unet") == "lora"
     base = located(base_settings(plan, TRAININGS[name])["path"], plan.out) if lora else ""
-    weights = ["--adapter", file, "--base", base] if lora else ["--model", file]
-    changes = [word for text in overrides.split() for word in ("--set", text)]
-    arguments = command_line().parse_args(["predict", "-", "--out", "-", "--device", plan.device, *weights, *changes])
-    return open_perceiver(arguments)
+    return open_perceiver(file, base=base, overrides=overrides.split(), device=plan.device)
 
 
 def all_of(records: Records[Any]) -> Iterator[Sample]:

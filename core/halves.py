@@ -58,6 +58,11 @@ def with_full(perceiver: Perceiver, full: Autoencoder) -> Perceiver:
     return replace(perceiver, autoencoder=replace(held, full=full) if isinstance(held, Halves) else full)
 
 
+def full_of(autoencoder: Autoencoder | None) -> Autoencoder | None:
+    """The VAE, whether or not light halves stand before it."""
+    return autoencoder.full if isinstance(autoencoder, Halves) else autoencoder
+
+
 def eye_of(autoencoder: Autoencoder | None) -> object:
     """What encodes for it: the same object wherever one encode serves both."""
     if isinstance(autoencoder, Halves):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -153,7 +154,7 @@ class Recipe:
         suits = codec.unit if self.row.merge == "direction" else codec.high == 1 and not self.metric
         return self.row.merge if suits else "median"
 
-    def override(self, assignments: list[str]) -> Recipe:
+    def override(self, assignments: Iterable[str]) -> Recipe:
         """This recipe with FIELD=VALUE assignments applied. UserError names the nearest right field."""
         return dataclasses.replace(self, **dict(parse_assignment(text) for text in assignments))
 

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..core.backbone import Context
-from ..core.checkpoints.adapter_file import read_adapter
-from ..core.checkpoints.adapters import Adapter
 from ..core.checkpoints.architecture import UNetArchitecture
-from ..core.checkpoints.attachment import Adapted
-from ..core.checkpoints.bases import context_of, negative_of, recipe_of
-from ..core.checkpoints.checkpoint import own_head
+from ..core.checkpoints.assemble import assemble
+from ..core.checkpoints.bases import negative_of, open_adapted
+from ..core.checkpoints.checkpoint import Checkpoint
 from ..core.checkpoints.fingerprint import fingerprint
-from ..core.checkpoints.layers import shapes_of
-from ..core.checkpoints.tensors import CheckpointError, Weights
-from ..core.checkpoints.tiny_vae_file import FULL, latents_of, own_light
+from ..core.checkpoints.library import contents
+from ..core.checkpoints.tensors import CheckpointError
+from ..core.checkpoints.tensors import shown as shown_path
+from ..core.checkpoints.tiny_vae_file import FULL, latents_of
 from ..core.checkpoints.vae_latents import check_latents
 from ..core.display.picture import choose
 from ..core.errors import UserError
-from ..core.halves import with_light
-from ..core.recipe import Recipe
-from ..core.tiny_vae import Role
+from ..core.halves import with_full
 from . import host
-from .load import (
-    choices,
-    contents,
-    costs,
-    half,
-    half_input,
-    overrides_input,
-    resolve,
-    taesd_stamps,
-    task_input,
-    wanted_task,
-    weights_of,
-)
+from .library import LIBRARY, half, taesd_stamps
+from .load import costs, half_input, overrides_input, task_input, wanted_task
 from .notes import shown
 from .schema import ADVANCED, found_by
 from .sockets import Perception
@@ -60,7 +47,7 @@ class ApplyAdapter(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model of your graph: SD 1.x or 2.x, as the adapter says."),
                 io.Vae.Input("vae", tooltip="The VAE of the same checkpoint, or another of SD 1.x or 2.x; not SDXL's."),
                 io.Combo.Input(
-                    "adapter", options=choices(adapters=True), tooltip="A file or folder in models/perception."
+                    "adapter", options=LIBRARY.choices(adapters=True), tooltip=f"A file or folder in {LIBRARY.place}."
                 ),
                 task_input(),
                 overrides_input(),
@@ -97,7 +84,7 @@ class ApplyAdapter(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, adapter: str, decoder: str = FULL, encoder: str = FULL, **others: Any) -> tuple:
         """Read again only when the adapter's files change."""
-        return contents(resolve(adapter, adapters=True)), *taesd_stamps(decoder, encoder)
+        return contents(LIBRARY.resolve(adapter, adapters=True)), *taesd_stamps(decoder, encoder)
 
     @classmethod
     def execute(
@@ -114,29 +101,26 @@ class ApplyAdapter(io.ComfyNode):
         encoder: str = FULL,
     ) -> io.NodeOutput:
         backbone = host.resident(model, choose(WEIGHTS, weights, "weights"))
-        architecture = UNetArchitecture.from_weights(shapes_of(backbone.modules()))
-        found = read_adapter(resolve(adapter, adapters=True), (architecture.attention, architecture.layers))
-        adapted = Adapted(backbone, found)
-        recipe = recipe_of(found, architecture, family_in(overrides), wanted_task(task)).override(overrides.split())
-        perceiver = host.HostPerceiver(
-            recipe,
-            adapted,
-            tokens_of(conditioning, architecture) or context(found, recipe, architecture),
-            host.HostAutoencoder(vae, host.scaling_factor(model)),
-            head_of(found, recipe),
-            tokens_of(negative, architecture) or opposite(found, recipe, architecture),
-        )
-        full = weights_of(vae)
-        halves = (
-            light_half(found, recipe, "encoder", encoder, full),
-            light_half(found, recipe, "decoder", decoder, full),
+        autoencoder = host.HostAutoencoder(vae, host.scaling_factor(model))
+        base = host.resident_base(backbone, vae)
+        path = LIBRARY.resolve(adapter, adapters=True)
+        checkpoint, found = open_adapted(base, path, family_in(overrides), wanted_task(task))
+        checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(overrides.split()))
+        perceiver = assemble(
+            checkpoint,
+            host.ResidentHost(backbone),
+            adapter=found,
+            context=tokens_of(conditioning, base.architecture),
+            negative=tokens_of(negative, base.architecture) or opposite(checkpoint),
+            encoder=half("encoder", encoder),
+            decoder=half("decoder", decoder),
         )
         notes = [
             *found.notes(fingerprint(backbone.weight)),
-            check_latents(recipe, {}, latents_of(full)),
-            *costs(recipe, decoder=decoder, encoder=encoder),
+            check_latents(checkpoint.recipe, {}, latents_of(base.vae)),
+            *costs(checkpoint.recipe, decoder=decoder, encoder=encoder),
         ]
-        return io.NodeOutput(with_light(perceiver, *halves), ui=shown(notes))
+        return io.NodeOutput(with_full(perceiver, autoencoder), ui=shown(notes))
 
 
 def family_in(overrides: str) -> str:
@@ -157,35 +141,16 @@ def tokens_of(conditioning: list | None, architecture: UNetArchitecture) -> Cont
     return Context(tokens)
 
 
-def opposite(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:
+def opposite(checkpoint: Checkpoint) -> Context | None:
     """The negative context that came with the adapter. CheckpointError if it is needed and there is none."""
-    found = negative_of(adapter.path, recipe, architecture)
+    recipe = checkpoint.recipe
+    found = negative_of(checkpoint.path, recipe, checkpoint.architecture)
     if found is None and recipe.guidance_scale != 1:
         raise CheckpointError(
-            f"{adapter.name} is run with guidance_scale={recipe.guidance_scale:g}, which needs a negative: connect an "
-            "empty prompt there, or write guidance_scale=1 into overrides."
+            f"{shown_path(checkpoint.path)} is run with guidance_scale={recipe.guidance_scale:g}, which needs a "
+            "negative: connect an empty prompt there, or write guidance_scale=1 into overrides."
         )
     return found
-
-
-def context(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -> Context:
-    """The context that came with the adapter, else the host's own empty prompt. CheckpointError if there is none."""
-    own = host.sd2_empty_prompt() if architecture.context_dim == 1024 and recipe.tokens == 2 else None
-    found = context_of(adapter, recipe, architecture) or (Context(own) if own is not None else None)
-    if found is None:
-        raise CheckpointError(
-            f"{adapter.name} comes without a text context: connect a conditioning, such as an empty prompt."
-        )
-    return found
-
-
-def light_half(adapter: Adapter, recipe: Recipe, role: Role, choice: str, vae: Weights) -> host.HostLight | None:
-    return half(role, choice, recipe, own_light(adapter.path, role, recipe) if adapter.recipes else None, vae)
-
-
-def head_of(adapter: Adapter, recipe: Recipe) -> host.HostHead | None:
-    weights = own_head(adapter.path, recipe) if adapter.recipes else None
-    return host.HostHead(recipe.head, weights) if weights is not None else None
 
 
 NODES = [ApplyAdapter]

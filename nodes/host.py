@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.clip_model
@@ -24,8 +25,13 @@ from torch import Tensor, nn
 from ..core.backbone import Context, Features
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.attachment import Adapted, uncompiled
+from ..core.checkpoints.bases import Base
+from ..core.checkpoints.checkpoint import keep
+from ..core.checkpoints.layers import shapes_of
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
-from ..core.checkpoints.tensors import CheckpointError, Weights
+from ..core.checkpoints.library import Shared
+from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, read_json
+from ..core.checkpoints.tiny_vae_file import Held
 from ..core.errors import UserError
 from ..core.halves import Halves
 from ..core.heads.table import build_head
@@ -275,6 +281,50 @@ class HostPerceiver(Perceiver):
         return [network.patcher for network in networks]
 
 
+SHARED = Shared()
+
+
+class ComfyHost:
+    """ComfyUI as core's Host: networks that it loads, offloads and evicts."""
+
+    perceiver = HostPerceiver
+    advice = (
+        "put its empty_text_embed.safetensors or .npy ({width} wide, {tokens} tokens), or a text_encoder/ folder, "
+        "beside it"
+    )
+
+    def backbone(self, weights: Weights, architecture: UNetArchitecture) -> HostBackbone:
+        return SHARED(load_backbone, weights, architecture)
+
+    def autoencoder(self, weights: Weights, architecture: VAEArchitecture) -> HostAutoencoder:
+        return SHARED(load_autoencoder, weights, architecture)
+
+    def head(self, name: str, weights: Weights) -> HostHead:
+        return HostHead(name, weights)
+
+    def light(self, weights: Weights) -> HostLight:
+        return SHARED(HostLight, weights)
+
+    def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
+        weights = network(find_files(text_encoder), keep)
+        return encode_prompt(weights, read_json(text_encoder / "config.json"), tokens)
+
+    def empty_prompt(self, width: int, tokens: int) -> Tensor | None:
+        return sd2_empty_prompt() if width == 1024 and tokens == 2 else None
+
+
+class ResidentHost(ComfyHost):
+    """The same with a model that is loaded already."""
+
+    advice = "connect a conditioning, such as an empty prompt"
+
+    def __init__(self, backbone: HostBackbone) -> None:
+        self.resident = backbone
+
+    def backbone(self, weights: Weights, architecture: UNetArchitecture) -> HostBackbone:
+        return self.resident
+
+
 # How the host moves networks
 
 
@@ -507,6 +557,18 @@ def resident(patcher: comfy.model_patcher.ModelPatcher, clean: bool) -> HostBack
     return HostBackbone(without_loras(patcher) if clean and has_loras(patcher) else patcher)
 
 
+def resident_base(backbone: HostBackbone, vae: comfy.sd.VAE) -> Base:
+    """What an adapter is opened on, where the networks are in memory and not on disk."""
+    shapes = shapes_of(backbone.modules())
+    unet = Weights((Path("the loaded model"),), {}, dict(shapes))
+    return Base(unet.path, unet, UNetArchitecture.from_weights(shapes), weights_of(vae))
+
+
+def weights_of(vae: comfy.sd.VAE) -> Weights:
+    """Of a VAE that is loaded, under the host's names."""
+    return Held.of(vae.first_stage_model.state_dict())
+
+
 def scaling_factor(patcher: comfy.model_patcher.ModelPatcher) -> float:
     """What the model's latents are multiplied by."""
     return patcher.model.latent_format.scale_factor
@@ -532,8 +594,8 @@ def without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patc
     return clean
 
 
-def encode_empty_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:
-    """(1, 2, D) float32 of the unpadded empty prompt, by the host's CLIP in single precision."""
+def encode_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:
+    """(1, L, D) float32 of L token ids, by the host's CLIP in single precision."""
     encoder = comfy.clip_model.CLIPTextModel_(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
     tensors = {name.removeprefix("text_model."): tensor.float() for name, tensor in weights.load().items()}
     encoder.load_state_dict(tensors, strict=False)

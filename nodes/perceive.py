@@ -7,17 +7,15 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.backbone import Autoencoder
 from ..core.checkpoints.tiny_vae_file import latents_of
 from ..core.checkpoints.vae_latents import check_latents
 from ..core.display.picture import as_rgb, check_image, choose, ready
 from ..core.errors import UserError
-from ..core.halves import Halves, with_full
+from ..core.halves import full_of, with_full
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
 from . import host
-from .load import weights_of
 from .notes import shown
 from .schema import ADVANCED, found_by
 from .sockets import Perception, PerceptionMapSocket
@@ -201,14 +199,9 @@ def prepared(perceiver: Perceiver, vae: Any, precision: str, notes: list[str]) -
         return perceiver
     autoencoder = host.HostAutoencoder(own if vae is None else vae, scaling_factor(perceiver), precision, notes.append)
     if vae is not None:
-        known = {} if own is None else latents_of(weights_of(own))
-        notes.append(check_latents(perceiver.recipe, known, latents_of(weights_of(vae))))
+        known = {} if own is None else latents_of(host.weights_of(own))
+        notes.append(check_latents(perceiver.recipe, known, latents_of(host.weights_of(vae))))
     return with_full(perceiver, autoencoder)
-
-
-def full_of(autoencoder: Autoencoder | None) -> Autoencoder | None:
-    """The VAE, whether or not light halves stand before it."""
-    return autoencoder.full if isinstance(autoencoder, Halves) else autoencoder
 
 
 def scaling_factor(perceiver: Perceiver) -> float:

@@ -24,7 +24,7 @@ from diffusion_perception.core.checkpoints.checkpoint import empty_prompt
 from diffusion_perception.core.checkpoints.fingerprint import fingerprint, matches
 from diffusion_perception.core.pipeline import denoise, predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.host import load_adapted, named_context
+from diffusion_perception.trainer.host import load, named_context
 from diffusion_perception.trainer.predict import read_image
 
 
@@ -163,7 +163,7 @@ def test_dmps_own_code_gives_the_same(golden, name):
     checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(golden_settings(case)))
     texts = f"{folder}/text_embeds.safetensors"
     prompt = f"{texts}:{'prompt_embed' if case['prompts'] else 'empty_text_embed'}"
-    perceiver = load_adapted(checkpoint, adapter, prompt)
+    perceiver = load(checkpoint, adapter, context=named_context(prompt, checkpoint.architecture))
     record = Recorder(perceiver.autoencoder)
     negative = named_context(f"{texts}:empty_text_embed", checkpoint.architecture)
     with torch.inference_mode():

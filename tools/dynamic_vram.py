@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from typing import Any
 
@@ -29,6 +30,8 @@ def install() -> None:
     # the host would map files by comfy-aimdo, which needs the GPU
     loading: Any = importlib.import_module("comfy.utils")
     loading.load_safetensors = _read
+    # what was imported has spoken before main.py sets its log up: Python then writes every line a second time itself
+    logging.getLogger().handlers.clear()
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -13,12 +13,13 @@ from torch import Tensor
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.bases import Base, open_base
 from ..core.checkpoints.checkpoint import as_vae, find_vae, own_config, own_context, read_metadata_if_any
+from ..core.checkpoints.checkpoint import empty_prompt as token_ids
 from ..core.checkpoints.fingerprint import Fingerprint, fingerprint
 from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
 from ..core.recipe import KEY, from_header
 from .config import Base as Settings
 from .config import ConfigError, check_known
-from .host import encode_empty_prompt, load_unet, load_vae, named_context
+from .host import encode_prompt, load_unet, load_vae, named_context
 from .text import encode_empty
 
 
@@ -175,7 +176,7 @@ def empty_prompt(settings: Settings, base: Base | None, architecture: UNetArchit
         if found is not None:
             return found
         if base.text_encoder is not None:
-            return encode_empty_prompt(base.text_encoder)
+            return encode_prompt(base.text_encoder, token_ids(base.text_encoder))
         if base.context is not None:
             return base.context.tokens
     if settings.architecture or settings.widths:

@@ -6,12 +6,16 @@ import argparse
 import difflib
 import json
 import sys
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..core.errors import UserError
 from ..core.tasks import TASKS
+
+if TYPE_CHECKING:
+    from .model_choice import ModelChoice
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,10 +109,17 @@ def add_source_arguments(verb: argparse.ArgumentParser, model: str) -> None:
     verb.add_argument("--base", type=Path, help="what the adapter sits on: Stable Diffusion, as a folder or a file")
 
 
-def check_base(arguments: argparse.Namespace) -> None:
-    """UserError unless --adapter and --base come together."""
-    if (arguments.adapter is None) != (arguments.base is None):
-        raise UserError("--adapter and --base go together: the one sits on the other.")
+def choice_of(arguments: argparse.Namespace) -> ModelChoice:
+    """What is run."""
+    from .model_choice import ModelChoice
+
+    return ModelChoice(**of(ModelChoice, arguments))
+
+
+def of(kind: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of a dataclass's fields that the arguments name."""
+    said = vars(arguments)
+    return {field.name: said[field.name] for field in fields(kind) if field.name in said}
 
 
 def add_recipe_arguments(verb: argparse.ArgumentParser) -> None:
@@ -144,10 +155,15 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
 
 def run_predict(arguments: argparse.Namespace) -> None:
     """`predict`."""
-    check_base(arguments)
-    from .predict import run
+    choice = choice_of(arguments)
+    from .predict import Prediction, run
 
-    run(arguments)
+    said = vars(arguments)
+    run(
+        Prediction(
+            choice=choice, **{field.name: said[field.name] for field in fields(Prediction) if field.name in said}
+        )
+    )
 
 
 def add_train(verb: argparse.ArgumentParser) -> None:
@@ -215,10 +231,11 @@ def add_export(verb: argparse.ArgumentParser) -> None:
 
 def run_export(arguments: argparse.Namespace) -> None:
     """`export`."""
-    check_base(arguments)
-    from .export import run_export as run
+    choice = choice_of(arguments)
+    choice.check()
+    from .export import Export, run_export
 
-    print(*run(arguments), sep="\n")
+    print(*run_export(Export(choice, **of(Export, arguments))), sep="\n")
 
 
 def add_extract(verb: argparse.ArgumentParser) -> None:
@@ -241,9 +258,9 @@ def rank(text: str) -> int | None:
 
 def run_extract(arguments: argparse.Namespace) -> None:
     """`extract`."""
-    from .export import run_extract as run
+    from .export import Export, run_extract
 
-    print(*run(arguments), sep="\n")
+    print(*run_extract(Export(choice_of(arguments), **of(Export, arguments))), sep="\n")
 
 
 def add_info(verb: argparse.ArgumentParser) -> None:

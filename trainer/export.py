@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,8 +12,9 @@ from tqdm import tqdm
 
 from ..core.checkpoints.adapter_file import write_adapter
 from ..core.checkpoints.adapters import Adapter, Delta, LowRank, Part, merge
-from ..core.checkpoints.bases import Base, negative_of, one_by_one, open_adapted, open_base
-from ..core.checkpoints.checkpoint import Checkpoint, open_all, open_checkpoint, write_checkpoint
+from ..core.checkpoints.assemble import text_context
+from ..core.checkpoints.bases import Base, negative_of, one_by_one, open_adapted
+from ..core.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from ..core.checkpoints.extract import Extracted, Source, common_layers, extract
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.tensors import Weights
@@ -22,53 +22,77 @@ from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.errors import UserError
 from ..core.recipe import Recipe
 from ..core.tiny_vae import ROLES, Role
-from .host import context_of, named_context, refuse_text_encoder
+from .host import Diffusers, named_context, refuse_text_encoder
+from .model_choice import ModelChoice
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MODELSPEC = {"sd15": "stable-diffusion-v1", "sd21": "stable-diffusion-v2-768-v"}
 """What the model metadata standard of Stability AI calls the generations."""
 
 
-def run_export(arguments: argparse.Namespace) -> list[str]:
+@dataclass(frozen=True)
+class Export:
+    """What `export` and `extract` are asked for."""
+
+    choice: ModelChoice
+    out: Path
+    """The .safetensors file to write."""
+    licence: str = ""
+    data: str = ""
+    """For the header: the licence of the weights, and what they were trained on."""
+    dtype: str = "fp16"
+    """A row of DTYPES: the precision to store."""
+    decoder: list[Path] = field(default_factory=list)
+    encoder: list[Path] = field(default_factory=list)
+    """Light halves to put into it, one for each task."""
+    merge: bool = False
+    """Write the base with the adapter added in, not the adapter."""
+    rank: int | None = 16
+    """Of the low-rank layers of `extract`; None keeps every difference."""
+
+
+def run_export(wanted: Export) -> list[str]:
     """Write what the arguments name as one file of the project's; lines for a person about it."""
-    check_out(arguments.out, arguments.model, arguments.adapter, *arguments.decoder, *arguments.encoder)
-    if arguments.adapter is None:
-        checkpoints = [described(checkpoint, arguments) for checkpoint in every_recipe(arguments)]
+    check_out(wanted.out, wanted.choice.model, wanted.choice.adapter, *wanted.decoder, *wanted.encoder)
+    if wanted.choice.adapter is None:
+        checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
         first = checkpoints[0]
-        write_network(checkpoints, first.unet.load(), arguments)
-        return [told(arguments.out, [checkpoint.recipe for checkpoint in checkpoints])]
-    base = open_base(arguments.base)
-    checkpoint, adapter = open_adapted(base, arguments.adapter, arguments.family, arguments.task)
-    refuse_text_encoder(adapter, arguments.context)
-    checkpoint = described(checkpoint, arguments)
-    if arguments.merge:
+        write_network(checkpoints, first.unet.load(), wanted)
+        return [told(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
+    base = wanted.choice.open_base()
+    checkpoint, adapter = open_adapted(base, wanted.choice.adapter, wanted.choice.family, wanted.choice.task)
+    refuse_text_encoder(adapter, wanted.choice.context)
+    checkpoint = described(checkpoint, wanted)
+    if wanted.merge:
         channels = adapter.in_channels or base.architecture.in_channels
         widened = replace(checkpoint, architecture=replace(base.architecture, in_channels=channels))
-        write_network([widened], merge(adapter, base.unet.load()), arguments)
+        write_network([widened], merge(adapter, base.unet.load()), wanted)
     else:
-        parts = {layer: cast_part(part, DTYPES[arguments.dtype]) for layer, part in adapter.parts.items()}
-        write_parts([checkpoint], base, replace(adapter, parts=parts), arguments)
-    return [told(arguments.out, [checkpoint.recipe])]
+        parts = {layer: cast_part(part, DTYPES[wanted.dtype]) for layer, part in adapter.parts.items()}
+        write_parts([checkpoint], base, replace(adapter, parts=parts), wanted)
+    return [told(wanted.out, [checkpoint.recipe])]
 
 
-def run_extract(arguments: argparse.Namespace) -> list[str]:
+def run_extract(wanted: Export) -> list[str]:
     """Write what a fine-tuned UNet changed of its base as an adapter; lines for a person on what was kept."""
-    check_out(arguments.out, arguments.model, *arguments.decoder, *arguments.encoder)
-    base = open_base(arguments.base)
-    checkpoints = [described(checkpoint, arguments) for checkpoint in every_recipe(arguments)]
+    check_out(wanted.out, wanted.choice.model, *wanted.decoder, *wanted.encoder)
+    base = wanted.choice.open_base()
+    checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
     unet = checkpoints[0].unet
     tuned, start = (Source(one_by_one(weights), weights.shapes) for weights in (unet, base.unet))
     layers = tqdm(
-        extract(tuned, start, arguments.rank, DTYPES[arguments.dtype]),
+        extract(tuned, start, wanted.rank, DTYPES[wanted.dtype]),
         total=len(common_layers(tuned.shapes, start.shapes)),
         leave=False,
     )
     extracted = list(layers)
     if not extracted:
-        raise UserError(f"{arguments.model} is the same as its base {arguments.base}: there is nothing to extract.")
-    adapter = Adapter(arguments.out, {layer: part for layer, part, _ in extracted}, "extracted")
-    write_parts(checkpoints, base, adapter, arguments)
-    lines = [*report(extracted), told(arguments.out, [checkpoint.recipe for checkpoint in checkpoints])]
+        raise UserError(
+            f"{wanted.choice.model} is the same as its base {wanted.choice.base}: there is nothing to extract."
+        )
+    adapter = Adapter(wanted.out, {layer: part for layer, part, _ in extracted}, "extracted")
+    write_parts(checkpoints, base, adapter, wanted)
+    lines = [*report(extracted), told(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
     if has_own_decoder(checkpoints[0], base):
         lines.append("Its VAE decodes otherwise than the base's and is no part of the adapter: keep it beside it.")
     return lines
@@ -96,25 +120,17 @@ DECODER = ("decoder.conv_in.weight", "decoder.conv_out.weight", "post_quant_conv
 """Enough of a decoder to tell whether it was trained."""
 
 
-def every_recipe(arguments: argparse.Namespace) -> list[Checkpoint]:
-    """All recipes of the project's own file, which share a network; of anything else the one that is asked for."""
-    found = open_all(arguments.model, arguments.family, arguments.task)
-    if len({checkpoint.path for checkpoint in found}) == 1:
-        return found
-    return [open_checkpoint(arguments.model, arguments.family, arguments.task)]
-
-
-def described(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoint:
+def described(checkpoint: Checkpoint, wanted: Export) -> Checkpoint:
     """With the recipe as the arguments have it."""
-    recipe = checkpoint.recipe.override(arguments.overrides)
-    licence, data = arguments.licence or recipe.licence, arguments.data or recipe.data
-    return lightened(replace(checkpoint, recipe=replace(recipe, licence=licence, data=data)), arguments)
+    recipe = checkpoint.recipe.override(wanted.choice.overrides)
+    licence, data = wanted.licence or recipe.licence, wanted.data or recipe.data
+    return lightened(replace(checkpoint, recipe=replace(recipe, licence=licence, data=data)), wanted)
 
 
-def lightened(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoint:
+def lightened(checkpoint: Checkpoint, wanted: Export) -> Checkpoint:
     """With the light halves that the arguments name for its recipe."""
     for role in ROLES:
-        for file in getattr(arguments, role):
+        for file in getattr(wanted, role):
             if meant_for(file, role, checkpoint.recipe):
                 light = open_light(file, role, checkpoint.recipe, checkpoint.vae)
                 recipe = replace(checkpoint.recipe, **{role: light.name, f"{role}_cost": light.cost})
@@ -122,7 +138,7 @@ def lightened(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoi
     return checkpoint
 
 
-def light_of(checkpoints: list[Checkpoint], arguments: argparse.Namespace) -> dict[Role, dict[str, dict[str, Tensor]]]:
+def light_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[Role, dict[str, dict[str, Tensor]]]:
     """{role: {name: tensors}} of the halves that the recipes name. UserError for two of one name, or nobody's file."""
     held: dict[Role, dict[str, Weights]] = {role: {} for role in ROLES}
     for checkpoint in checkpoints:
@@ -131,10 +147,10 @@ def light_of(checkpoints: list[Checkpoint], arguments: argparse.Namespace) -> di
             if light is not None and held[role].setdefault(name, light).files != light.files:
                 raise UserError(f"Two light halves are called {name!r}: train one with another light.light_name.")
     used = {file for lights in held.values() for light in lights.values() for file in light.files}
-    for file in (file for role in ROLES for file in getattr(arguments, role) if file not in used):
+    for file in (file for role in ROLES for file in getattr(wanted, role) if file not in used):
         ids = ", ".join(checkpoint.recipe.id for checkpoint in checkpoints)
         raise UserError(f"{file} holds nothing for {ids}: export the checkpoint that it was trained for.")
-    dtype = DTYPES[arguments.dtype]
+    dtype = DTYPES[wanted.dtype]
     return {role: {name: cast(light.load(), dtype) for name, light in lights.items()} for role, lights in held.items()}
 
 
@@ -143,25 +159,25 @@ def about_light(light: Mapping[Role, Mapping[str, object]], checkpoint: Checkpoi
     return latents_note(checkpoint.vae) if any(light.values()) else {}
 
 
-def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], arguments: argparse.Namespace) -> None:
+def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], wanted: Export) -> None:
     """The networks of some recipes, whole, with their contexts baked in."""
-    first, dtype = checkpoints[0], DTYPES[arguments.dtype]
-    light, vae = light_of(checkpoints, arguments), None
+    first, dtype = checkpoints[0], DTYPES[wanted.dtype]
+    light, vae = light_of(checkpoints, wanted), None
     if first.vae is not None and first.vae_architecture is not None:
         vae = first.vae_architecture, cast(first.vae.load(), dtype)
     write_checkpoint(
-        arguments.out,
+        wanted.out,
         [checkpoint.recipe for checkpoint in checkpoints],
         (first.architecture, cast(unet, dtype)),
         vae,
         heads_of(checkpoints, dtype),
-        contexts_of(checkpoints, arguments),
-        {**modelspec(arguments.out, first.recipe, ""), **about_light(light, first)},
+        contexts_of(checkpoints, wanted),
+        {**modelspec(wanted.out, first.recipe, ""), **about_light(light, first)},
         light,
     )
 
 
-def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, arguments: argparse.Namespace) -> None:
+def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, wanted: Export) -> None:
     """An adapter with its manifest; the base given with it is the one it was trained on, unless it says otherwise."""
     first = checkpoints[0]
     described = replace(
@@ -172,11 +188,11 @@ def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, arg
         licence=first.recipe.licence or adapter.licence,
         data=first.recipe.data or adapter.data,
     )
-    contexts = contexts_of(checkpoints, arguments)
-    heads = heads_of(checkpoints, DTYPES[arguments.dtype])
-    light = light_of(checkpoints, arguments)
-    about = {**modelspec(arguments.out, first.recipe, "/lora"), **about_light(light, first)}
-    write_adapter(arguments.out, described, heads, contexts, about, light)
+    contexts = contexts_of(checkpoints, wanted)
+    heads = heads_of(checkpoints, DTYPES[wanted.dtype])
+    light = light_of(checkpoints, wanted)
+    about = {**modelspec(wanted.out, first.recipe, "/lora"), **about_light(light, first)}
+    write_adapter(wanted.out, described, heads, contexts, about, light)
 
 
 def heads_of(checkpoints: list[Checkpoint], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
@@ -185,18 +201,20 @@ def heads_of(checkpoints: list[Checkpoint], dtype: torch.dtype) -> dict[str, dic
     return {name: cast(head.load(), dtype) for name, head in held.items() if head is not None}
 
 
-def contexts_of(checkpoints: list[Checkpoint], arguments: argparse.Namespace) -> dict[str, Tensor]:
+def contexts_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[str, Tensor]:
     """The tokens that each recipe uses. A guided one gets its prompt with each image; the empty one is its contrast."""
     found = {}
     for checkpoint in checkpoints:
-        recipe = checkpoint.recipe
+        recipe, architecture = checkpoint.recipe, checkpoint.architecture
         guided = recipe.guidance_scale != 1
-        if arguments.context or not guided:
-            found[recipe.id] = context_of(checkpoint, arguments.context).first(recipe.tokens).tokens
+        if wanted.choice.context:
+            found[recipe.id] = named_context(wanted.choice.context, architecture).first(recipe.tokens).tokens
+        elif not guided:
+            found[recipe.id] = text_context(checkpoint, Diffusers()).first(recipe.tokens).tokens
         if guided:
-            baked = negative_of(checkpoint.path, recipe, checkpoint.architecture)
-            given = arguments.negative_context
-            negative = named_context(given, checkpoint.architecture) if given else baked or context_of(checkpoint)
+            given = wanted.choice.negative_context
+            baked = None if given else negative_of(checkpoint.path, recipe, architecture)
+            negative = named_context(given, architecture) if given else baked or text_context(checkpoint, Diffusers())
             found[f"{recipe.id}.negative"] = negative.first(recipe.tokens).tokens
     return found
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -14,17 +15,19 @@ from torch import Tensor, nn
 from ..core.backbone import Context, Features
 from ..core.checkpoints.adapters import Adapter
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
-from ..core.checkpoints.attachment import Adapted
+from ..core.checkpoints.assemble import assemble, text_context
 from ..core.checkpoints.bases import one_by_one
-from ..core.checkpoints.checkpoint import Checkpoint, as_context, empty_prompt, read_context
+from ..core.checkpoints.checkpoint import Checkpoint, as_context, read_context
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, read_shapes, shown
-from ..core.checkpoints.tiny_vae_file import FULL, chosen
-from ..core.halves import Half, with_light
+from ..core.checkpoints.tiny_vae_file import FULL
+from ..core.errors import UserError
+from ..core.halves import Half
 from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
-from ..core.pipeline import Perceiver
 from ..core.tiny_vae import build_light
+from .model_choice import ModelChoice
+from .perceiver import PicturePerceiver
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -88,44 +91,114 @@ class DiffusersHead:
         return self.head(features).float()
 
 
-def load(checkpoint: Checkpoint, context: str = "", device: str = "cpu") -> Perceiver:
-    """Everything that a checkpoint's recipe needs, in single precision. CheckpointError if a part is missing."""
-    recipe = checkpoint.recipe
-    return Perceiver(
-        recipe=recipe,
-        backbone=DiffusersBackbone(load_unet(checkpoint.unet, checkpoint.architecture).to(device)),
-        context=context_of(checkpoint, context),
-        autoencoder=load_autoencoder(checkpoint, device),
-        head=load_head(checkpoint, device),
+@dataclass(frozen=True)
+class Diffusers:
+    """diffusers as core's Host: networks in single precision on one device."""
+
+    device: str = "cpu"
+    perceiver = PicturePerceiver
+    advice = "put empty_text_embed.safetensors or a text_encoder/ folder beside it, or give --context FILE"
+
+    def backbone(self, weights: Weights, architecture: UNetArchitecture) -> DiffusersBackbone:
+        return DiffusersBackbone(load_unet(weights, architecture).to(self.device))
+
+    def autoencoder(self, weights: Weights, architecture: VAEArchitecture) -> DiffusersAutoencoder:
+        return DiffusersAutoencoder(load_vae(weights, architecture).to(self.device))
+
+    def head(self, name: str, weights: Weights) -> DiffusersHead:
+        tensors = without_batch_norm(weights.load())
+        head = build_head(name, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+        return DiffusersHead(filled(head, tensors, weights).to(self.device))
+
+    def light(self, weights: Weights) -> Half:
+        return filled(build_light(weights.shapes), weights.load(), weights).to(self.device)
+
+    def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
+        return encode_prompt(text_encoder, tokens)
+
+    def empty_prompt(self, width: int, tokens: int) -> None:
+        """It comes with no checkpoint."""
+
+
+def load(checkpoint: Checkpoint, adapter: Adapter | None = None, device: str = "cpu", **given: Any) -> PicturePerceiver:
+    """A checkpoint through diffusers, with an adapter beside the UNet's weights if one is given.
+
+    given: as for core.checkpoints.assemble.assemble. What a person should know of the adapter is logged.
+    CheckpointError if a part is missing.
+    """
+    host, named = Diffusers(device), given.get("context")
+    given["context"] = given.get("context") or text_context(checkpoint, host)
+    if checkpoint.vae is None:
+        raise CheckpointError(f"{shown(checkpoint.path)} comes without a VAE: put a vae/ folder beside it.")
+    if adapter is not None:
+        refuse_text_encoder(adapter, named)
+        for note in adapter.notes(fingerprint(one_by_one(checkpoint.unet))):
+            logging.getLogger(__name__).warning(note)
+    perceiver = assemble(checkpoint, host, adapter=adapter, **given)
+    assert isinstance(perceiver, PicturePerceiver)
+    return perceiver
+
+
+def load_chosen(
+    choice: ModelChoice, checkpoint: Checkpoint, adapter: Adapter | None, device: str, **halves: str
+) -> PicturePerceiver:
+    """What a person chose, as it was opened, with the text embeddings that they name."""
+    named = {"context": choice.context, "negative": choice.negative_context}
+    texts = {name: named_context(file, checkpoint.architecture) for name, file in named.items() if file}
+    return load(checkpoint, adapter, device, **texts, **halves)
+
+
+def open_perceiver(
+    model: str | Path = "",
+    *,
+    task: str = "",
+    base: str | Path = "",
+    adapter: str | Path = "",
+    family: str = "auto",
+    overrides: Sequence[str] = (),
+    context: str = "",
+    negative_context: str = "",
+    encoder: str = FULL,
+    decoder: str = FULL,
+    device: str = "",
+) -> PicturePerceiver:
+    """A checkpoint, or an adapter on its base, ready to be called with pictures.
+
+    model: a folder in diffusers layout, a published repository's folder, or a file; an adapter, if base is given.
+    task: which, where it holds several. overrides: recipe fields, as in ("steps=4", "seed=7"). context,
+    negative_context: FILE or FILE:KEY of text embeddings. encoder, decoder: full, light, or a file. device: cpu, cuda,
+    mps; the best there is if left out. UserError, in one sentence, for what a person can mend.
+    """
+    sits_on = base or (model if adapter else "")
+    beside = adapter or (model if base else "")
+    if model and base and adapter:
+        raise UserError("Name a model, or an adapter and the base it sits on, not all three.")
+    choice = ModelChoice(
+        Path(model) if model and not beside else None,
+        Path(beside) if beside else None,
+        Path(sits_on) if sits_on else None,
+        *(family, task, overrides, context, negative_context),
     )
+    return load_chosen(choice, *choice.open(), device_named(device), encoder=encoder, decoder=decoder)
 
 
-def lightened(
-    perceiver: Perceiver, checkpoint: Checkpoint, encoder: str = FULL, decoder: str = FULL, device: str = "cpu"
-) -> Perceiver:
-    """With the halves of the VAE that are chosen: full, light, or a file. CheckpointError if there is no such."""
-    return with_light(
-        perceiver,
-        load_light(chosen("encoder", encoder, checkpoint.recipe, checkpoint.encoder, checkpoint.vae), device),
-        load_light(chosen("decoder", decoder, checkpoint.recipe, checkpoint.decoder, checkpoint.vae), device),
-    )
+def device_named(name: str) -> str:
+    """The device, or the best there is if none is named. UserError if this machine has no such."""
+    try:
+        return str(torch.empty(0, device=name or best_device()).device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"Device {name!r} cannot be used ({reason}): leave --device out for the best one.") from None
 
 
-def load_light(weights: Weights | None, device: str = "cpu") -> Half | None:
-    """A light half of the VAE, in single precision."""
-    return None if weights is None else filled(build_light(weights.shapes), weights.load(), weights).to(device)
+def best_device() -> str:
+    """A GPU if there is one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_adapted(checkpoint: Checkpoint, adapter: Adapter, context: str = "", device: str = "cpu") -> Perceiver:
-    """The same with an adapter beside the UNet's weights; what a person should know of the pair is logged."""
-    refuse_text_encoder(adapter, context)
-    perceiver = load(checkpoint, context, device)
-    for note in adapter.notes(fingerprint(one_by_one(checkpoint.unet))):
-        logging.getLogger(__name__).warning(note)
-    return replace(perceiver, backbone=Adapted(perceiver.backbone, adapter))
-
-
-def refuse_text_encoder(adapter: Adapter, context: str) -> None:
+def refuse_text_encoder(adapter: Adapter, context: object) -> None:
     """CheckpointError for an adapter whose context none of the text encoders here can make."""
     if adapter.text_encoder and not context:
         raise CheckpointError(
@@ -147,27 +220,11 @@ def load_unet(weights: Weights, architecture: UNetArchitecture) -> UNet2DConditi
     return filled(unet, tensors, weights)
 
 
-def load_autoencoder(checkpoint: Checkpoint, device: str = "cpu") -> DiffusersAutoencoder:
-    """The checkpoint's VAE. CheckpointError if it came without one."""
-    if checkpoint.vae is None or checkpoint.vae_architecture is None:
-        raise CheckpointError(f"{shown(checkpoint.path)} comes without a VAE: put a vae/ folder beside it.")
-    return DiffusersAutoencoder(load_vae(checkpoint.vae, checkpoint.vae_architecture).to(device))
-
-
 def load_vae(weights: Weights, architecture: VAEArchitecture) -> AutoencoderKL:
     """The VAE, in single precision. CheckpointError if the weights do not fit it."""
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(architecture.config())
     return filled(vae, weights.load(), weights)
-
-
-def load_head(checkpoint: Checkpoint, device: str = "cpu") -> DiffusersHead | None:
-    """The head that the recipe names, if it names one."""
-    if checkpoint.head is None:
-        return None
-    tensors = without_batch_norm(checkpoint.head.load())
-    head = build_head(checkpoint.recipe.head, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    return DiffusersHead(filled(head, tensors, checkpoint.head).to(device))
 
 
 def filled(module: Module, tensors: dict[str, Tensor], weights: Weights) -> Module:
@@ -189,29 +246,14 @@ def compare(module: nn.Module, tensors: dict[str, Tensor]) -> tuple[list[str], l
     return sorted(name for name in expected if given.get(name) != expected[name]), sorted(set(given) - set(expected))
 
 
-def context_of(checkpoint: Checkpoint, given: str = "") -> Context:
-    """The text context: as given, else from the file, else by the text encoder beside it."""
-    if given:
-        return named_context(given, checkpoint.architecture)
-    if checkpoint.context is not None:
-        return checkpoint.context
-    if checkpoint.text_encoder is not None:
-        tokens = encode_empty_prompt(checkpoint.text_encoder, padded=checkpoint.recipe.tokens == 0)
-        return as_context(tokens, checkpoint.architecture, checkpoint.text_encoder)
-    raise CheckpointError(
-        f"{shown(checkpoint.path)} comes without a text context: put empty_text_embed.safetensors or a text_encoder/ "
-        "folder beside it, or give --context FILE."
-    )
-
-
 def named_context(text: str, architecture: UNetArchitecture) -> Context:
     """FILE or FILE:KEY."""
     path, _, key = text.rpartition(":") if ":" in text and not Path(text).exists() else (text, "", "")
     return as_context(read_context(Path(path), key), architecture, Path(path))
 
 
-def encode_empty_prompt(folder: Path, padded: bool = False) -> Tensor:
-    """(1, 2 or 77, D) float32 of the empty prompt, by transformers' CLIP. CheckpointError for damaged weights."""
+def encode_prompt(folder: Path, tokens: list[int]) -> Tensor:
+    """(1, L, D) float32 of L token ids, by transformers' CLIP. CheckpointError for damaged weights."""
     from transformers import CLIPTextModel
 
     for file in find_files(folder):
@@ -219,4 +261,4 @@ def encode_empty_prompt(folder: Path, padded: bool = False) -> Tensor:
     # .float(): transformers keeps the dtype of the file since version 5
     encoder = CLIPTextModel.from_pretrained(folder, local_files_only=True).float()
     with torch.no_grad():
-        return encoder(torch.tensor([empty_prompt(folder, padded)]))[0]
+        return encoder(torch.tensor([tokens]))[0]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.backbone import Context
-from ..core.checkpoints.bases import negative_of, open_adapted, open_base
-from ..core.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..core.checkpoints.tiny_vae_file import FULL
 from ..core.crops import Box, boxes_of_mask, read_boxes
 from ..core.display.openpose import pose_keypoint, pose_picture
 from ..core.display.picture import as_gray, ready
@@ -26,42 +23,66 @@ from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, wanted_resolution
 from ..core.pose import passes_of_people, predict_people
 from ..core.recipe import Recipe
-from .host import context_of, lightened, load, load_adapted, named_context
+from .host import device_named, load_chosen
+from .model_choice import ModelChoice
+from .perceiver import read_image
 
 PEOPLE_AT_ONCE = 8
 """Per pass of the networks."""
 
 
-def run(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict` is asked for."""
+
+    images: list[Path]
+    out: Path
+    """A folder, made where there is none."""
+    choice: ModelChoice
+    resolution: int = -1
+    """-1 as trained, 0 the image's own, or pixels."""
+    boxes: Path | None = None
+    """For keypoints, where people are: a JSON file, or"""
+    mask: Path | None = None
+    """a folder of masks named like the pictures."""
+    encoder: str = FULL
+    decoder: str = FULL
+    """Which half of the VAE: full, light, or a file."""
+    device: str = ""
+    """cpu, cuda, mps; the best there is if left out."""
+
+
+def run(wanted: Prediction) -> None:
     """Predict every image and write what was seen of it. UserError for what a person can mend."""
-    arguments.device = device_named(arguments.device)
-    check_images(arguments.images)
-    boxes_in = finder(arguments)
-    perceiver = open_perceiver(arguments)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    device = device_named(wanted.device)
+    check_images(wanted.images)
+    boxes_in = finder(wanted)
+    checkpoint, adapter = wanted.choice.open()
+    # before the weights are read, which takes a while
+    checkpoint = replace(checkpoint, recipe=for_people(checkpoint.recipe, wanted))
+    perceiver = load_chosen(wanted.choice, checkpoint, adapter, device, encoder=wanted.encoder, decoder=wanted.decoder)
+    wanted.out.mkdir(parents=True, exist_ok=True)
     perceive = perceive_map if perceiver.recipe.row.channels else perceive_people
-    for path in arguments.images:
+    for path in wanted.images:
         image = read_image(path)
         boxes = boxes_in(path, (image.shape[-2], image.shape[-1]))
         with torch.inference_mode():
-            perceive(perceiver, image.to(arguments.device), boxes, arguments, path)
+            perceive(perceiver, image.to(device), boxes, wanted, path)
 
 
-def perceive_map(
-    perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, arguments: argparse.Namespace, path: Path
-) -> None:
+def perceive_map(perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, wanted: Prediction, path: Path) -> None:
     """A dense map of one picture, and its files."""
     with tqdm(total=passes(perceiver.recipe, 1, 1), desc=path.name, leave=False) as bar:
 
         def tick() -> None:
             bar.update()
 
-        result = predict(perceiver, image, resolution=arguments.resolution, tick=tick)
-    write(result, arguments.out / path.stem)
+        result = predict(perceiver, image, resolution=wanted.resolution, tick=tick)
+    write(result, wanted.out / path.stem)
 
 
 def perceive_people(
-    perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, arguments: argparse.Namespace, path: Path
+    perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, wanted: Prediction, path: Path
 ) -> None:
     """The keypoints of the people in one picture, and its files."""
     total = passes_of_people(1 if boxes is None else len(boxes), PEOPLE_AT_ONCE, False)
@@ -75,20 +96,20 @@ def perceive_people(
             result = predict_people(perceiver, image, found, batch_size=PEOPLE_AT_ONCE, tick=tick)
         except UserError as error:
             raise UserError(f"{path.name}: {error}") from None
-    write_people(result, perceiver.recipe, arguments.out / path.stem)
+    write_people(result, perceiver.recipe, wanted.out / path.stem)
 
 
 Finder = Callable[[Path, tuple[int, int]], "list[Box] | None"]
 """Where people are in the picture of a path, of (H, W); None is that nobody has said it."""
 
 
-def finder(arguments: argparse.Namespace) -> Finder:
+def finder(wanted: Prediction) -> Finder:
     """As --boxes or --mask say. UserError, before anything is loaded, if there is nothing for one of the pictures."""
-    if arguments.boxes:
-        boxes = {path: boxes_named(arguments.boxes, path) for path in arguments.images}
+    if wanted.boxes:
+        boxes = {path: boxes_named(wanted.boxes, path) for path in wanted.images}
         return lambda path, size: boxes[path]
-    if arguments.mask:
-        masks = {path: mask_named(arguments.mask, path) for path in arguments.images}
+    if wanted.mask:
+        masks = {path: mask_named(wanted.mask, path) for path in wanted.images}
         return lambda path, size: boxes_of_mask(as_gray(read_image(masks[path])[0].movedim(0, -1))[..., 0], size)
     return lambda path, size: None
 
@@ -122,81 +143,15 @@ def mask_named(folder: Path, picture: Path) -> Path:
     return found[0]
 
 
-def open_perceiver(arguments: argparse.Namespace) -> Perceiver:
-    """The networks and the recipe that the arguments name."""
-    if arguments.adapter is None:
-        checkpoint, adapter = open_checkpoint(arguments.model, arguments.family, arguments.task), None
-    else:
-        base = open_base(arguments.base)
-        checkpoint, adapter = open_adapted(base, arguments.adapter, arguments.family, arguments.task)
-    # before the weights are read, which takes a while: a misspelt field is told at once
-    checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(arguments.overrides))
-    checkpoint = replace(checkpoint, recipe=for_people(checkpoint.recipe, arguments))
-    if adapter is None:
-        perceiver = load(checkpoint, arguments.context, arguments.device)
-    else:
-        perceiver = load_adapted(checkpoint, adapter, arguments.context, arguments.device)
-    perceiver = lightened(perceiver, checkpoint, arguments.encoder, arguments.decoder, arguments.device)
-    return replace(perceiver, negative=negative_context(checkpoint, arguments.negative_context))
-
-
-def for_people(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+def for_people(recipe: Recipe, wanted: Prediction) -> Recipe:
     """The recipe with the size of crops that the arguments name. UserError for what only people have, or have not."""
     if recipe.row.channels:
-        if arguments.boxes or arguments.mask:
+        if wanted.boxes or wanted.mask:
             raise UserError(f"--boxes and --mask say where people are, but {recipe.id} predicts {recipe.row.name}.")
         return recipe
-    if arguments.resolution == 0:
+    if wanted.resolution == 0:
         raise UserError("--resolution 0 is none for people, who are cut out at one size: leave it out or give pixels.")
-    return replace(recipe, resolution=wanted_resolution(recipe, arguments.resolution))
-
-
-def negative_context(checkpoint: Checkpoint, given: str) -> Context | None:
-    """What guidance moves away from: as given, else from the file, else the empty prompt if there is one."""
-    if given:
-        return named_context(given, checkpoint.architecture)
-    if checkpoint.recipe.guidance_scale == 1:
-        return None
-    baked = negative_of(checkpoint.path, checkpoint.recipe, checkpoint.architecture)
-    known = checkpoint.context is not None or checkpoint.text_encoder is not None
-    return baked or (context_of(checkpoint) if known else None)
-
-
-def device_named(name: str) -> str:
-    """The device, or the best there is if none is named. UserError if this machine has no such."""
-    try:
-        return str(torch.empty(0, device=name or best_device()).device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"Device {name!r} cannot be used ({reason}): leave --device out for the best one.") from None
-
-
-def best_device() -> str:
-    """A GPU if there is one."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def read_image(path: Path) -> Tensor:
-    """(1, 3, H, W) in [0, 1], upright as its camera says."""
-    try:
-        with Image.open(path) as image:
-            pixels = as_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError:
-        raise UserError(f"{path.name} is not an image that can be read: give a PNG, JPEG, WebP or TIFF.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path.name} is not a readable image ({error}): give a whole one.") from None
-    return torch.from_numpy(pixels).movedim(-1, 0)[None]
-
-
-def as_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1]."""
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit grey at 255
-        grey = np.asarray(image).astype(np.float32) / 65535
-        return np.repeat(grey[..., None], 3, axis=-1)
-    return np.asarray(image.convert("RGB")).astype(np.float32) / 255
+    return replace(recipe, resolution=wanted_resolution(recipe, wanted.resolution))
 
 
 def write(result: PerceptionMap, stem: Path) -> None:

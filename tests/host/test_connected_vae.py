@@ -97,7 +97,8 @@ def perceive_by_a_known_vae():
 
     from diffusion_perception.core.checkpoints import vae_latents
     from diffusion_perception.core.checkpoints.tiny_vae_file import latents_of
-    from diffusion_perception.nodes.load import LoadModel, weights_of
+    from diffusion_perception.nodes.host import weights_of
+    from diffusion_perception.nodes.load import LoadModel
     from diffusion_perception.nodes.perceive import Perceive
 
     bare = LoadModel.execute("bare.safetensors", "auto", "as trained", "").result[0]

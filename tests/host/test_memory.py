@@ -84,16 +84,17 @@ def forget_and_count(model):
     import comfy.model_management as management
     import torch
 
-    from diffusion_perception.nodes import load
+    from diffusion_perception.nodes import host
+    from diffusion_perception.nodes.load import LoadModel
     from diffusion_perception.nodes.perceive import Perceive
 
-    perception, vae = load.LoadModel.execute(model, "auto", "as trained", "").result
+    perception, vae = LoadModel.execute(model, "auto", "as trained", "").result
     watched = [weakref.ref(perception.backbone.patcher.model), weakref.ref(vae.first_stage_model)]
     Perceive.execute(perception, torch.rand(1, 32, 32, 3), -1, 1)
     del perception, vae
     management.unload_all_models()
     gc.collect()
-    return {"alive": sum(ref() is not None for ref in watched), "kept": len(load.in_use)}
+    return {"alive": sum(ref() is not None for ref in watched), "kept": len(host.SHARED)}
 
 
 def test_nothing_is_held_once_the_hosts_cache_forgets_the_model(inside_host, model):

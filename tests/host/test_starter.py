@@ -33,5 +33,5 @@ def test_the_nodes_and_predict_agree(comfyui, picture, task):
     graph, saved = perceive_file(STARTER.name, picture.name, f"starter/{task}", task=task)
     ours = np.load(comfyui.submit(graph).files(saved.name)[0])
     with torch.inference_mode():
-        theirs = predict(load(open_checkpoint(STARTER, task=task), "", "cpu"), read_image(picture)).values[0].numpy()
+        theirs = predict(load(open_checkpoint(STARTER, task=task)), read_image(picture)).values[0].numpy()
     assert np.abs(ours.reshape(theirs.shape) - theirs).max() <= 5e-4

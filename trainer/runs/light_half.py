@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...core.backbone import Context
 from ...core.checkpoints.adapters import Adapter
+from ...core.checkpoints.assemble import text_context
 from ...core.checkpoints.bases import open_adapted, open_base
 from ...core.checkpoints.checkpoint import Checkpoint, UnsuitedError, open_all, open_checkpoint
 from ...core.checkpoints.tensors import shown
@@ -33,7 +34,7 @@ from ..config import Light as Settings
 from ..data.batches import Batch, Feed
 from ..data.records import Sample
 from ..data.targets import normalise
-from ..host import DiffusersAutoencoder, context_of, load, load_adapted
+from ..host import Diffusers, DiffusersAutoencoder, load, named_context
 from ..latents import Latents
 from ..objective import Counted, source
 from .perception import DTYPES, NOTES
@@ -72,13 +73,14 @@ def open_teacher(config: Config, device: str) -> Teacher:
     perceivers: dict[str, Perceiver] = {}
     first: tuple[Checkpoint, Perceiver] | None = None
     for checkpoint, adapter in opened:
-        if adapter is not None:
-            perceiver = load_adapted(checkpoint, adapter, config.base.context, device)
-        elif first is not None and first[0].unet == checkpoint.unet:
-            perceiver = replace(first[1], recipe=checkpoint.recipe, context=context_of(checkpoint, config.base.context))
+        named = config.base.context
+        context = named_context(named, checkpoint.architecture) if named else None
+        if adapter is None and first is not None and first[0].unet == checkpoint.unet:
+            text = context or text_context(checkpoint, Diffusers(device))
+            perceiver = replace(first[1], recipe=checkpoint.recipe, context=text)
         else:
-            perceiver = load(checkpoint, config.base.context, device)
-            first = first or (checkpoint, perceiver)
+            perceiver = load(checkpoint, adapter, device, context=context)
+            first = first or ((checkpoint, perceiver) if adapter is None else None)
         if perceiver.head is not None and config.learn == "decoder":
             raise ConfigError(
                 f"{checkpoint.recipe.id} is decoded by a head, not by the VAE: there is nothing to learn."
