@@ -33,7 +33,7 @@ from diffusion_perception.core.pipeline import denoise, predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tiny_vae import LightDecoder, LightEncoder, build_light, untrained
 from diffusion_perception.trainer.config import Light
-from diffusion_perception.trainer.host import DiffusersAutoencoder, load_light
+from diffusion_perception.trainer.host import Diffusers, DiffusersAutoencoder
 
 DEPTH, NORMAL = (Recipe(task, resolution=64) for task in ("depth", "normal"))
 OWN_DEPTH = replace(DEPTH, base="custom")
@@ -53,7 +53,7 @@ def test_taesd_computes_what_diffusers_computes(tmp_path, role, name):
         write_taesd(path, role, 3)
     else:
         save_file(expected.state_dict(), path)
-    light = load_light(open_light(path, role, DEPTH).weights)
+    light = Diffusers().light(open_light(path, role, DEPTH).weights)
     shown = {"decoder": torch.randn(2, 4, 6, 9) * 3, "encoder": torch.rand(2, 3, 48, 72) * 2 - 1}[role]
     answer = expected.decode(shown).sample if role == "decoder" else expected.encode(shown).latents
     assert_close(light(shown), answer, rtol=0, atol=1e-5)

@@ -156,6 +156,7 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
 def run_predict(arguments: argparse.Namespace) -> None:
     """`predict`."""
     choice = choice_of(arguments)
+    choice.check()
     from .predict import Prediction, run
 
     said = vars(arguments)
