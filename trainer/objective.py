@@ -37,16 +37,12 @@ class Term:
 
     loss: Loss
     factor: float
-    space: Literal["latent", "picture", "value"]
-    """Latents; the codec's picture in [-1, 1]; or its values, 0 = black, for losses that ask for them."""
+    space: Literal["latent", "picture", "value", "score"]
+    """Latents, or what the loss compares beside them."""
 
     @property
     def name(self) -> str:
         return f"latent-{self.loss.name}" if self.space == "latent" else self.loss.name
-
-
-IN_VALUES = ("scale-invariant",)
-"""Losses that compare values with 0 = black rather than pictures."""
 
 
 def terms_of(recipe: Recipe, settings: Settings) -> list[Term]:
@@ -70,7 +66,7 @@ def picture_term(text: str, task: str) -> Term:
         weight = float(factor) if colon else loss.factor
     except ValueError:
         raise ConfigError(f"objective.pixel_losses.{task}: {text!r} is not NAME or NAME:FACTOR.") from None
-    return Term(loss, weight, "value" if name in IN_VALUES else "picture")
+    return Term(loss, weight, loss.space)
 
 
 class Answer(NamedTuple):
@@ -279,16 +275,22 @@ def check(config: Config, recipes: Mapping[str, Recipe]) -> None:
                 f"{recipe.row.name} are as many heatmaps as the skeleton has names, which only a head makes: set "
                 'network.head = "vitpose_classic".'
             )
-        terms = terms_of(recipe, settings)
-        scored = recipe.target_codec().classes
-        if any((term.loss.name == "cross-entropy") != scored for term in terms):
-            raise ConfigError(
-                "Class scores are learnt by cross-entropy and by nothing else: leave objective.pixel_losses out."
-                if scored
-                else 'cross-entropy compares class scores, and a UNet makes colours: set network.head = "upernet".'
-            )
+        check_scores(recipe, terms_of(recipe, settings))
         if recipe.prediction_type == "epsilon" and (settings.loss != "latent" or recipe.paradigm == "one-step"):
             raise ConfigError(
                 'recipe.prediction_type = "epsilon" says nothing of a target that left no trace: take it with '
                 'objective.loss = "latent" and a paradigm of several steps, or predict "v_prediction" or "sample".'
+            )
+
+
+def check_scores(recipe: Recipe, terms: Sequence[Term]) -> None:
+    """ConfigError where losses of class scores meet something else, or others meet class scores."""
+    scored = recipe.target_codec().classes
+    if scored and any(term.space != "score" for term in terms):
+        names = " or ".join(loss.name for loss in LOSSES.values() if loss.space == "score")
+        raise ConfigError(f"Class scores are learnt by {names} and by nothing else: leave objective.pixel_losses out.")
+    for term in terms:
+        if term.space == "score" and not scored:
+            raise ConfigError(
+                f'{term.name} compares class scores, and a UNet makes colours: set network.head = "upernet".'
             )
