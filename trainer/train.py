@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.display.colour import palette_named
-from ..core.heads.table import NEW_HEADS, untrained_head
+from ..core.heads.table import HEADS, untrained_head
 from ..core.recipe import Recipe
 from . import objective, state
 from .base import Start, shape_of, start
@@ -86,7 +86,7 @@ def check(config: Config) -> None:
             'Several tasks on one network are told apart by learnt contexts: set network.learn_context = "auto".'
         )
     if config.network.head:
-        check_known("head", config.network.head, NEW_HEADS)
+        check_known("head", config.network.head, HEADS)
     if config.network.encoder and (config.objective.loss != "pixel" or config.cache_latents):
         raise ConfigError(
             "An encoder that learns moves the latents that others are compared with: with network.encoder set "
