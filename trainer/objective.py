@@ -7,7 +7,7 @@ accelerator.backward((totals * coefficients).sum())
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.codecs import reduce_channels
-from ..core.diffusion import PARAMETERISATIONS, TRAIN_STEPS, alpha_bars, to_sample
+from ..core.diffusion import PARADIGMS, TRAIN_STEPS, Question, alpha_bars, to_sample
 from ..core.measure.losses import LOSSES, Loss, at_least_float32, valid_cells
 from ..core.recipe import Recipe
 from ..core.tasks import task_named
@@ -74,55 +74,6 @@ class Answer(NamedTuple):
 
     prediction: Tensor
     target: Tensor
-
-
-# What the network is asked
-
-
-class Question(NamedTuple):
-    """What the network is shown, and the latent that its answer should make."""
-
-    shown: Tensor
-    """(B, 4 or 8, h, w)."""
-    noisy: Tensor
-    """(B, 4, h, w): what the answer is understood against."""
-    alpha_bar: Tensor
-    """(B, 1, 1, 1)."""
-    target: Tensor | None
-    """(B, 4, h, w): the output to train towards; None where the sample itself is compared."""
-
-
-Ask = Callable[[Tensor, Tensor, Tensor | None, Tensor, Recipe], Question]
-
-
-def ask_one_step(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
-    """GenPercept: the image latent alone. It stands where inference puts it, whatever timestep is told."""
-    bar = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[recipe.timestep].to(image)
-    return Question(image, image, bar.expand_as(alpha_bar), None)
-
-
-def ask_deterministic(
-    image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe
-) -> Question:
-    """DMP: the target blended with the image latent (DMP, eq. 2)."""
-    noisy = alpha_bar**0.5 * sample + (1 - alpha_bar) ** 0.5 * image
-    target = PARAMETERISATIONS[recipe.prediction_type].target(sample, image, alpha_bar)
-    return Question(noisy, noisy, alpha_bar, target)
-
-
-def ask_stochastic(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
-    """Marigold: the target blended with noise, the image latent before it."""
-    assert noise is not None
-    noisy = alpha_bar**0.5 * sample + (1 - alpha_bar) ** 0.5 * noise
-    target = PARAMETERISATIONS[recipe.prediction_type].target(sample, noise, alpha_bar)
-    return Question(torch.cat([image, noisy], 1), noisy, alpha_bar, target)
-
-
-QUESTIONS: dict[str, Ask] = {
-    "one-step": ask_one_step,
-    "deterministic": ask_deterministic,
-    "stochastic": ask_stochastic,
-}
 
 
 # What is drawn
@@ -223,7 +174,7 @@ def answer(
     if student.head is not None:
         prediction = student.read_head(image, timesteps, tokens, batch.target.shape[-2:])
         return {"picture": Answer(prediction, true_picture(batch))}
-    needs_target = "latent" in spaces or recipe.paradigm != "one-step"
+    needs_target = "latent" in spaces or PARADIGMS[recipe.paradigm].shows_target
     sample = student.encode(batch.target, batch, "target") if needs_target else image
     question = ask(image, sample, timesteps, batch.seeds, recipe, settings)
     output = at_least_float32(student.output(question.shown, timesteps, tokens))
@@ -241,9 +192,10 @@ def ask(
     """The recipe's question about image latents whose target latents are `sample`."""
     bars = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[timesteps]
     noise = None
-    if recipe.paradigm == "stochastic":
+    paradigm = PARADIGMS[recipe.paradigm]
+    if paradigm.draws_noise:
         noise = draw_noise(seeds, timesteps, image.shape[1:], settings).to(image)
-    return QUESTIONS[recipe.paradigm](image, sample, noise, bars.view(-1, 1, 1, 1).to(image), recipe)
+    return paradigm.ask(image, sample, noise, bars.view(-1, 1, 1, 1).to(image), recipe)
 
 
 def true_picture(batch: Batch) -> Tensor:
@@ -276,7 +228,8 @@ def check(config: Config, recipes: Mapping[str, Recipe]) -> None:
                 'network.head = "vitpose_classic".'
             )
         check_scores(recipe, terms_of(recipe, settings))
-        if recipe.prediction_type == "epsilon" and (settings.loss != "latent" or recipe.paradigm == "one-step"):
+        traceless = settings.loss != "latent" or not PARADIGMS[recipe.paradigm].shows_target
+        if recipe.prediction_type == "epsilon" and traceless:
             raise ConfigError(
                 'recipe.prediction_type = "epsilon" says nothing of a target that left no trace: take it with '
                 'objective.loss = "latent" and a paradigm of several steps, or predict "v_prediction" or "sample".'
