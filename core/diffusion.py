@@ -1,17 +1,19 @@
-"""Diffusion as perception uses it: schedules, parameterisations, and the three paradigms of the GenPercept paper."""
+"""Diffusion as perception uses it: schedules, parameterisations, and the paradigms of the GenPercept paper."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .backbone import Backbone, Context, Features
 from .errors import UserError
-from .recipe import Recipe
+
+if TYPE_CHECKING:  # a recipe names its paradigm, so it is recipe.py that imports this file
+    from .recipe import Recipe
 
 TRAIN_STEPS = 1000
 
@@ -123,6 +125,9 @@ def timesteps(recipe: Recipe) -> list[int]:
     return [min(i * stride + recipe.steps_offset, TRAIN_STEPS - 1) for i in reversed(range(count))]
 
 
+# Paradigms: how they are run
+
+
 def one_step(
     net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick
 ) -> Tensor:
@@ -158,9 +163,6 @@ def stochastic(
     return ddim(output, noise, recipe, tick)
 
 
-PARADIGMS = {"one-step": one_step, "deterministic": deterministic, "stochastic": stochastic}
-
-
 def ddim(
     output: Callable[[Tensor, int], Tensor], start: Tensor, recipe: Recipe, tick: Tick, kept: Tensor | None = None
 ) -> Tensor:
@@ -180,9 +182,81 @@ def call(net: Backbone, latent: Tensor, timestep: int, context: Context) -> Tens
     if latent.shape[1] != net.in_channels:
         raise UserError(
             f"The network takes {net.in_channels} input channels and its paradigm gives it {latent.shape[1]}: "
-            "one-step and deterministic are for networks with 4, stochastic for those with 8."
+            f"there are {suited_networks()}."
         )
     return net(latent, latent.new_full((latent.shape[0],), timestep), context.expand(latent.shape[0]))
+
+
+def suited_networks() -> str:
+    """Which paradigms are for which networks, in words."""
+    named: dict[int, list[str]] = {}
+    for name, row in PARADIGMS.items():
+        named.setdefault(row.channels, []).append(name)
+    return ", ".join(f"{' and '.join(names)} for networks with {channels}" for channels, names in named.items())
+
+
+# Paradigms: how they are taught
+
+
+class Question(NamedTuple):
+    """What the network is shown in training, and the latent that its answer should make."""
+
+    shown: Tensor
+    """(B, 4 or 8, h, w)."""
+    noisy: Tensor
+    """(B, 4, h, w): what the answer is understood against."""
+    alpha_bar: Tensor
+    """(B, 1, 1, 1)."""
+    target: Tensor | None
+    """(B, 4, h, w): the output to train towards; None where the sample itself is compared."""
+
+
+def ask_one_step(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
+    """GenPercept: the image latent alone. It stands where inference puts it, whatever timestep is told."""
+    bar = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[recipe.timestep].to(image)
+    return Question(image, image, bar.expand_as(alpha_bar), None)
+
+
+def ask_deterministic(
+    image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe
+) -> Question:
+    """DMP: the target blended with the image latent (DMP, eq. 2)."""
+    noisy = alpha_bar**0.5 * sample + (1 - alpha_bar) ** 0.5 * image
+    target = PARAMETERISATIONS[recipe.prediction_type].target(sample, image, alpha_bar)
+    return Question(noisy, noisy, alpha_bar, target)
+
+
+def ask_stochastic(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
+    """Marigold: the target blended with noise, the image latent before it."""
+    assert noise is not None
+    noisy = alpha_bar**0.5 * sample + (1 - alpha_bar) ** 0.5 * noise
+    target = PARAMETERISATIONS[recipe.prediction_type].target(sample, noise, alpha_bar)
+    return Question(torch.cat([image, noisy], 1), noisy, alpha_bar, target)
+
+
+class Paradigm(NamedTuple):
+    """A row: how a target is predicted from an image latent, and how a network learns to."""
+
+    run: Callable[[Backbone, Tensor, Tensor | None, Context, Recipe, Tick], Tensor]
+    """(network, image latents (B, 4, h, w), noise, context, recipe, tick) -> the target's latents; ticks every pass."""
+    ask: Callable[[Tensor, Tensor, Tensor | None, Tensor, Recipe], Question]
+    """(image latents, the target's, noise, alpha-bars (B, 1, 1, 1), recipe) -> what a network in training is asked."""
+    channels: int = 4
+    """Of the network's input: 4 is one latent, 8 has the image latent before another."""
+    draws_noise: bool = False
+    """It begins with noise, so that members of an ensemble differ."""
+    one_pass: bool = False
+    """The network sees the image latent alone, once, at the recipe's timestep: what heads read and tasks can share."""
+    shows_target: bool = True
+    """In training; epsilon cannot be learnt without it, as nothing of the target is left in what is shown."""
+
+
+PARADIGMS: dict[str, Paradigm] = {
+    "one-step": Paradigm(one_step, ask_one_step, one_pass=True, shows_target=False),
+    "deterministic": Paradigm(deterministic, ask_deterministic),
+    "stochastic": Paradigm(stochastic, ask_stochastic, channels=8, draws_noise=True),
+}
+"""What a recipe's `paradigm` may name."""
 
 
 class Guided:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Context, Features
-from .diffusion import Tick
+from .diffusion import PARADIGMS, Tick
 from .errors import UserError
 from .halves import eye_of
 from .image import CELL, Fit, fit
@@ -101,7 +101,7 @@ def grouped(indices: list[int], key: Callable[[int], Hashable]) -> list[list[int
 def pass_of(perceiver: Perceiver) -> Hashable:
     """Equal for tasks whose single pass can be made in one batch."""
     recipe = perceiver.recipe
-    if recipe.paradigm != "one-step" or perceiver.head is not None or recipe.guidance_scale != 1:
+    if not PARADIGMS[recipe.paradigm].one_pass or perceiver.head is not None or recipe.guidance_scale != 1:
         return id(perceiver)
     context = perceiver.context.first(recipe.tokens)
     return id(perceiver.backbone), context.tokens.shape[1:], context.vector is None

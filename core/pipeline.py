@@ -100,7 +100,7 @@ def chunks(images: int, batch_size: int) -> list[int]:
 
 def members(recipe: Recipe) -> int:
     """Predictions per image: more than one only where they can differ."""
-    return recipe.ensemble_size if recipe.paradigm == "stochastic" else 1
+    return recipe.ensemble_size if PARADIGMS[recipe.paradigm].draws_noise else 1
 
 
 Values = tuple[Tensor, Tensor | None]
@@ -145,7 +145,7 @@ def denoise(perceiver: Perceiver, latent: Tensor, noise: Tensor | None = None, t
     """Image latents (B, 4, h, w) -> the target's latents, along the recipe's paradigm. Differentiable."""
     recipe = perceiver.recipe
     context = perceiver.context.first(recipe.tokens)
-    return PARADIGMS[recipe.paradigm](guided(perceiver), latent, noise, context, recipe, tick)
+    return PARADIGMS[recipe.paradigm].run(guided(perceiver), latent, noise, context, recipe, tick)
 
 
 def guided(perceiver: Perceiver) -> Backbone:
@@ -170,7 +170,7 @@ def features(perceiver: Perceiver, latent: Tensor, tick: Tick) -> Features:
 
 def initial_noise(latent: Tensor, recipe: Recipe, given: Tensor | None) -> Tensor | None:
     """Noise (B * E, 4, h, w): every image starts from the same draws, so a batch equals its images one by one."""
-    if recipe.paradigm != "stochastic":
+    if not PARADIGMS[recipe.paradigm].draws_noise:
         return None
     shape = (members(recipe), *latent.shape[1:])
     if given is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .codecs import CODECS, Codec
+from .diffusion import PARADIGMS
 from .errors import UserError
 from .image import RESIZE_RULES, ResizeRule
 from .perception_map import Axis, Convention
@@ -32,7 +33,7 @@ class Recipe:
     base: str = "sd21"
     """The Stable Diffusion generation beneath: sd15, sd21, or custom for networks of other widths."""
 
-    paradigm: Literal["one-step", "deterministic", "stochastic"] = "one-step"
+    paradigm: str = "one-step"
     """A row of core.diffusion.PARADIGMS."""
     steps: int = 1
     timestep: int = 1
@@ -98,9 +99,12 @@ class Recipe:
         task_named(self.task)
         for field, choices in CHOICES.items():
             check_choice(field, getattr(self, field), choices)
-        if self.paradigm == "one-step" and self.steps != 1:
-            raise UserError(f"A one-step recipe runs 1 step, not {self.steps}: set paradigm=deterministic for more.")
-        if self.head and self.paradigm != "one-step":
+        one_pass = PARADIGMS[self.paradigm].one_pass
+        if one_pass and self.steps != 1:
+            raise UserError(
+                f"A {self.paradigm} recipe runs 1 step, not {self.steps}: set paradigm=deterministic for more."
+            )
+        if self.head and not one_pass:
             raise UserError(f"A head reads one pass of the network: paradigm={self.paradigm} cannot be run with one.")
         if not self.head and self.codec and CODECS[self.codec].classes:
             raise UserError(f"codec={self.codec} reads what a head predicts, and this checkpoint has none: drop it.")
@@ -159,9 +163,10 @@ class Recipe:
         return dataclasses.replace(self, **dict(parse_assignment(text) for text in assignments))
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, Collection[str]] = {
     **{name: get_args(hint) for name, hint in get_type_hints(Recipe).items() if get_origin(hint) is Literal},
-    "resize": tuple(RESIZE_RULES),
+    "paradigm": PARADIGMS,
+    "resize": RESIZE_RULES,
     "codec": ("", *CODECS),
 }
 RANGES = (
@@ -184,7 +189,7 @@ FROM_FILES = ("head", "name", "decoder", "encoder")
 """Fields that name what lies in the file."""
 
 
-def check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(field: str, value: str, choices: Collection[str]) -> None:
     """UserError that lists the choices."""
     if value not in choices:
         raise UserError(f"{field}={value!r} is not one of {', '.join(map(repr, choices))}.")

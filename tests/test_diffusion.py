@@ -76,7 +76,7 @@ CONTEXT = Context(torch.full((1, 2, 3), 0.1))
 
 def run(recipe: Recipe, image: Tensor, noise: Tensor | None = None, net: Linear | None = None) -> Tensor:
     net = net or Linear(8 if recipe.paradigm == "stochastic" else 4)
-    return PARADIGMS[recipe.paradigm](net, image, noise, CONTEXT, recipe, lambda: None)
+    return PARADIGMS[recipe.paradigm].run(net, image, noise, CONTEXT, recipe, lambda: None)
 
 
 # Schedules
@@ -293,7 +293,7 @@ def test_every_pass_of_the_network_ticks_once(paradigm):
     ticks = []
     net = Linear(8 if paradigm == "stochastic" else 4)
     recipe = Recipe("depth", paradigm=paradigm, steps=1 if paradigm == "one-step" else 6)
-    PARADIGMS[paradigm](net, latent(), latent(1), CONTEXT, recipe, lambda: ticks.append(1))
+    PARADIGMS[paradigm].run(net, latent(), latent(1), CONTEXT, recipe, lambda: ticks.append(1))
     assert len(ticks) == len(net.calls) == recipe.steps
 
 

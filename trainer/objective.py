@@ -7,7 +7,7 @@ accelerator.backward((totals * coefficients).sum())
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.codecs import reduce_channels
-from ..core.diffusion import PARAMETERISATIONS, TRAIN_STEPS, alpha_bars, to_sample
+from ..core.diffusion import PARADIGMS, TRAIN_STEPS, Question, alpha_bars, to_sample
 from ..core.measure.losses import LOSSES, Loss, at_least_float32, valid_cells
 from ..core.recipe import Recipe
 from ..core.tasks import task_named
@@ -37,16 +37,12 @@ class Term:
 
     loss: Loss
     factor: float
-    space: Literal["latent", "picture", "value"]
-    """Latents; the codec's picture in [-1, 1]; or its values, 0 = black, for losses that ask for them."""
+    space: Literal["latent", "picture", "value", "score"]
+    """Latents, or what the loss compares beside them."""
 
     @property
     def name(self) -> str:
         return f"latent-{self.loss.name}" if self.space == "latent" else self.loss.name
-
-
-IN_VALUES = ("scale-invariant",)
-"""Losses that compare values with 0 = black rather than pictures."""
 
 
 def terms_of(recipe: Recipe, settings: Settings) -> list[Term]:
@@ -70,7 +66,7 @@ def picture_term(text: str, task: str) -> Term:
         weight = float(factor) if colon else loss.factor
     except ValueError:
         raise ConfigError(f"objective.pixel_losses.{task}: {text!r} is not NAME or NAME:FACTOR.") from None
-    return Term(loss, weight, "value" if name in IN_VALUES else "picture")
+    return Term(loss, weight, loss.space)
 
 
 class Answer(NamedTuple):
@@ -78,55 +74,6 @@ class Answer(NamedTuple):
 
     prediction: Tensor
     target: Tensor
-
-
-# What the network is asked
-
-
-class Question(NamedTuple):
-    """What the network is shown, and the latent that its answer should make."""
-
-    shown: Tensor
-    """(B, 4 or 8, h, w)."""
-    noisy: Tensor
-    """(B, 4, h, w): what the answer is understood against."""
-    alpha_bar: Tensor
-    """(B, 1, 1, 1)."""
-    target: Tensor | None
-    """(B, 4, h, w): the output to train towards; None where the sample itself is compared."""
-
-
-Ask = Callable[[Tensor, Tensor, Tensor | None, Tensor, Recipe], Question]
-
-
-def ask_one_step(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
-    """GenPercept: the image latent alone. It stands where inference puts it, whatever timestep is told."""
-    bar = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[recipe.timestep].to(image)
-    return Question(image, image, bar.expand_as(alpha_bar), None)
-
-
-def ask_deterministic(
-    image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe
-) -> Question:
-    """DMP: the target blended with the image latent (DMP, eq. 2)."""
-    noisy = alpha_bar**0.5 * sample + (1 - alpha_bar) ** 0.5 * image
-    target = PARAMETERISATIONS[recipe.prediction_type].target(sample, image, alpha_bar)
-    return Question(noisy, noisy, alpha_bar, target)
-
-
-def ask_stochastic(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
-    """Marigold: the target blended with noise, the image latent before it."""
-    assert noise is not None
-    noisy = alpha_bar**0.5 * sample + (1 - alpha_bar) ** 0.5 * noise
-    target = PARAMETERISATIONS[recipe.prediction_type].target(sample, noise, alpha_bar)
-    return Question(torch.cat([image, noisy], 1), noisy, alpha_bar, target)
-
-
-QUESTIONS: dict[str, Ask] = {
-    "one-step": ask_one_step,
-    "deterministic": ask_deterministic,
-    "stochastic": ask_stochastic,
-}
 
 
 # What is drawn
@@ -227,7 +174,7 @@ def answer(
     if student.head is not None:
         prediction = student.read_head(image, timesteps, tokens, batch.target.shape[-2:])
         return {"picture": Answer(prediction, true_picture(batch))}
-    needs_target = "latent" in spaces or recipe.paradigm != "one-step"
+    needs_target = "latent" in spaces or PARADIGMS[recipe.paradigm].shows_target
     sample = student.encode(batch.target, batch, "target") if needs_target else image
     question = ask(image, sample, timesteps, batch.seeds, recipe, settings)
     output = at_least_float32(student.output(question.shown, timesteps, tokens))
@@ -245,9 +192,10 @@ def ask(
     """The recipe's question about image latents whose target latents are `sample`."""
     bars = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[timesteps]
     noise = None
-    if recipe.paradigm == "stochastic":
+    paradigm = PARADIGMS[recipe.paradigm]
+    if paradigm.draws_noise:
         noise = draw_noise(seeds, timesteps, image.shape[1:], settings).to(image)
-    return QUESTIONS[recipe.paradigm](image, sample, noise, bars.view(-1, 1, 1, 1).to(image), recipe)
+    return paradigm.ask(image, sample, noise, bars.view(-1, 1, 1, 1).to(image), recipe)
 
 
 def true_picture(batch: Batch) -> Tensor:
@@ -279,16 +227,23 @@ def check(config: Config, recipes: Mapping[str, Recipe]) -> None:
                 f"{recipe.row.name} are as many heatmaps as the skeleton has names, which only a head makes: set "
                 'network.head = "vitpose_classic".'
             )
-        terms = terms_of(recipe, settings)
-        scored = recipe.target_codec().classes
-        if any((term.loss.name == "cross-entropy") != scored for term in terms):
-            raise ConfigError(
-                "Class scores are learnt by cross-entropy and by nothing else: leave objective.pixel_losses out."
-                if scored
-                else 'cross-entropy compares class scores, and a UNet makes colours: set network.head = "upernet".'
-            )
-        if recipe.prediction_type == "epsilon" and (settings.loss != "latent" or recipe.paradigm == "one-step"):
+        check_scores(recipe, terms_of(recipe, settings))
+        traceless = settings.loss != "latent" or not PARADIGMS[recipe.paradigm].shows_target
+        if recipe.prediction_type == "epsilon" and traceless:
             raise ConfigError(
                 'recipe.prediction_type = "epsilon" says nothing of a target that left no trace: take it with '
                 'objective.loss = "latent" and a paradigm of several steps, or predict "v_prediction" or "sample".'
+            )
+
+
+def check_scores(recipe: Recipe, terms: Sequence[Term]) -> None:
+    """ConfigError where losses of class scores meet something else, or others meet class scores."""
+    scored = recipe.target_codec().classes
+    if scored and any(term.space != "score" for term in terms):
+        names = " or ".join(loss.name for loss in LOSSES.values() if loss.space == "score")
+        raise ConfigError(f"Class scores are learnt by {names} and by nothing else: leave objective.pixel_losses out.")
+    for term in terms:
+        if term.space == "score" and not scored:
+            raise ConfigError(
+                f'{term.name} compares class scores, and a UNet makes colours: set network.head = "upernet".'
             )

@@ -15,8 +15,9 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..core.diffusion import PARADIGMS
 from ..core.display.colour import palette_named
-from ..core.heads.table import NEW_HEADS, untrained_head
+from ..core.heads.table import HEADS, untrained_head
 from ..core.recipe import Recipe
 from . import objective, state
 from .base import Start, shape_of, start
@@ -86,7 +87,7 @@ def check(config: Config) -> None:
             'Several tasks on one network are told apart by learnt contexts: set network.learn_context = "auto".'
         )
     if config.network.head:
-        check_known("head", config.network.head, NEW_HEADS)
+        check_known("head", config.network.head, HEADS)
     if config.network.encoder and (config.objective.loss != "pixel" or config.cache_latents):
         raise ConfigError(
             "An encoder that learns moves the latents that others are compared with: with network.encoder set "
@@ -215,18 +216,8 @@ def resume(run: Run) -> None:
 
 def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[Student, dict[str, Tensor]]:
     """The student, its weights that learn chosen; and what those were that are trained whole beside LoRA."""
-    needed = {8 if recipe.paradigm == "stochastic" else 4 for recipe in recipes.values()}
-    if len(needed) > 1:
-        raise ConfigError("One network cannot be shown one latent for a task and two for another: set one paradigm.")
-    (channels,) = needed
-    learns_input = config.network.unet == "full" or "conv_in" in config.network.whole
-    if begun.architecture.in_channels != channels and not learns_input:
-        raise ConfigError(
-            "The stochastic paradigm shows the network two latents, and its first layer must learn to read them: set "
-            'network.whole = ["conv_in"] beside LoRA.'
-        )
     kept = whole_weights(begun.unet, config.network)
-    unet = widened(begun.unet, channels)
+    unet = widened(begun.unet, shown_channels(config, begun, recipes))
     contexts = {task: begun.context(task, config.network.tokens) for task in recipes}
     head = new_head(config, begun, recipes)
     known = Latents.of_run(config, config.precision, recipes.values(), begun.vae)
@@ -238,6 +229,21 @@ def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[S
             if not weight.requires_grad:
                 weight.data = weight.data.to(dtype)
     return student, kept
+
+
+def shown_channels(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> int:
+    """Of what the paradigm shows the network. ConfigError where its first layer cannot be brought to take them."""
+    needed = {PARADIGMS[recipe.paradigm].channels: recipe.paradigm for recipe in recipes.values()}
+    if len(needed) > 1:
+        raise ConfigError("One network cannot be shown one latent for a task and two for another: set one paradigm.")
+    ((channels, paradigm),) = needed.items()
+    have = begun.architecture.in_channels
+    if have != channels and config.network.unet != "full" and "conv_in" not in config.network.whole:
+        raise ConfigError(
+            f"The {paradigm} paradigm shows the network {channels} channels and its first layer reads {have}, so that "
+            'it must learn: set network.whole = ["conv_in"] beside LoRA.'
+        )
+    return channels
 
 
 def new_head(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> nn.Module | None:

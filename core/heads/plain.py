@@ -12,7 +12,7 @@ from .upernet import resized
 
 
 class PlainHead(nn.Module):
-    """The least that a head can be. Copy it to write your own: a class, its shapes, and a row in each table below.
+    """The least that a head can be. Copy it to write your own: a class, its shapes, and a row of heads.table.HEADS.
 
     Out: (B, C, H, W) for finest features of H x W.
     """

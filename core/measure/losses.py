@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -481,6 +482,8 @@ class Loss:
 
     name: str
     function: Callable[..., Reduction]
+    space: Literal["picture", "value", "score"] = "picture"
+    """What it compares: codecs' pictures, [-1, 1]; their values, 0 = black; or scores of classes with their numbers."""
     factor: float = 1.0
     """What GenPercept's trainer multiplies it by in a sum of losses."""
     needs: tuple[str, ...] = ()
@@ -526,7 +529,7 @@ LOSSES: dict[str, Loss] = {
         Loss("hdn-range", hdn_range, factor=0.5, needs=("seeds",)),
         Loss("hdn-space", hdn_space, factor=0.5, needs=("seeds",)),
         Loss("laplacian", laplacian_pyramid),
-        Loss("scale-invariant", scale_invariant),
-        Loss("cross-entropy", cross_entropy, perfect=certain, counts_pixels=True),
+        Loss("scale-invariant", scale_invariant, space="value"),
+        Loss("cross-entropy", cross_entropy, space="score", perfect=certain, counts_pixels=True),
     )
 }

@@ -30,7 +30,7 @@ from diffusion_perception.core.codecs import CODECS
 from diffusion_perception.core.diffusion import PARADIGMS, PARAMETERISATIONS
 from diffusion_perception.core.display.colour import PALETTES
 from diffusion_perception.core.ensemble import MERGES
-from diffusion_perception.core.heads.table import HEAD_KINDS, NEW_HEADS
+from diffusion_perception.core.heads.table import HEADS
 from diffusion_perception.core.image import RESIZE_RULES
 from diffusion_perception.core.measure.align import ALIGNMENTS
 from diffusion_perception.core.measure.losses import LOSSES
@@ -124,8 +124,8 @@ OF_TASK = ("channels", "codec", "head_codec", "near", "socket", "aliases")
 def rows() -> dict[str, Any]:
     """The names that files, configs and graphs call rows of tables by."""
     named: dict[str, Iterable[str]] = {
-        "alignments": ALIGNMENTS, "codecs": CODECS, "datasets": DATASETS, "families": FAMILIES, "heads": HEAD_KINDS,
-        "heads to train": NEW_HEADS, "losses": LOSSES, "merges": MERGES, "metrics": METRICS, "optimisers": OPTIMISERS,
+        "alignments": ALIGNMENTS, "codecs": CODECS, "datasets": DATASETS, "families": FAMILIES, "heads": HEADS,
+        "heads to train": HEADS, "losses": LOSSES, "merges": MERGES, "metrics": METRICS, "optimisers": OPTIMISERS,
         "palettes": PALETTES, "paradigms": PARADIGMS, "prediction types": PARAMETERISATIONS, "presets": PRESETS,
         "resize rules": RESIZE_RULES, "schedules": DECAYS, "spellings": list(SPELLINGS),
     }  # fmt: skip
