@@ -16,8 +16,10 @@ class Task:
     title: str
     """As a person reads it."""
     channels: int
-    """Channels of the raw values; the decoder's three are averaged where this is 1. 0: as many as the recipe names
-    keypoints, which only heads make."""
+    """Channels of the raw values; the decoder's three are averaged where this is 1. Nothing where `per` is a person."""
+    per: Literal["image", "person"] = "image"
+    """What a map shows: an image, or the crop of one person, a channel for each keypoint that the recipe names, which
+    only heads make."""
     codec: str = "unit-range"
     """A row of core.codecs.CODECS, unless the recipe names another."""
     head_codec: str = ""
@@ -102,6 +104,7 @@ TASKS: dict[str, Task] = {
             "keypoints",
             "Keypoints",
             0,
+            per="person",
             codec="heatmaps",
             aliases=("pose",),
             losses=("heatmaps",),

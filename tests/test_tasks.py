@@ -6,6 +6,7 @@ import pytest
 
 from diffusion_perception.core.codecs import CODECS
 from diffusion_perception.core.ensemble import MERGES
+from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS, task_named
 
 
@@ -30,6 +31,13 @@ def test_every_task_has_a_codec_and_a_merge_that_exist(task):
 
 def test_only_a_map_of_one_channel_can_be_a_mask(task):
     assert task.socket == "image" or task.channels == 1
+
+
+def test_only_a_map_of_a_person_has_as_many_channels_as_its_skeleton_has_names(task):
+    recipe = Recipe(task.name, keypoints="nose,left_ear,right_ear")
+    person = task.per == "person"
+    assert recipe.channels == (3 if person else task.channels)
+    assert (recipe.convention().skeleton is not None) == person == (task.name == "keypoints")
 
 
 def test_names_of_the_published_code_mean_our_tasks():

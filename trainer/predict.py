@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     boxes_in = finder(arguments)
     perceiver = open_perceiver(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    perceive = perceive_map if perceiver.recipe.row.channels else perceive_people
+    perceive = PERCEIVE[perceiver.recipe.row.per]
     for path in arguments.images:
         image = read_image(path)
         boxes = boxes_in(path, (image.shape[-2], image.shape[-1]))
@@ -76,6 +76,10 @@ def perceive_people(
         except UserError as error:
             raise UserError(f"{path.name}: {error}") from None
     write_people(result, perceiver.recipe, arguments.out / path.stem)
+
+
+PERCEIVE = {"image": perceive_map, "person": perceive_people}
+"""By what a map of the task shows."""
 
 
 Finder = Callable[[Path, tuple[int, int]], "list[Box] | None"]
@@ -142,7 +146,7 @@ def open_perceiver(arguments: argparse.Namespace) -> Perceiver:
 
 def for_people(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
     """The recipe with the size of crops that the arguments name. UserError for what only people have, or have not."""
-    if recipe.row.channels:
+    if recipe.row.per != "person":
         if arguments.boxes or arguments.mask:
             raise UserError(f"--boxes and --mask say where people are, but {recipe.id} predicts {recipe.row.name}.")
         return recipe
