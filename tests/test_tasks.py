@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from diffusion_perception.core.codecs import CODECS
+from diffusion_perception.core.display.picture import MASKS, PICTURES
+from diffusion_perception.core.display.selection import SELECTORS
 from diffusion_perception.core.ensemble import MERGES
+from diffusion_perception.core.measure.align import ALIGNMENTS
+from diffusion_perception.core.measure.losses import LOSSES
+from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS, task_named
 
@@ -27,6 +32,15 @@ def test_no_two_tasks_share_a_name():
 def test_every_task_has_a_codec_and_a_merge_that_exist(task):
     assert task.codec in CODECS
     assert task.merge in MERGES
+
+
+def test_every_task_has_a_picture_a_mask_losses_and_metrics_that_exist(task):
+    assert task.picture in PICTURES
+    assert task.mask in MASKS
+    assert task.selector in ("", *SELECTORS)
+    assert task.align in ALIGNMENTS
+    assert {*task.losses} <= {*LOSSES}
+    assert {*task.metrics} <= {*METRICS}
 
 
 def test_only_a_map_of_one_channel_can_be_a_mask(task):
