@@ -86,9 +86,8 @@ import torch
 from torch import Tensor
 
 from ...core.geometry import intrinsics_from_fov
-from ...core.srgb import to_srgb
-from .arrays import READERS, BrokenRecord, check_packages, read_array, read_colours
-from .records import Records, Sample, list_files, read_intrinsics, read_names
+from .arrays import READERS, BrokenRecord, check_packages, read_array
+from .records import Records, Sample, list_files, read_image, read_intrinsics, read_names
 from .truth import (
     KINDS,
     Camera,
@@ -105,15 +104,6 @@ from .truth import (
 )
 
 log = logging.getLogger(__name__)
-
-
-def read_image(path: Path, colour: str = "srgb") -> tuple[Tensor, Tensor]:
-    """A picture (3, H, W) float32 in [0, 1], sRGB, and where it is not transparent (1, H, W) bool."""
-    colours, alpha = read_colours(path)
-    colours = np.nan_to_num(colours, nan=0.0, posinf=1.0, neginf=0.0)
-    colours = to_srgb(colours) if colour == "linear" else colours.clip(0, 1)
-    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(colours, -1, 0), np.float32))
-    return image, torch.from_numpy(np.ascontiguousarray(alpha > 0))[None]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ...core.display.colour import PALETTES
 from .arrays import BrokenRecord, check_packages, read_array
-from .folder import read_image
-from .records import Records, Sample, refuse_task, root_of, why_unusable
+from .records import Records, Sample, read_image, refuse_task, root_of, why_unusable
 from .truth import DatasetError, Depth, Light, Normal, Segmentation, Settings, Truth, planar, read_truth
 
 SIZE = (768, 1024)

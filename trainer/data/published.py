@@ -16,10 +16,10 @@ from torch import Tensor
 
 from .arrays import READERS as FILE_READERS
 from .arrays import BrokenRecord, check_packages, read_array
-from .folder import PlainFolder, read_image
+from .folder import PlainFolder
 from .hypersim import Hypersim
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
-from .records import Records, Sample, list_files, read_names, refuse_task, root_of, why_unusable
+from .records import Records, Sample, list_files, read_image, read_names, refuse_task, root_of, why_unusable
 from .truth import DatasetError, Depth, Level, Normal, Segmentation, Settings, Truth, read_description, read_truth
 
 KITTI_SIZE = (352, 1216)
