@@ -87,9 +87,9 @@ from torch import Tensor
 
 from ...core.geometry import intrinsics_from_fov
 from .arrays import READERS, BrokenRecord, check_packages, read_array
-from .records import Records, Sample, list_files, read_image, read_intrinsics, read_names
+from .records import Records, Sample, list_files, read_image, read_intrinsics, read_names, refuse_task
+from .tasks import TASK_DATA, data_of, truths
 from .truth import (
-    KINDS,
     Camera,
     DatasetError,
     Depth,
@@ -123,7 +123,7 @@ class PlainFolder(Records[Entry]):
     def __init__(self, root: str | Path, task: str, names: str | Path = "") -> None:
         """names: a text file with one name a line (as in images/, without the ending), to use these only."""
         self.root = Path(root)
-        self.description = read_description(self.root)
+        self.description = read_description(self.root, truths())
         self.kind = self.kind_of(task)
         self.settings = self.description.settings(self.kind.folder)
         self.images: Images = self.description.settings("images")
@@ -136,14 +136,15 @@ class PlainFolder(Records[Entry]):
 
     def kind_of(self, task: str) -> Kind:
         """The folder this task is learnt from. DatasetError says what is there instead."""
-        if task not in KINDS:
-            raise DatasetError(f"A plain folder has no truth for the task {task!r}: it knows {', '.join(KINDS)}.")
+        kinds = data_of(task).folders
+        if not kinds:
+            raise refuse_task("A plain folder", task, [name for name, row in TASK_DATA.items() if row.folders])
         if not self.root.is_dir():
             raise DatasetError(f"There is no folder {self.root}.")
-        for kind in KINDS[task]:
+        for kind in kinds:
             if (self.root / kind.folder).is_dir():
                 return kind
-        wanted = " or ".join(kind.folder + "/" for kind in KINDS[task])
+        wanted = " or ".join(kind.folder + "/" for kind in kinds)
         there = ", ".join(sorted(path.name + "/" for path in self.root.iterdir() if path.is_dir())) or "no folder"
         raise DatasetError(f"{self.root} has no {wanted} to learn {task} from; it holds {there}.")
 

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.tasks import task_named
 from .arrays import READERS as FILE_READERS
 from .arrays import BrokenRecord, check_packages, read_array
 from .folder import PlainFolder
 from .hypersim import Hypersim
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
 from .records import Records, Sample, list_files, read_image, read_names, refuse_task, root_of, why_unusable
+from .tasks import data_of, truths
 from .truth import DatasetError, Depth, Level, Normal, Segmentation, Settings, Truth, read_description, read_truth
 
 KITTI_SIZE = (352, 1216)
@@ -41,8 +43,8 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
 
 def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
     """The plain folder of data.py, for dense truth or for people."""
-    if task == "keypoints":
-        return plain_people(root, read_description(Path(root)).name, read_names(names))
+    if task_named(data_of(task).name).per == "person":
+        return plain_people(root, read_description(Path(root), truths()).name, read_names(names))
     return PlainFolder(root, task, names)
 
 
