@@ -32,9 +32,9 @@ from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.trainer.config import Config, Source, build, merged
 from diffusion_perception.trainer.data.feeds import open_feeds
+from diffusion_perception.trainer.data.measured import classes
 from diffusion_perception.trainer.host import open_perceiver
 from diffusion_perception.trainer.presets import PRESETS
-from diffusion_perception.trainer.runs.validate import classes
 from diffusion_perception.trainer.train import run
 
 PALETTE = PALETTES["furniture"]
@@ -127,7 +127,7 @@ def measure(config: Config, data: Path, pictures: int) -> dict[str, Any]:
         start = time.perf_counter()
         seen = predict(perceiver, sample.image[None])
         seconds += time.perf_counter() - start
-        found = classes(seen.values.movedim(-1, 1), sample, feed)
+        found = classes(seen.values.movedim(-1, 1), sample, feed.supervision)
         assert found is not None
         parts.append(METRICS["miou"].measure(found.prediction, found.target, found.valid))
     matrix = sum(parts[1:], parts[0])

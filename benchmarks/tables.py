@@ -55,10 +55,9 @@ from diffusion_perception.trainer.data.augment import Augmentation
 from diffusion_perception.trainer.data.batches import Feed
 from diffusion_perception.trainer.data.published import open_dataset
 from diffusion_perception.trainer.data.records import Records, Sample, list_files
-from diffusion_perception.trainer.data.targets import normalise, options_for
+from diffusion_perception.trainer.data.targets import options_for
 from diffusion_perception.trainer.host import device_named, load_vae, open_perceiver
 from diffusion_perception.trainer.loop import Diverged
-from diffusion_perception.trainer.runs.validate import PREPARED
 
 KINDS = ("images", "depth", "normal", "albedo")
 """Folders of the rooms that the tables read."""
@@ -465,11 +464,10 @@ def predictions(plan: Plan, perceiver: Perceiver, records: Records[Any]) -> Iter
 
 def scored(pairs: Iterable[tuple[Tensor, Sample]], feed: Feed) -> dict[str, float]:
     """The mean over pictures of each metric; depth is brought to the truth by least squares, picture by picture."""
-    task = feed.recipe.row.name
-    names = METRICS_OF.get(task, ())
+    names = METRICS_OF.get(feed.recipe.row.name, ())
     found: dict[str, list[float]] = {name: [] for name in names}
     for values, sample in pairs:
-        seen = PREPARED[task](values, sample, feed)
+        seen = feed.data.prepare(values, sample, feed.supervision)
         assert seen is not None  # rooms have metric depth
         for name in names:
             found[name].append(METRICS[name](seen.prediction, seen.target, seen.valid))
@@ -497,8 +495,8 @@ def towards_camera(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
 
 def vae_alone(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
     """The truth, encoded and decoded."""
-    task, codec = feed.recipe.row.name, feed.recipe.target_codec()
-    values, _ = normalise(task, sample.target, sample.valid, feed.records.convention, feed.options)
+    codec = feed.recipe.target_codec()
+    values, _ = feed.supervision.normalise(sample)
     picture = codec.encode(values[None]).to(vae.device)
     return codec.decode(vae.decode(vae.encode(picture).latent_dist.mean, return_dict=False)[0]).cpu()
 

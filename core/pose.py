@@ -110,7 +110,7 @@ def predict_people(
 
 def skeleton_of(recipe: Recipe) -> Skeleton:
     """What the recipe's heatmaps show. UserError for recipes of other tasks."""
-    if recipe.row.channels:
+    if recipe.row.per != "person":
         raise UserError(f"{recipe.id} predicts {recipe.row.name}, no keypoints: load a model of keypoints.")
     return recipe.skeleton
 

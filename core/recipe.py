@@ -136,7 +136,7 @@ class Recipe:
     @property
     def channels(self) -> int:
         """Of the raw values."""
-        return self.row.channels or len(self.skeleton)
+        return len(self.skeleton) if self.row.per == "person" else self.row.channels
 
     def target_codec(self) -> Codec:
         """Between values and the decoder's picture."""
@@ -148,7 +148,7 @@ class Recipe:
         return Convention(
             low=codec.low, high=codec.high, near=self.row.near, metric=self.metric, axes=self.axes, unit=codec.unit,
             palette=self.palette or None, classes=codec.classes,
-            skeleton=None if self.row.channels else self.skeleton,
+            skeleton=self.skeleton if self.row.per == "person" else None,
         )  # fmt: skip
 
     @property

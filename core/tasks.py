@@ -16,8 +16,10 @@ class Task:
     title: str
     """As a person reads it."""
     channels: int
-    """Channels of the raw values; the decoder's three are averaged where this is 1. 0: as many as the recipe names
-    keypoints, which only heads make."""
+    """Channels of the raw values; the decoder's three are averaged where this is 1. Nothing where `per` is a person."""
+    per: Literal["image", "person"] = "image"
+    """What a map shows: an image, or the crop of one person, a channel for each keypoint that the recipe names, which
+    only heads make."""
     codec: str = "unit-range"
     """A row of core.codecs.CODECS, unless the recipe names another."""
     head_codec: str = ""
@@ -28,6 +30,12 @@ class Task:
     """Which end of the values is near the camera."""
     socket: Literal["image", "mask"] = "image"
     """Whether a person first wants an IMAGE or a MASK of it."""
+    picture: str = "range"
+    """How it is shown: a row of core.display.picture.PICTURES."""
+    mask: str = "known"
+    """What of it is a mask where nobody says more: a row of core.display.picture.MASKS."""
+    selector: str = ""
+    """By what a person picks a mask out of it: a row of core.display.selection.SELECTORS; empty if by nothing."""
     losses: tuple[str, ...] = ("mse",)
     """Between pictures, unless a config says otherwise: rows of core.measure.losses.LOSSES."""
     align: str = "none"
@@ -47,6 +55,9 @@ TASKS: dict[str, Task] = {
             1,
             merge="affine",
             near="low",
+            picture="nearness",
+            mask="nearness",
+            selector="range",
             losses=("mse", "ssi", "gradient"),
             align="least-square",
             metrics=("abs-rel", "delta1", "rmse"),
@@ -57,6 +68,9 @@ TASKS: dict[str, Task] = {
             1,
             merge="affine",
             near="high",
+            picture="nearness",
+            mask="nearness",
+            selector="range",
             losses=("mse", "ssi", "gradient"),
             align="least-square-disparity",
             metrics=("abs-rel", "delta1", "rmse"),
@@ -66,6 +80,7 @@ TASKS: dict[str, Task] = {
             "Surface normals",
             3,
             merge="direction",
+            picture="directions",
             aliases=("normals",),
             losses=("angular",),
             metrics=("mean-angle", "median-angle", "angle-11.25", "angle-30"),
@@ -75,6 +90,8 @@ TASKS: dict[str, Task] = {
             "Mask (dichotomous segmentation)",
             1,
             socket="mask",
+            mask="level",
+            selector="level",
             aliases=("dis",),
             metrics=("max-f", "mae", "s-measure", "e-measure", "weighted-f", "iou"),
         ),
@@ -83,6 +100,8 @@ TASKS: dict[str, Task] = {
             "Alpha matte",
             1,
             socket="mask",
+            mask="level",
+            selector="level",
             aliases=("matting",),
             losses=("l1", "laplacian"),
             metrics=("mad", "mse", "sad", "grad", "conn"),
@@ -93,6 +112,8 @@ TASKS: dict[str, Task] = {
             3,
             codec="class-colours",
             head_codec="class-scores",
+            picture="classes",
+            selector="class",
             aliases=("seg",),
             metrics=("miou", "pixel-accuracy", "mean-accuracy"),
         ),
@@ -102,7 +123,9 @@ TASKS: dict[str, Task] = {
             "keypoints",
             "Keypoints",
             0,
+            per="person",
             codec="heatmaps",
+            picture="skeletons",
             aliases=("pose",),
             losses=("heatmaps",),
             metrics=("pck-0.1", "pck"),
@@ -118,4 +141,11 @@ def task_named(name: str) -> Task:
             return task
     raise UserError(
         f"Unknown task {name!r}: this version knows {', '.join(TASKS)}; check the spelling or update the pack."
+    )
+
+
+def tasks_where(**columns: str) -> tuple[str, ...]:
+    """The names of the tasks whose rows say that, such as picture="nearness"."""
+    return tuple(
+        name for name, row in TASKS.items() if all(getattr(row, column) == value for column, value in columns.items())
     )

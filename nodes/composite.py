@@ -10,6 +10,7 @@ from ..core.display.matting import composite, cover, foreground_of, pair
 from ..core.display.picture import LEVEL_MEANINGS, as_rgb, check_image
 from ..core.display.selection import LEVEL_MODES, Selection, select
 from ..core.perception_map import PerceptionMap
+from ..core.tasks import tasks_where
 from . import host
 from .schema import found_by
 from .sockets import map_input, read
@@ -73,7 +74,7 @@ class MatteCutout(io.ComfyNode):
         estimate_foreground: bool,
         background: Tensor | None = None,
     ) -> io.NodeOutput:
-        matte = read(map, LEVEL_MEANINGS, "white is selected", "matte", "mask")
+        matte = read(map, LEVEL_MEANINGS, "white is selected", *tasks_where(selector="level"))
         device = host.output_device()
         image, alpha = pair(as_rgb(check_image(image)).to(device), select(matte, Selection(mode)).to(device))
         foreground = foreground_of(image, alpha, host.ticker(len(image))) if estimate_foreground else image

@@ -18,7 +18,8 @@ from ..core.display.picture import (
     normal_picture,
     palette_of,
 )
-from ..core.display.selection import LEVEL_MODES, SELECTORS, Selection, select
+from ..core.display.selection import LEVEL_MODES, Selection, select, selectors
+from ..core.tasks import tasks_where
 from . import host
 from .schema import found_by
 from .sockets import GEOMETRIES, Given, convention_input, map_input, read
@@ -110,7 +111,7 @@ class DepthToImage(io.ComfyNode):
         invert: bool,
         colormap: str,
     ) -> io.NodeOutput:
-        depth = read(map, DEPTH_MEANINGS, convention, "depth", "disparity")
+        depth = read(map, DEPTH_MEANINGS, convention, *tasks_where(picture="nearness"))
         percentiles = (low_percentile, high_percentile)
         image, said = depth_picture(depth, mode, choose(SCOPES, scope, "scope"), percentiles, invert, colormap)
         return io.NodeOutput(image.to(host.output_device()), said, ui=ui.PreviewText(said))
@@ -157,7 +158,7 @@ class NormalToImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, map: Given, convention: str, axes: str, renormalise: bool) -> io.NodeOutput:
-        normals = read(map, NORMAL_MEANINGS, convention, "normal")
+        normals = read(map, NORMAL_MEANINGS, convention, *tasks_where(picture="directions"))
         return io.NodeOutput(normal_picture(normals, axes, renormalise).to(host.output_device()))
 
 
@@ -197,7 +198,7 @@ class SegmentationToImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, map: Given, convention: str, classes: str) -> io.NodeOutput:
-        segmentation = read(map, CLASS_MEANINGS, convention, "segmentation")
+        segmentation = read(map, CLASS_MEANINGS, convention, *tasks_where(picture="classes"))
         palette = palette_of(segmentation)
         found = classes_of(segmentation, palette)
         pictures = found.picture(), found.mask(palette.indices(classes)), found.clearness
@@ -278,7 +279,7 @@ class MaskFromMap(io.ComfyNode):
         invert: bool,
     ) -> io.NodeOutput:
         selection = Selection(mode, threshold, classes, range_from, range_to, invert)
-        mask = select(read(map, MASK_MEANINGS, convention, *SELECTORS), selection)
+        mask = select(read(map, MASK_MEANINGS, convention, *selectors()), selection)
         return io.NodeOutput(mask.to(host.output_device()))
 
 

@@ -18,7 +18,6 @@ from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.config import Config, build, merged
 
 SIZE = 32
-TASKS = ("depth", "disparity", "normal", "mask", "matte", "segmentation", "albedo", "shading")
 
 
 def write_balls(

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from diffusion_perception.core.geometry import NORMAL_AXES, depth_to_normal
 from diffusion_perception.core.perception_map import Convention
+from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer.data.augment import (
     Augmentation,
+    Resampling,
     appearance,
     blur,
     crop,
@@ -26,7 +28,7 @@ from diffusion_perception.trainer.data.augment import (
 )
 from diffusion_perception.trainer.data.people import Skeleton, heatmaps
 from diffusion_perception.trainer.data.records import Sample
-from diffusion_perception.trainer.data.targets import TARGETS
+from diffusion_perception.trainer.data.tasks import data_of
 
 H, W = 24, 32
 PLAIN = Convention()
@@ -50,7 +52,11 @@ def sample_of(task: str, seed: int = 0, height: int = H, width: int = W) -> Samp
     return Sample(image, target, valid, meta)
 
 
-@pytest.fixture(params=TARGETS)
+def by(task: str) -> Resampling:
+    return data_of(task).resampling
+
+
+@pytest.fixture(params=TASKS)
 def task(request) -> str:
     return request.param
 
@@ -131,13 +137,13 @@ def test_a_resized_pictures_camera_sees_the_same_plane():
     x, y = np.meshgrid(np.arange(W) + 0.5, np.arange(H) + 0.5)
     depth = torch.from_numpy(1 / (0.3 + 0.1 * (x - 13) / 40 + 0.2 * (y - 11) / 42)).float()[None]  # a slanted plane
     sample = Sample(torch.zeros(3, H, W), depth, torch.ones(1, H, W, dtype=torch.bool), {"intrinsics": K})
-    small = resize(sample, "mask", (H // 2, W // 2))
+    small = resize(sample, by("mask"), (H // 2, W // 2))
     points = points_of(small.target, small.meta["intrinsics"])[:, 1:-1, 1:-1]
     assert torch.allclose(0.1 * points[0] + 0.2 * points[1] + 0.3 * points[2], torch.tensor(1.0), atol=2e-3)
 
 
 def test_resized_keypoints_are_drawn_anew_with_the_same_spread():
-    sample = resize(sample_of("keypoints"), "keypoints", (48, 16))
+    sample = resize(sample_of("keypoints"), by("keypoints"), (48, 16))
     assert sample.meta["keypoints"][0].tolist() == [5.0, 10.0, 2.0]
     assert torch.equal(sample.target, heatmaps(sample.meta["keypoints"], (48, 16)))
     assert sample.target[2].max() == 0
@@ -148,7 +154,7 @@ def test_resized_keypoints_are_drawn_anew_with_the_same_spread():
 @pytest.mark.parametrize("task", ["depth", "disparity", "normal", "segmentation"])
 def test_labels_are_never_mixed(task, size):
     before = sample_of(task)
-    after = resize(before, task, size)
+    after = resize(before, by(task), size)
     assert after.target.shape[1:] == after.valid.shape[1:] == after.image.shape[1:] == size
     assert set(after.target[0].flatten().tolist()) <= set(before.target[0].flatten().tolist())
 
@@ -157,7 +163,7 @@ def test_truth_and_its_mask_come_from_the_same_pixels():
     sample = sample_of("depth")
     marked = Sample(sample.image, sample.target.where(sample.valid, torch.tensor(99.0)), sample.valid, {})
     for size in ((12, 16), (17, 19), (50, 40)):
-        after = resize(marked, "depth", size)
+        after = resize(marked, by("depth"), size)
         assert torch.equal(after.valid, after.target != 99)
 
 
@@ -165,21 +171,21 @@ def test_truth_and_its_mask_come_from_the_same_pixels():
 def test_interpolation_leaves_out_what_is_not_valid(size):
     sample = sample_of("mask")
     constant = torch.full_like(sample.target, 0.25).where(sample.valid, torch.tensor(1e6))
-    after = resize(Sample(sample.image, constant, sample.valid, {}), "mask", size)
+    after = resize(Sample(sample.image, constant, sample.valid, {}), by("mask"), size)
     assert torch.allclose(after.target[after.valid], torch.tensor(0.25), atol=1e-5)
     assert 0 < after.valid.float().mean() < 1
 
 
 def test_nothing_valid_stays_nothing_valid(task):
     sample = sample_of(task)
-    after = resize(Sample(sample.image, sample.target, ~(sample.valid | True), sample.meta), task, (12, 16))
+    after = resize(Sample(sample.image, sample.target, ~(sample.valid | True), sample.meta), by(task), (12, 16))
     assert not after.valid.any()
     assert after.target.isfinite().all()
 
 
 def test_published_resizing_takes_single_pixels_of_the_picture_too():
     sample = sample_of("depth")
-    after = resize(sample, "depth", (12, 16), "nearest-exact", "nearest-exact")
+    after = resize(sample, by("depth"), (12, 16), "nearest-exact", "nearest-exact")
     assert torch.equal(after.image, sample.image[:, 1::2, 1::2])
     assert torch.equal(after.target, sample.target[:, 1::2, 1::2])
 
@@ -189,7 +195,7 @@ EVERYTHING = Augmentation(size=(16, 24), shape="crop", least_crop=0.5, flip=0.5,
 
 def augmented(task: str, *numbers: int) -> Sample:
     random = generator(*numbers)
-    return finish(place(sample_of(task), convention_of(task), EVERYTHING, random), task, EVERYTHING, random)
+    return finish(place(sample_of(task), convention_of(task), EVERYTHING, random), by(task), EVERYTHING, random)
 
 
 @settings(max_examples=20, deadline=None)
@@ -216,7 +222,7 @@ def test_picture_truth_and_mask_move_together():
     for number in range(20):
         random = generator(number)
         sample = Sample(ramp.expand(3, H, W), ramp.clone(), ramp > 0.5, {})
-        after = finish(place(sample, PLAIN, settings, random), "depth", settings, random)
+        after = finish(place(sample, PLAIN, settings, random), by("depth"), settings, random)
         assert torch.equal(after.image[:1], after.target)
         assert torch.equal(after.valid, after.target > 0.5)
 
@@ -236,7 +242,7 @@ def test_what_is_pasted_covers_picture_and_truth_alike():
 def test_nothing_is_done_unless_asked_for(task):
     sample, random, nothing = sample_of(task), generator(0), Augmentation()
     placed = place(sample, convention_of(task), nothing, random)
-    assert same(finish(placed, task, nothing, random), sample)
+    assert same(finish(placed, by(task), nothing, random), sample)
 
 
 @pytest.mark.parametrize(("size", "kept"), [((16, 16), (H, H)), ((10, 40), (8, W)), ((24, 32), (H, W))])

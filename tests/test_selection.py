@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion_perception.core.display.selection import LEVEL_MODES, SELECTORS, Selection, select
+from diffusion_perception.core.display.selection import LEVEL_MODES, Selection, select, selectors
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
 
 ADE = Convention(palette="ade20k")
@@ -82,7 +82,7 @@ def test_an_unknown_mode_is_refused():
         select(levels(0.5), Selection("hard"))
 
 
-@pytest.mark.parametrize("task", SELECTORS)
+@pytest.mark.parametrize("task", selectors())
 def test_every_mask_is_float_contiguous_and_leaves_the_map_alone(task):
     values = torch.rand(2, 5, 6, 3 if task == "segmentation" else 1)
     before = values.clone()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,10 @@ from diffusion_perception.core.geometry import NORMAL_AXES
 from diffusion_perception.core.measure.losses import valid_cells
 from diffusion_perception.core.perception_map import Convention
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.data.targets import TARGETS, TargetOptions, check_fit, normalise, options_for
+from diffusion_perception.core.tasks import TASKS
+from diffusion_perception.trainer.data import targets
+from diffusion_perception.trainer.data.targets import TargetOptions, check_fit, options_for
+from diffusion_perception.trainer.data.tasks import data_of
 
 METRIC = Convention(high=None, near="low", metric=True)
 RELATIVE = Convention(high=None, near="low")
@@ -46,7 +51,11 @@ def options(task: str, **changes: object) -> TargetOptions:
     return TargetOptions(**{**base, **changes})
 
 
-@pytest.fixture(params=TARGETS)
+def normalise(task: str, *rest: Any) -> targets.Normalised:
+    return targets.normalise(data_of(task).target, *rest)
+
+
+@pytest.fixture(params=TASKS)
 def task(request) -> str:
     return request.param
 
@@ -61,7 +70,7 @@ def test_no_valid_pixel_gives_finite_values_and_no_valid_pixel(task):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_values_lie_in_the_codecs_range_whatever_comes(data):
-    task = data.draw(st.sampled_from([name for name in TARGETS if name not in ("segmentation", "keypoints")]))
+    task = data.draw(st.sampled_from([name for name in TASKS if name not in ("segmentation", "keypoints")]))
     shape = (CHANNELS.get(task, 1), 4, 5)
     numbers = st.floats(-(2.0**120), 2.0**120, width=32)
     target = torch.from_numpy(data.draw(hnp.arrays(np.float32, shape, elements=numbers)))
@@ -74,7 +83,7 @@ def test_values_lie_in_the_codecs_range_whatever_comes(data):
     assert values.max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("task", sorted({*TARGETS} - {"keypoints"}))  # which have a head, not a codec
+@pytest.mark.parametrize("task", sorted({*TASKS} - {"keypoints"}))  # which have a head, not a codec
 def test_the_codec_gives_back_what_it_was_given(task):
     values, _ = normalise(task, raw(task), everywhere(), CONVENTIONS.get(task, Convention()), options(task))
     codec = CODECS["unit-range"](channels=values.shape[0])

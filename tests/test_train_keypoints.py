@@ -22,8 +22,8 @@ from diffusion_perception.core.skeletons import COCO, skeleton_named
 from diffusion_perception.trainer import keypoint_ap
 from diffusion_perception.trainer.config import ConfigError
 from diffusion_perception.trainer.data.feeds import open_feeds
-from diffusion_perception.trainer.data.folder import read_image
 from diffusion_perception.trainer.data.people import named_after, plain_people
+from diffusion_perception.trainer.data.records import read_image
 from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.loop import fit
 from diffusion_perception.trainer.train import prepare

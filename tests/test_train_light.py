@@ -16,7 +16,6 @@ from diffusion_perception.core.recipe import from_header
 from diffusion_perception.trainer import base, host
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import ConfigError, merged
-from diffusion_perception.trainer.data.targets import normalise
 from diffusion_perception.trainer.loop import fit
 from diffusion_perception.trainer.runs.light_half import open_teacher
 from diffusion_perception.trainer.train import prepare
@@ -126,7 +125,7 @@ def test_a_vae_that_loses_nothing_costs_nothing(root, tmp_path, patches, task):
     feeds = judge.feeds
     for feed, sample in judge.records(feeds):
         seen = judge.predict(judge.student.perceiver(task), sample).values.movedim(-1, 1)
-        values, _ = normalise(task, sample.target, sample.valid, feed.records.convention, feed.options)
+        values, _ = feed.supervision.normalise(sample)
         picture = feed.recipe.target_codec().encode(values[None])
         means = F.interpolate(F.avg_pool2d(picture, 8), scale_factor=8, mode="bilinear")
         torch.testing.assert_close(seen, feed.recipe.target_codec().decode(means), rtol=0, atol=1e-5)

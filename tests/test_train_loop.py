@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from diffusion_perception.core.pipeline import predict
 from diffusion_perception.trainer import host
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import ConfigError, to_toml
+from diffusion_perception.trainer.data.tasks import TASK_DATA
 from diffusion_perception.trainer.loop import Diverged, fit
-from diffusion_perception.trainer.runs import validate
 from diffusion_perception.trainer.train import prepare
 from diffusion_perception.trainer.train import run as train
 
@@ -93,12 +94,12 @@ def test_the_best_weights_and_the_last_are_kept(root, tmp_path):
 def test_a_run_of_half_precision_measures_in_single_precision(root, tmp_path, monkeypatch, own_precision):
     halved = []
 
-    def spy(values, sample, feed):
+    def spy(*about):
         halved.append(torch.is_autocast_enabled("cpu"))
-        return measured(values, sample, feed)
+        return row.prepare(*about)
 
-    measured = validate.PREPARED["depth"]
-    monkeypatch.setitem(validate.PREPARED, "depth", spy)
+    row = TASK_DATA["depth"]
+    monkeypatch.setitem(TASK_DATA, "depth", replace(row, prepare=spy))
     run = prepare(runs.config(root, out=str(tmp_path), precision="bf16", validation=[{"root": str(root / "val")}]))
     run.learner.register_forward_hook(lambda *_: halved.append(not torch.is_autocast_enabled("cpu")))
     run.judge.measure(0, True)

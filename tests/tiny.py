@@ -28,7 +28,7 @@ from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBac
 WIDTH = 64
 """Of the text that the networks read."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICTURED = [name for name, task in TASKS.items() if task.channels]
+PICTURED = [name for name, task in TASKS.items() if task.per == "image"]
 """Tasks whose maps are pictures, which a VAE can decode."""
 
 

@@ -29,9 +29,8 @@ from ..core.pose import Person, people_of, predict_people
 from ..core.recipe import Recipe
 from ..core.skeletons import COCO, Skeleton
 from .data.arrays import READERS
-from .data.folder import read_image
 from .data.people import read_annotations, skeleton_of
-from .data.records import list_files, read_json
+from .data.records import list_files, read_image, read_json
 from .data.truth import DatasetError
 
 NAMES = ("AP", "AP50", "AP75", "AP-medium", "AP-large", "AR", "AR50", "AR75", "AR-medium", "AR-large")

@@ -222,7 +222,7 @@ def check(config: Config, recipes: Mapping[str, Recipe]) -> None:
     if network.decoder and settings.loss == "latent":
         raise ConfigError('The decoder learns from pictures only: set objective.loss to "pixel" or "both".')
     for recipe in recipes.values():
-        if not recipe.row.channels and not network.head:
+        if recipe.row.per == "person" and not network.head:
             raise ConfigError(
                 f"{recipe.row.name} are as many heatmaps as the skeleton has names, which only a head makes: set "
                 'network.head = "vitpose_classic".'

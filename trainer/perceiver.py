@@ -37,7 +37,7 @@ class PicturePerceiver(Perceiver):
         boxes: for keypoints, where people are in each picture. UserError, in one sentence, for anything else.
         """
         batch = as_images(image)
-        if self.recipe.row.channels:
+        if self.recipe.row.per == "image":
             return predict(self, batch, resolution=resolution, batch_size=batch_size)
         return predict_people(self, batch, boxes, batch_size=batch_size)
 

@@ -62,7 +62,7 @@ def run(wanted: Prediction) -> None:
     checkpoint = replace(checkpoint, recipe=for_people(checkpoint.recipe, wanted))
     perceiver = load_chosen(wanted.choice, checkpoint, adapter, device, encoder=wanted.encoder, decoder=wanted.decoder)
     wanted.out.mkdir(parents=True, exist_ok=True)
-    perceive = perceive_map if perceiver.recipe.row.channels else perceive_people
+    perceive = PERCEIVE[perceiver.recipe.row.per]
     for path in wanted.images:
         image = read_image(path)
         boxes = boxes_in(path, (image.shape[-2], image.shape[-1]))
@@ -97,6 +97,10 @@ def perceive_people(
         except UserError as error:
             raise UserError(f"{path.name}: {error}") from None
     write_people(result, perceiver.recipe, wanted.out / path.stem)
+
+
+PERCEIVE = {"image": perceive_map, "person": perceive_people}
+"""By what a map of the task shows."""
 
 
 Finder = Callable[[Path, tuple[int, int]], "list[Box] | None"]
@@ -145,7 +149,7 @@ def mask_named(folder: Path, picture: Path) -> Path:
 
 def for_people(recipe: Recipe, wanted: Prediction) -> Recipe:
     """The recipe with the size of crops that the arguments name. UserError for what only people have, or have not."""
-    if recipe.row.channels:
+    if recipe.row.per != "person":
         if wanted.boxes or wanted.mask:
             raise UserError(f"--boxes and --mask say where people are, but {recipe.id} predicts {recipe.row.name}.")
         return recipe

@@ -75,8 +75,9 @@ def as_map(value: PerceptionMap | Tensor, meaning: Meaning, tasks: tuple[str, ..
 
 
 def completed(map: PerceptionMap, meaning: Meaning) -> PerceptionMap:
-    """The map with axes and palette as in `meaning` if it has none itself."""
-    if map.task != meaning.task:
+    """The map with axes and palette as in `meaning` if it has none itself and is shown as that is."""
+    shown = {TASKS[task].picture if task in TASKS else task for task in (map.task, meaning.task)}
+    if len(shown) > 1:
         return map
     own, other = map.convention, meaning.convention
     return replace(map, convention=replace(own, axes=own.axes or other.axes, palette=own.palette or other.palette))
@@ -370,7 +371,8 @@ def ready(map: PerceptionMap) -> tuple[Tensor, Tensor]:
 
     The mask is 1 where the task says so: the mask or matte itself, the near part of a depth, else all that is known.
     """
-    return choose(READY, map.task, "picture for a map of")(map), READY_MASKS.get(map.task, known_part)(map)
+    row = choose(TASKS, map.task, "picture for a map of")
+    return PICTURES[row.picture](map), MASKS[row.mask](map)
 
 
 def ready_depth(map: PerceptionMap) -> Tensor:
@@ -396,17 +398,14 @@ def ready_colour(map: PerceptionMap) -> Tensor:
     return as_rgb(in_range(map)).contiguous()
 
 
-READY: dict[str, Callable[[PerceptionMap], Tensor]] = {
-    "depth": ready_depth,
-    "disparity": ready_depth,
-    "normal": ready_normal,
-    "mask": ready_colour,
-    "matte": ready_colour,
-    "segmentation": ready_classes,
-    "albedo": ready_colour,
-    "shading": ready_colour,
-    "keypoints": ready_pose,
+PICTURES: dict[str, Callable[[PerceptionMap], Tensor]] = {
+    "range": ready_colour,
+    "nearness": ready_depth,
+    "directions": ready_normal,
+    "classes": ready_classes,
+    "skeletons": ready_pose,
 }
+"""What a task may be shown as, (B, H, W, 3) in [0, 1]."""
 
 
 def near_part(map: PerceptionMap) -> Tensor:
@@ -421,9 +420,5 @@ def known_part(map: PerceptionMap) -> Tensor:
     return trusted(map).float()
 
 
-READY_MASKS: dict[str, Callable[[PerceptionMap], Tensor]] = {
-    "depth": near_part,
-    "disparity": near_part,
-    "mask": level,
-    "matte": level,
-}
+MASKS: dict[str, Callable[[PerceptionMap], Tensor]] = {"known": known_part, "nearness": near_part, "level": level}
+"""What of a task may be its mask, (B, H, W) in [0, 1]."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..perception_map import PerceptionMap
+from ..tasks import TASKS
 from .picture import choose, classes_of, known_values, level, palette_of, stretch_each, trusted
 
 
@@ -68,16 +69,17 @@ def by_range(map: PerceptionMap, selection: Selection) -> Tensor:
     return ((values >= selection.low) & (values <= selection.high)).float()
 
 
-SELECTORS: dict[str, Callable[[PerceptionMap, Selection], Tensor]] = {
-    "mask": by_level,
-    "matte": by_level,
-    "segmentation": by_class,
-    "depth": by_range,
-    "disparity": by_range,
-}
+Selector = Callable[[PerceptionMap, Selection], Tensor]
+SELECTORS: dict[str, Selector] = {"level": by_level, "class": by_class, "range": by_range}
+"""By what a mask may be picked out of a task."""
+
+
+def selectors() -> dict[str, Selector]:
+    """Of each task that a mask can be picked out of."""
+    return {name: SELECTORS[task.selector] for name, task in TASKS.items() if task.selector}
 
 
 def select(map: PerceptionMap, selection: Selection = Selection()) -> Tensor:
     """What is selected of a map, (B, H, W) in [0, 1], 1 = selected. What is unknown never is."""
-    mask = choose(SELECTORS, map.task, "mask in a map of")(map, selection)
+    mask = choose(selectors(), map.task, "mask in a map of")(map, selection)
     return (1 - mask if selection.invert else mask) * trusted(map)

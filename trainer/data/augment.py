@@ -42,11 +42,11 @@ class Augmentation:
     flip: float = 0.0
     """Probability of a horizontal flip."""
     copy_paste: float = 0.0
-    """Probability that what another picture's truth marks is put into this one, for the tasks PASTED."""
+    """Probability that what another picture's truth marks is put into this one, for the tasks that allow it."""
     image_filter: Filter = "bilinear"
     """bilinear is antialiased. GenPercept takes nearest-exact."""
     target_filter: Literal["", "nearest-exact", "bilinear"] = ""
-    """Empty is the task's own, a row of RESAMPLING; GenPercept's is nearest-exact but for masks, mattes, disparity."""
+    """Empty is the task's own, its Resampling; GenPercept's is nearest-exact but for masks, mattes, disparity."""
     jitter: float = 0.0
     """Probability of a change of colours."""
     brightness: float = 0.2
@@ -91,10 +91,10 @@ def place(sample: Sample, convention: Convention, settings: Augmentation, random
     return sample if window is None else crop(sample, *window)
 
 
-def finish(sample: Sample, task: str, settings: Augmentation, random: np.random.Generator) -> Sample:
+def finish(sample: Sample, row: Resampling, settings: Augmentation, random: np.random.Generator) -> Sample:
     """Resize, then change what the picture looks like: what comes after the truth is normalised."""
     if settings.size is not None:
-        sample = resize(sample, task, settings.size, settings.image_filter, settings.target_filter)
+        sample = resize(sample, row, settings.size, settings.image_filter, settings.target_filter)
     return replace(sample, image=appearance(sample.image, settings, random))
 
 
@@ -161,22 +161,6 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     return Sample(image, target, valid, meta)
 
 
-PASTED = ("mask", "matte")
-"""Tasks whose truth says what to cut out of a picture, and stays true where that is put into another."""
-
-
-def paste(sample: Sample, donor: Sample) -> Sample:
-    """What the donor's truth marks, blended into a picture (Ghiasi et al. 2021, Simple Copy-Paste).
-
-    The donor is brought to the picture's size; where its truth is unknown nothing is taken of it.
-    """
-    size = (sample.image.shape[-2], sample.image.shape[-1])
-    donor = resize(donor, "matte", size)
-    share = (donor.target * donor.valid).clamp(0, 1)
-    image = torch.lerp(sample.image, donor.image, share)
-    return replace(sample, image=image, target=share + (1 - share) * sample.target)
-
-
 @dataclass(frozen=True)
 class Resampling:
     """How the truth of a task changes its size."""
@@ -188,33 +172,34 @@ class Resampling:
     """What to do after interpolation: (target, sample before) -> target."""
 
 
+NEAREST, SMOOTH = Resampling(), Resampling("bilinear")
+
+
+def paste(sample: Sample, donor: Sample) -> Sample:
+    """What the donor's truth marks, blended into a picture (Ghiasi et al. 2021, Simple Copy-Paste).
+
+    The donor is brought to the picture's size; where its truth is unknown nothing is taken of it.
+    """
+    size = (sample.image.shape[-2], sample.image.shape[-1])
+    donor = resize(donor, SMOOTH, size)
+    share = (donor.target * donor.valid).clamp(0, 1)
+    image = torch.lerp(sample.image, donor.image, share)
+    return replace(sample, image=image, target=share + (1 - share) * sample.target)
+
+
 def redraw(target: Tensor, before: Sample) -> Tensor:
     """Heatmaps are drawn anew: a Gaussian has the same spread at every size of a map."""
     points = scaled_points(before.meta["keypoints"], before.image.shape[-2:], target.shape[-2:])
     return heatmaps(points, (target.shape[-2], target.shape[-1]))
 
 
-RESAMPLING: dict[str, Resampling] = {
-    "depth": Resampling(),
-    "disparity": Resampling(),
-    "normal": Resampling(),  # interpolated normals are shorter than 1
-    "mask": Resampling("bilinear"),
-    "matte": Resampling("bilinear"),
-    "segmentation": Resampling(only=True),  # there is nothing between two classes
-    "albedo": Resampling("bilinear"),
-    "shading": Resampling("bilinear"),
-    "keypoints": Resampling(repair=redraw),
-}
-
-
 def resize(
-    sample: Sample, task: str, size: tuple[int, int], image_filter: Filter = "bilinear", target_filter: str = ""
+    sample: Sample, row: Resampling, size: tuple[int, int], image_filter: Filter = "bilinear", target_filter: str = ""
 ) -> Sample:
     """To (H, W). A value is valid if most of what it is made of was; only that counts in it."""
     before = (sample.image.shape[-2], sample.image.shape[-1])
     if before == tuple(size):
         return sample
-    row = RESAMPLING[task]
     image = interpolate(sample.image, size, image_filter).clamp(0, 1)
     target, valid = resize_truth(sample.target, sample.valid, size, (not row.only and target_filter) or row.filter)
     meta = dict(sample.meta)

@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from ...core.errors import UserError
 from ...core.recipe import Recipe
 from .arrays import BrokenRecord
-from .augment import PASTED, Augmentation, finish, flip, generator, paste, place
+from .augment import Augmentation, finish, flip, generator, paste, place
 from .records import MOST_NAMED, Records, Sample, mostly_broken
-from .targets import TargetOptions, normalise
+from .targets import Supervision, TargetOptions
+from .tasks import TaskData, data_of
 from .truth import DatasetError
 
 log = logging.getLogger(__name__)
@@ -91,20 +92,29 @@ class Feed:
     origin: str = ""
     """Where the records lie: tells datasets apart."""
 
+    @property
+    def data(self) -> TaskData:
+        """The row of the recipe's task."""
+        return data_of(self.recipe.row.name)
+
+    @property
+    def supervision(self) -> Supervision:
+        return Supervision(self.data.target, self.records.convention, self.recipe, self.options)
+
     def sample(self, index: int, random: np.random.Generator) -> tuple[Sample, str]:
         """A record as it is learnt, flipped, cropped, normalised, resized; and its key. BrokenRecord if it is none."""
         convention, sample = self.records.convention, self.records[index]
         flipped = random.random() < self.augmentation.flip
         placed = flip(sample, convention) if flipped else sample
         placed = place(placed, convention, replace(self.augmentation, flip=0.0), random)
-        if self.recipe.row.name in PASTED and random.random() < self.augmentation.copy_paste:
+        if self.data.pasted and random.random() < self.augmentation.copy_paste:
             placed = self.pasted(placed, random)
-        values, valid = normalise(self.recipe.row.name, placed.target, placed.valid, convention, self.options)
+        values, valid = self.supervision.normalise(placed)
         if not valid.any():
             raise BrokenRecord(f"{self.records.name}: nothing of {placed.meta['record']} is valid.")
         learnt = replace(placed, target=values, valid=valid)
         key = f"{self.origin} {index} {'flipped' if flipped else 'upright'}"
-        return finish(learnt, self.recipe.row.name, self.augmentation, random), key
+        return finish(learnt, self.data.resampling, self.augmentation, random), key
 
     def pasted(self, sample: Sample, random: np.random.Generator) -> Sample:
         """The sample with what another record marks put into it; as it is if that record is broken."""

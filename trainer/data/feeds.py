@@ -45,7 +45,7 @@ def open_source(source: Source, recipe: Recipe, size: tuple[int, int]) -> Record
     size: (H, W) of the run. People are cut out at it, in its shape: the recipe's crops are of that shape too, and
     squeezing them would teach other bodies than it then sees.
     """
-    if not recipe.row.channels:
+    if recipe.row.per == "person":
         check_crops(source, recipe, size)
     records = open_dataset(source.reader, recipe.row.name, root=source.root, **source.settings)
     return records.at(size) if isinstance(records, People) else records
@@ -100,7 +100,7 @@ def recipe_for(task: str, config: Config, base: str) -> Recipe:
         "base": base,
         "resolution": max(config.size),
         # people are cut out in the shape that the network saw
-        **({} if task_named(task).channels else {"aspect": config.size[1] / config.size[0]}),
+        **({"aspect": config.size[1] / config.size[0]} if task_named(task).per == "person" else {}),
         "licence": config.licence,
         "head": head,
         "codec": task_named(task).head_codec if head else "",

@@ -86,11 +86,10 @@ import torch
 from torch import Tensor
 
 from ...core.geometry import intrinsics_from_fov
-from ...core.srgb import to_srgb
-from .arrays import READERS, BrokenRecord, check_packages, read_array, read_colours
-from .records import Records, Sample, list_files, read_intrinsics, read_names
+from .arrays import READERS, BrokenRecord, check_packages, read_array
+from .records import Records, Sample, list_files, read_image, read_intrinsics, read_names, refuse_task
+from .tasks import TASK_DATA, data_of, truths
 from .truth import (
-    KINDS,
     Camera,
     DatasetError,
     Depth,
@@ -105,15 +104,6 @@ from .truth import (
 )
 
 log = logging.getLogger(__name__)
-
-
-def read_image(path: Path, colour: str = "srgb") -> tuple[Tensor, Tensor]:
-    """A picture (3, H, W) float32 in [0, 1], sRGB, and where it is not transparent (1, H, W) bool."""
-    colours, alpha = read_colours(path)
-    colours = np.nan_to_num(colours, nan=0.0, posinf=1.0, neginf=0.0)
-    colours = to_srgb(colours) if colour == "linear" else colours.clip(0, 1)
-    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(colours, -1, 0), np.float32))
-    return image, torch.from_numpy(np.ascontiguousarray(alpha > 0))[None]
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,7 @@ class PlainFolder(Records[Entry]):
     def __init__(self, root: str | Path, task: str, names: str | Path = "") -> None:
         """names: a text file with one name a line (as in images/, without the ending), to use these only."""
         self.root = Path(root)
-        self.description = read_description(self.root)
+        self.description = read_description(self.root, truths())
         self.kind = self.kind_of(task)
         self.settings = self.description.settings(self.kind.folder)
         self.images: Images = self.description.settings("images")
@@ -146,14 +136,15 @@ class PlainFolder(Records[Entry]):
 
     def kind_of(self, task: str) -> Kind:
         """The folder this task is learnt from. DatasetError says what is there instead."""
-        if task not in KINDS:
-            raise DatasetError(f"A plain folder has no truth for the task {task!r}: it knows {', '.join(KINDS)}.")
+        kinds = data_of(task).folders
+        if not kinds:
+            raise refuse_task("A plain folder", task, [name for name, row in TASK_DATA.items() if row.folders])
         if not self.root.is_dir():
             raise DatasetError(f"There is no folder {self.root}.")
-        for kind in KINDS[task]:
+        for kind in kinds:
             if (self.root / kind.folder).is_dir():
                 return kind
-        wanted = " or ".join(kind.folder + "/" for kind in KINDS[task])
+        wanted = " or ".join(kind.folder + "/" for kind in kinds)
         there = ", ".join(sorted(path.name + "/" for path in self.root.iterdir() if path.is_dir())) or "no folder"
         raise DatasetError(f"{self.root} has no {wanted} to learn {task} from; it holds {there}.")
 

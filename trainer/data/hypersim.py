@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.display.colour import PALETTES
 from .arrays import BrokenRecord, check_packages, read_array
-from .folder import read_image
-from .records import Records, Sample, refuse_task, root_of, why_unusable
+from .records import Records, Sample, read_image, refuse_task, root_of, why_unusable
 from .truth import DatasetError, Depth, Light, Normal, Segmentation, Settings, Truth, planar, read_truth
 
 SIZE = (768, 1024)
@@ -87,8 +85,9 @@ class Hypersim(Records[Frame]):
                 faults.append(reason)
             else:
                 frames.append(frame)
-        palette = PALETTES["nyu40"] if task == "segmentation" else None
-        super().__init__(f"Hypersim {split}", task, self.map.settings.convention(), frames, faults, palette)
+        settings = self.map.settings
+        palette = settings.table() if isinstance(settings, Segmentation) else None
+        super().__init__(f"Hypersim {split}", task, settings.convention(), frames, faults, palette)
 
     def frames(self, split: str, table: Path) -> Iterator[Frame]:
         """Those of the split whose scene is on disk; without a table and for `all`, whatever is there."""

@@ -20,8 +20,7 @@ from ...core.pose import SPREAD
 from ...core.recipe import Recipe
 from ...core.skeletons import SKELETONS, Skeleton
 from .arrays import READERS, BrokenRecord
-from .folder import read_image
-from .records import Records, Sample, list_files, read_json
+from .records import Records, Sample, list_files, read_image, read_json
 from .truth import DatasetError, Truth
 
 SIZE = (256, 192)

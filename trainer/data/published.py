@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.tasks import task_named
 from .arrays import READERS as FILE_READERS
 from .arrays import BrokenRecord, check_packages, read_array
-from .folder import PlainFolder, read_image
+from .folder import PlainFolder
 from .hypersim import Hypersim
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
-from .records import Records, Sample, list_files, read_names, refuse_task, root_of, why_unusable
+from .records import Records, Sample, list_files, read_image, read_names, refuse_task, root_of, why_unusable
+from .tasks import data_of, truths
 from .truth import DatasetError, Depth, Level, Normal, Segmentation, Settings, Truth, read_description, read_truth
 
 KITTI_SIZE = (352, 1216)
@@ -41,8 +43,8 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
 
 def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
     """The plain folder of data.py, for dense truth or for people."""
-    if task == "keypoints":
-        return plain_people(root, read_description(Path(root)).name, read_names(names))
+    if task_named(data_of(task).name).per == "person":
+        return plain_people(root, read_description(Path(root), truths()).name, read_names(names))
     return PlainFolder(root, task, names)
 
 
@@ -322,15 +324,30 @@ def those_there(root: Path, pairs: list[Pair]) -> tuple[list[Pair], list[str]]:
     return good, faults
 
 
-JSON_KEYS = {
-    "depth": "depth_conditioning_image",
-    "disparity": "depth_conditioning_image",
-    "normal": "normal_conditioning_image",
-    "matte": "matting_conditioning_image",
-    "mask": "dis_conditioning_image",
-    "segmentation": "seg_conditioning_image",
+class Said(NamedTuple):
+    """What is said of the lists' truth, whatever their task."""
+
+    depth: Depth
+    axes: str | tuple[str, ...]
+    palette: str
+
+
+class Listed(NamedTuple):
+    """The truth of one task in GenPercept's lists."""
+
+    key: str
+    """Of its file in a row."""
+    settings: Callable[[Said], Settings]
+
+
+LISTED: dict[str, Listed] = {
+    "depth": Listed("depth_conditioning_image", lambda said: said.depth),
+    "disparity": Listed("depth_conditioning_image", lambda said: said.depth),
+    "normal": Listed("normal_conditioning_image", lambda said: Normal(axes=said.axes)),
+    "matte": Listed("matting_conditioning_image", lambda said: Level()),
+    "mask": Listed("dis_conditioning_image", lambda said: Level()),
+    "segmentation": Listed("seg_conditioning_image", lambda said: Segmentation(palette=said.palette)),
 }
-"""Where GenPercept's rows name the truth of each task."""
 
 
 class JsonLists(Pairs):
@@ -349,21 +366,14 @@ class JsonLists(Pairs):
 
         EXR depth is in metres whatever the source. A segmentation without a palette stays in the colours it comes in.
         """
-        if task not in JSON_KEYS:
-            raise refuse_task("A GenPercept list", task, JSON_KEYS)
+        if task not in LISTED:
+            raise refuse_task("A GenPercept list", task, LISTED)
         row = source_named(source)
-        pairs, faults = those_there(root_of(root), read_pairs(json_files(Path(list)), JSON_KEYS[task]))
+        pairs, faults = those_there(root_of(root), read_pairs(json_files(Path(list)), LISTED[task].key))
         in_metres = {Path(pair.truth).suffix.lower() for pair in pairs} <= {".exr", ".npy"}
         depth = Depth(unit="m", near=row.depth.near, far=row.depth.far) if in_metres else row.depth
-        makers: dict[str, Callable[[], Settings]] = {
-            "depth": lambda: depth,
-            "disparity": lambda: depth,
-            "normal": lambda: Normal(axes=axes if isinstance(axes, str) else tuple(axes)),
-            "matte": Level,
-            "mask": Level,
-            "segmentation": lambda: Segmentation(palette=palette),
-        }
-        super().__init__(source, task, Path(root), pairs, makers[task](), faults, row.crop)
+        said = Said(depth, axes if isinstance(axes, str) else tuple(axes), palette)
+        super().__init__(source, task, Path(root), pairs, LISTED[task].settings(said), faults, row.crop)
 
 
 def json_files(path: Path) -> list[Path]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...core.display.colour import Palette
 from ...core.perception_map import Convention
-from .arrays import BrokenRecord, check_file
+from ...core.srgb import to_srgb
+from .arrays import BrokenRecord, check_file, read_colours
 from .truth import DatasetError, Truth, size_text
 
 Record = TypeVar("Record")
@@ -105,6 +107,15 @@ def check_truth(where: str, image: Tensor, truth: Truth) -> None:
         raise BrokenRecord(f"{where}: the picture is {size_text(image)}, but its truth {size_text(truth.values)}.")
     if not truth.valid.any():
         raise BrokenRecord(f"{where}: no pixel of its truth is valid (all zero, NaN, or out of range).")
+
+
+def read_image(path: Path, colour: str = "srgb") -> tuple[Tensor, Tensor]:
+    """A picture (3, H, W) float32 in [0, 1], sRGB, and where it is not transparent (1, H, W) bool."""
+    colours, alpha = read_colours(path)
+    colours = np.nan_to_num(colours, nan=0.0, posinf=1.0, neginf=0.0)
+    colours = to_srgb(colours) if colour == "linear" else colours.clip(0, 1)
+    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(colours, -1, 0), np.float32))
+    return image, torch.from_numpy(np.ascontiguousarray(alpha > 0))[None]
 
 
 def read_json(path: Path) -> Any:

@@ -1,6 +1,6 @@
 """Targets: raw truth -> the values that a codec encodes, per task and as the papers did it.
 
-    values, valid = normalise(task, target, valid, convention, options)
+    values, valid = normalise(data_of(task).target, target, valid, convention, options)
     picture = recipe.target_codec().encode(values[None])          # [-1, 1], three channels
     cells = losses.valid_cells(valid[None])                       # latent cells all of whose 8x8 pixels are valid
 
@@ -23,6 +23,8 @@ from ...core.geometry import CAMERA, Axes, change_axes, decode_normals
 from ...core.perception_map import Convention
 from ...core.recipe import Recipe
 from ...core.srgb import to_srgb
+from ...core.tasks import task_named
+from .records import Sample
 
 DEFAULT_AXES: Axes = CAMERA
 """Right, up, back: what normals are trained along unless the recipe says otherwise."""
@@ -33,7 +35,7 @@ UNKNOWN_SHIFT = "Relative disparity has an unknown shift, so depth cannot be had
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """How raw truth becomes the codec's values. What is left empty is the task's own, a row of TARGETS."""
+    """How raw truth becomes the codec's values. What is left empty is the task's own, its Target."""
 
     span: Literal["", "quantile", "min-max", "whole", "upper", "unit", "metric"] = ""
     """Which raw values become 0 and 1: two quantiles of the valid ones; their ends; the ends of the whole picture,
@@ -98,7 +100,7 @@ def check_fit(name: str, task: str, convention: Convention, options: TargetOptio
     """UserError if a dataset's truth cannot become what the options ask for; classes see to that in renumbering()."""
     if options.span == "metric" and not convention.metric:
         raise UserError(f"{name} has no metric {task}: train with target_scale and metric left out, or drop it.")
-    if task == "depth" and convention.near == "high" and not convention.metric:
+    if task_named(task).near == "low" and convention.near == "high" and not convention.metric:
         raise UserError(UNKNOWN_SHIFT)
 
 
@@ -107,11 +109,17 @@ Normalised = tuple[Tensor, Tensor]
 Normaliser = Callable[[Tensor, Tensor, Convention, TargetOptions], Normalised]
 
 
-def normalise(task: str, target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:
+@dataclass(frozen=True)
+class Target:
+    """How one task is normalised."""
+
+    normaliser: Normaliser
+    span: Literal["quantile", "min-max", "whole", "upper", "unit"] = "unit"
+    """Unless the options name another."""
+
+
+def normalise(row: Target, target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:
     """target (C, H, W) raw, valid (1, H, W) bool -> values of the codec and where they are valid."""
-    if task not in TARGETS:
-        raise UserError(f"No target is known for the task {task!r}: take one of {', '.join(TARGETS)}.")
-    row = TARGETS[task]
     options = options if options.span else replace(options, span=row.span)
     values, valid = row.normaliser(target, valid, convention, options)
     return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).contiguous(), valid
@@ -275,22 +283,16 @@ def keypoints(target: Tensor, valid: Tensor, convention: Convention, options: Ta
 
 
 @dataclass(frozen=True)
-class Target:
-    """How one task is normalised."""
+class Supervision:
+    """How the truth of one dataset becomes what one recipe is taught."""
 
-    normaliser: Normaliser
-    span: Literal["quantile", "min-max", "whole", "upper", "unit"] = "unit"
-    """Unless the options name another."""
+    target: Target
+    convention: Convention
+    """The dataset's."""
+    recipe: Recipe
+    options: TargetOptions
 
-
-TARGETS: dict[str, Target] = {
-    "depth": Target(depth, "quantile"),
-    "disparity": Target(disparity, "min-max"),
-    "normal": Target(normal),
-    "mask": Target(level),
-    "matte": Target(level),
-    "segmentation": Target(segmentation),
-    "albedo": Target(light),
-    "shading": Target(light, "upper"),
-    "keypoints": Target(keypoints),
-}
+    def normalise(self, sample: Sample, **changes: bool) -> Normalised:
+        """A record's truth, as the options say but for `changes`."""
+        options = replace(self.options, **changes)
+        return normalise(self.target, sample.target, sample.valid, self.convention, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -343,24 +343,8 @@ class Kind:
     """Whether the truth holds where the picture itself is transparent."""
 
 
-KINDS: dict[str, tuple[Kind, ...]] = {
-    "depth": (Kind("depth", Depth),),
-    "disparity": (Kind("disparity", Disparity), Kind("depth", Depth)),
-    "normal": (Kind("normal", Normal),),
-    "mask": (Kind("mask", Level, see_through=True),),
-    "matte": (Kind("matte", Level, see_through=True),),
-    "segmentation": (Kind("segmentation", Segmentation, see_through=True),),
-    "albedo": (Kind("albedo", Light),),
-    "shading": (Kind("shading", Light),),
-}
-"""What each task is learnt from: the first folder of these that is there."""
-
-SECTIONS: dict[str, Callable[..., Any]] = {
-    **{kind.folder: kind.settings for kinds in KINDS.values() for kind in kinds},
-    "images": Images,
-    "camera": Camera,
-    "keypoints": Keypoints,
-}
+SECTIONS: dict[str, Callable[..., Any]] = {"images": Images, "camera": Camera, "keypoints": Keypoints}
+"""What a dataset.toml can say beside its folders of truth."""
 TITLES = ("name", "format", "licence", "credits")
 """Keys of dataset.toml outside its sections; `format` is 1."""
 
@@ -370,27 +354,31 @@ class Description:
     """A dataset.toml, checked."""
 
     name: str
+    known: Mapping[str, Callable[..., Any]]
+    """What each section may say."""
     sections: dict[str, Any] = field(default_factory=dict)
 
     def settings(self, section: str) -> Any:
-        return self.sections[section] if section in self.sections else SECTIONS[section]()
+        return self.sections[section] if section in self.sections else self.known[section]()
 
 
-def read_description(root: Path) -> Description:
+def read_description(root: Path, truths: Iterable[Kind]) -> Description:
     """What dataset.toml says. DatasetError in one sentence, with the nearest right key for a misspelt one."""
+    known = {**{kind.folder: kind.settings for kind in truths}, **SECTIONS}
     path = root / "dataset.toml"
     if not path.is_file():
-        return Description(root.name)
+        return Description(root.name, known)
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is not TOML ({error}).") from error
     for key, value in table.items():
-        check_key(key, SECTIONS if isinstance(value, dict) else TITLES, str(path))
+        check_key(key, known if isinstance(value, dict) else TITLES, str(path))
     if table.get("format", 1) != 1:
         raise DatasetError(f"{path} is of format {table['format']}; this version reads format 1: update the pack.")
-    sections = {key: section_from(value, key, str(path)) for key, value in table.items() if isinstance(value, dict)}
-    return Description(str(table.get("name", root.name)), sections)
+    tables = {key: value for key, value in table.items() if isinstance(value, dict)}
+    sections = {key: section_from(value, key, known[key], str(path)) for key, value in tables.items()}
+    return Description(str(table.get("name", root.name)), known, sections)
 
 
 def check_key(key: str, known: Iterable[str], where: str) -> None:
@@ -401,9 +389,8 @@ def check_key(key: str, known: Iterable[str], where: str) -> None:
         raise DatasetError(f"{where} says {key!r}, which means nothing: {hint}")
 
 
-def section_from(table: dict[str, Any], name: str, where: str) -> Any:
+def section_from(table: dict[str, Any], name: str, kind: Callable[..., Any], where: str) -> Any:
     """A section as its dataclass, each value of the field's type."""
-    kind: Any = SECTIONS[name]
     hints = get_type_hints(kind)
     for key in table:
         check_key(key, hints, f"{where} [{name}]")

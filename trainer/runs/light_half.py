@@ -33,7 +33,6 @@ from ..config import Config, ConfigError
 from ..config import Light as Settings
 from ..data.batches import Batch, Feed
 from ..data.records import Sample
-from ..data.targets import normalise
 from ..host import Diffusers, DiffusersAutoencoder, load, named_context
 from ..latents import Latents
 from ..objective import Counted, source
@@ -328,8 +327,7 @@ class Tutor(Validator):
         recipe = perceiver.recipe
         if recipe.id in self.student.teacher.perceivers:
             return super().predict(perceiver, sample)
-        about = (self.feed.records.convention, self.feed.options)
-        values, _ = normalise(recipe.row.name, sample.target, sample.valid, *about)
+        values, _ = self.feed.supervision.normalise(sample)
         latent = self.student.teacher.autoencoder.encode(recipe.target_codec().encode(values[None].to(self.device)))
         answers = replace(recipe, paradigm="one-step", steps=1, prediction_type="sample")
         knowing = replace(perceiver, recipe=answers, backbone=Answered(latent, LATENT))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ...core.display.colour import Palette, classify
 from ...core.display.picture import ready
-from ...core.geometry import decode_normals
-from ...core.measure.align import ALIGNMENTS
 from ...core.measure.losses import Reduction
 from ...core.measure.metrics import METRICS
 from ...core.perception_map import PerceptionMap
@@ -27,80 +24,8 @@ from ..config import Config
 from ..data.arrays import BrokenRecord
 from ..data.batches import Feed, in_order
 from ..data.records import Sample
-from ..data.targets import inverse, normalise
 from ..loop import Passes
 from .perception import Student, Written
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A prediction and its truth in the units of the task's metrics."""
-
-    prediction: Tensor
-    """(1, C, H, W)."""
-    target: Tensor
-    valid: Tensor
-    """(1, 1, H, W) bool."""
-
-
-Prepare = Callable[[Tensor, Sample, Feed], Measured | None]
-"""(values (1, C, H, W) as predicted, the record, where it comes from) -> what metrics compare; None if they cannot."""
-
-
-def distances(values: Tensor, sample: Sample, feed: Feed) -> Measured | None:
-    """Depth or disparity, brought to the truth's metres by the task's alignment; None for truth of unknown shift."""
-    target, valid = sample.target, sample.valid & (sample.target > 0)
-    if feed.records.convention.near == "high":
-        if not feed.records.convention.metric:
-            return None
-        target, valid = inverse(target, valid)
-    row = ALIGNMENTS["none" if feed.recipe.metric else feed.recipe.row.align]
-    return Measured(row(values, target[None], valid[None]), target[None], valid[None])
-
-
-def vectors(values: Tensor, sample: Sample, feed: Feed) -> Measured:
-    """Normals as vectors along the recipe's axes."""
-    options = replace(feed.options, unit=True)
-    target, valid = normalise("normal", sample.target, sample.valid, feed.records.convention, options)
-    return Measured(decode_normals(values, feed.recipe.convention()), target[None], valid[None])
-
-
-def levels(values: Tensor, sample: Sample, feed: Feed) -> Measured:
-    """Masks, mattes and colours in [0, 1]."""
-    task, scale = feed.recipe.row.name, feed.options.scale
-    target, valid = normalise(task, sample.target, sample.valid, feed.records.convention, feed.options)
-    return Measured(values / scale, target[None] / scale, valid[None])
-
-
-def classes(values: Tensor, sample: Sample, feed: Feed) -> Measured | None:
-    """The class that was predicted, or whose colour is nearest; a dataset that holds colours only tells nothing."""
-    options = replace(feed.options, classes=True)
-    if sample.target.shape[0] != 1 or not options.colours:
-        return None
-    target, valid = normalise("segmentation", sample.target, sample.valid, feed.records.convention, options)
-    if not feed.recipe.target_codec().classes:
-        palette = Palette("", tuple(map(str, range(len(options.colours)))), options.colours)
-        values = classify(values.movedim(1, -1), palette)[0][:, None].float()
-    return Measured(values, target[None], valid[None])
-
-
-def heatmaps(values: Tensor, sample: Sample, feed: Feed) -> Measured:
-    """Of one person."""
-    return Measured(values, sample.target[None], sample.valid[None])
-
-
-PREPARED: dict[str, Prepare] = {
-    "depth": distances,
-    "disparity": distances,
-    "normal": vectors,
-    "mask": levels,
-    "matte": levels,
-    "segmentation": classes,
-    "albedo": levels,
-    "shading": levels,
-    "keypoints": heatmaps,
-}
-
 
 Predicted = tuple[Tensor, Sample, Feed]
 """Values (1, C, H, W) as predicted, the record, where it comes from."""
@@ -111,7 +36,7 @@ def score(names: Iterable[str], predictions: Iterable[Predicted]) -> dict[str, f
     rows = [METRICS[name] for name in names]
     sums: dict[str, Reduction] = {}
     for values, sample, feed in predictions:
-        measured = PREPARED[feed.recipe.row.name](values, sample, feed)
+        measured = feed.data.prepare(values, sample, feed.supervision)
         if measured is None:
             continue
         for row in rows:
@@ -199,15 +124,14 @@ class Validator:
 
     def picture(self, seen: PerceptionMap, sample: Sample, feed: Feed, done: int, number: int) -> None:
         """samples/<task>_<number>_<step>.png: the picture, its truth, and what was predicted."""
-        task = feed.recipe.row.name
-        values, valid = normalise(task, sample.target, sample.valid, feed.records.convention, feed.options)
+        values, valid = feed.supervision.normalise(sample)
         truth = replace(seen, values=values.movedim(0, -1)[None], valid=valid, uncertainty=None)
         pictures = [sample.image.movedim(0, -1), ready(truth)[0][0], ready(seen)[0][0]]
         folder = Path(self.config.out) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         row = torch.cat([picture.clamp(0, 1) for picture in pictures], 1)
         Image.fromarray((row * 255).round().byte().numpy().astype(np.uint8)).save(
-            folder / f"{task}_{number}_{done:07}.png"
+            folder / f"{feed.recipe.row.name}_{number}_{done:07}.png"
         )
 
 
