@@ -170,7 +170,7 @@ def opposite(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -
 
 def context(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -> Context:
     """The context that came with the adapter, else the host's own empty prompt. CheckpointError if there is none."""
-    own = host.sd2_empty_prompt() if architecture.context_dim == 1024 and recipe.tokens == 2 else None
+    own = host.empty_prompt(architecture.base, recipe.tokens)
     found = context_of(adapter, recipe, architecture) or (Context(own) if own is not None else None)
     if found is None:
         raise CheckpointError(

@@ -27,13 +27,14 @@ from ..core.checkpoints.attachment import Adapted, uncompiled
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
 from ..core.checkpoints.tensors import CheckpointError, Weights
 from ..core.errors import UserError
+from ..core.generations import LATENT
 from ..core.halves import Halves
 from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
 from ..core.image import CELL
 from ..core.pipeline import Perceiver
 from ..core.tiles import in_tiles, norms_as_in, overview
-from ..core.tiny_vae import LATENT, build_light
+from ..core.tiny_vae import build_light
 
 log = logging.getLogger(__name__)
 management = comfy.model_management
@@ -153,7 +154,7 @@ class HostAutoencoder:
     ) -> None:
         """precision: a row of PRECISIONS. say: told in a sentence when a picture had to be taken in tiles."""
         channels = getattr(vae, "latent_channels", None)
-        if channels != 4 or getattr(vae, "latent_dim", 2) != 2:
+        if channels != LATENT or getattr(vae, "latent_dim", 2) != 2:
             raise UserError(
                 f"This VAE has {channels} latent channels: connect one of a Stable Diffusion 1.x or 2.x model, with 4."
             )
@@ -419,10 +420,10 @@ def host_config(architecture: UNetArchitecture) -> dict[str, Any]:
 
 def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> HostAutoencoder:
     """A VAE that the host owns, in single precision."""
-    widths = architecture.widths
+    widths, channels = architecture.widths, architecture.latent_channels
     config = {
         "double_z": True,
-        "z_channels": 4,
+        "z_channels": channels,
         "resolution": 256,
         "in_channels": 3,
         "out_ch": 3,
@@ -438,7 +439,7 @@ def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> HostAut
         unknown = sorted(set(tensors) - set(names))
         raise CheckpointError(f"{weights.path.name} is not a Stable Diffusion VAE: it holds {unknown[0]}.")
     renamed = {ldm: as_convolution(tensors[name], ldm) for name, ldm in names.items()}
-    vae = comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": 4}}, dtype=torch.float32)
+    vae = comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": channels}}, dtype=torch.float32)
     return HostAutoencoder(vae, architecture.scaling_factor)
 
 
@@ -538,6 +539,11 @@ def encode_empty_prompt(weights: Weights, config: dict[str, Any], tokens: list[i
     tensors = {name.removeprefix("text_model."): tensor.float() for name, tensor in weights.load().items()}
     encoder.load_state_dict(tensors, strict=False)
     return encoder(torch.tensor([tokens]))[0].float()
+
+
+def empty_prompt(base: str, tokens: int) -> Tensor | None:
+    """The empty prompt that the host ships for a generation, at that length; None if it ships none."""
+    return sd2_empty_prompt() if (base, tokens) == ("sd21", 2) else None
 
 
 def sd2_empty_prompt() -> Tensor | None:

@@ -119,7 +119,7 @@ def context_of(checkpoint: Checkpoint) -> Context:
         prompt = empty_prompt(folder, padded=not recipe.tokens)
         tokens = host.encode_empty_prompt(weights, read_json(folder / "config.json"), prompt)
         return as_context(tokens, architecture, folder)
-    own = host.sd2_empty_prompt() if architecture.context_dim == 1024 and recipe.tokens == 2 else None
+    own = host.empty_prompt(architecture.base, recipe.tokens)
     if own is None:
         raise CheckpointError(
             f"{checkpoint.path.name} comes without a text context ({architecture.context_dim} wide, "

@@ -17,6 +17,7 @@ from ..core.checkpoints.bases import Base, negative_of, one_by_one, open_adapted
 from ..core.checkpoints.checkpoint import Checkpoint, open_all, open_checkpoint, write_checkpoint
 from ..core.checkpoints.extract import Extracted, Source, common_layers, extract
 from ..core.checkpoints.fingerprint import fingerprint
+from ..core.checkpoints.modelspec import modelspec
 from ..core.checkpoints.tensors import Weights
 from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.errors import UserError
@@ -25,8 +26,6 @@ from ..core.tiny_vae import ROLES, Role
 from .host import context_of, named_context, refuse_text_encoder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-MODELSPEC = {"sd15": "stable-diffusion-v1", "sd21": "stable-diffusion-v2-768-v"}
-"""What the model metadata standard of Stability AI calls the generations."""
 
 
 def run_export(arguments: argparse.Namespace) -> list[str]:
@@ -156,7 +155,7 @@ def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], arg
         vae,
         heads_of(checkpoints, dtype),
         contexts_of(checkpoints, arguments),
-        {**modelspec(arguments.out, first.recipe, ""), **about_light(light, first)},
+        {**modelspec_of(arguments.out, first.recipe, ""), **about_light(light, first)},
         light,
     )
 
@@ -175,7 +174,7 @@ def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, arg
     contexts = contexts_of(checkpoints, arguments)
     heads = heads_of(checkpoints, DTYPES[arguments.dtype])
     light = light_of(checkpoints, arguments)
-    about = {**modelspec(arguments.out, first.recipe, "/lora"), **about_light(light, first)}
+    about = {**modelspec_of(arguments.out, first.recipe, "/lora"), **about_light(light, first)}
     write_adapter(arguments.out, described, heads, contexts, about, light)
 
 
@@ -201,16 +200,15 @@ def contexts_of(checkpoints: list[Checkpoint], arguments: argparse.Namespace) ->
     return found
 
 
-def modelspec(out: Path, recipe: Recipe, kind: str) -> dict[str, str]:
+def modelspec_of(out: Path, recipe: Recipe, kind: str) -> dict[str, str]:
     """Header fields that other programs show."""
     fields = {
         "sai_model_spec": "1.0.1",
         "title": out.stem,
-        "architecture": f"{MODELSPEC[recipe.base]}{kind}" if recipe.base in MODELSPEC else "",
         "implementation": "diffusers",
-        "license": recipe.licence,
+        "license": recipe.licence or None,
     }
-    return {f"modelspec.{name}": value for name, value in fields.items() if value}
+    return modelspec(recipe.base, kind, fields)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

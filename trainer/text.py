@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.checkpoints.tensors import CheckpointError, network, shown
+from ..core.generations import END, GENERATIONS, START
 
-START, END = 49406, 49407
-"""Token ids that CLIP puts around a prompt."""
 LONGEST = 77
 
 
@@ -43,7 +42,7 @@ class Encoder:
 ENCODERS = (
     Encoder(
         "cond_stage_model.transformer.",
-        padding=END,
+        padding=GENERATIONS["sd15"].padding,
         activation=quick_gelu,
         head_dim=64,
         left_out=0,
@@ -61,7 +60,7 @@ ENCODERS = (
     ),
     Encoder(
         "cond_stage_model.model.",
-        padding=0,
+        padding=GENERATIONS["sd21"].padding,
         activation=F.gelu,
         head_dim=64,
         left_out=1,

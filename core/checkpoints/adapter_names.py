@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from ..generations import SDXL
 from .ldm_names import rename, unet_prefixes
 
 Layout = tuple[tuple[bool, ...], int]
@@ -91,7 +92,7 @@ OTHERS = (
     (re.compile(r"double_blocks|single_blocks|single_transformer_blocks"), "Flux"),
     (re.compile(r"joint_blocks"), "Stable Diffusion 3"),
     (re.compile(r"^(transformer\.|diffusion_model\.blocks|blocks\.)"), "a transformer without a UNet"),
-    (re.compile(r"lora_te2_|text_encoder_2\.|add_embedding|transformer_blocks[._][1-9]"), "SDXL"),
+    (re.compile(r"lora_te2_|text_encoder_2\.|add_embedding|transformer_blocks[._][1-9]"), SDXL.title),
     (re.compile(r"motion_modules"), "AnimateDiff"),
 )
 """What the keys of adapters for other networks have in them."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..backbone import Context, Shapes
 from ..errors import UserError
+from ..generations import CUSTOM, END, INPAINTING, START, latent_space
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
 from . import ldm_names
@@ -125,7 +126,7 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
         held = ", ".join(recipe.id for recipe in recipes)
         raise CheckpointError(f"{path.name} was trained for {held}, not for {task}: name one of these.")
     unet, architecture = as_unet(network((path,), lambda names: strip(names, "unet.")), configs["unet"], path)
-    vae, vae_architecture = own_vae(path, configs["vae"])
+    vae, vae_architecture = own_vae(path, configs["vae"], architecture.base)
     return [
         Checkpoint(
             path, recipe, unet, architecture, vae, vae_architecture,
@@ -150,10 +151,10 @@ def own_config(path: Path, part: str) -> dict[str, Any]:
     return header_object(read_metadata_if_any(path), NETWORK_KEYS[part], path)
 
 
-def own_vae(path: Path, config: Mapping[str, Any]) -> tuple[Weights | None, VAEArchitecture | None]:
+def own_vae(path: Path, config: Mapping[str, Any], base: str) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in the file, else the one beside it."""
     inside = network((path,), lambda names: strip(names, "vae."))
-    return as_vae(inside, config, path) if inside.shapes else find_vae((path.parent,))
+    return as_vae(inside, config, path, base) if inside.shapes else find_vae((path.parent,), base)
 
 
 def own_head(path: Path, recipe: Recipe) -> Weights | None:
@@ -357,7 +358,7 @@ def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
         raise UnsuitedError(
             f"{shown(folder)} was trained for a head: run it as genpercept-dpt, with {HEADS[0]}/ beside it."
         )
-    vae, vae_architecture = vae_of(folder)
+    vae, vae_architecture = vae_of(folder, architecture.base)
     recognised = recognise(clues)
     return Checkpoint(
         folder, recipe, unet, architecture, vae, vae_architecture,
@@ -380,22 +381,22 @@ def find_head(folder: Path) -> Path | None:
     return next((folder.parent / name for name in HEADS if find_files(folder.parent / name)), None)
 
 
-def vae_of(path: Path) -> tuple[Weights | None, VAEArchitecture | None]:
-    """The VAE in a file, else beside it; in a UNet's folder or beside that."""
+def vae_of(path: Path, base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE in a file, else beside it; in a UNet's folder or beside that. base: the generation of that UNet."""
     if path.is_dir():
-        return find_vae((path, path.parent))
+        return find_vae((path, path.parent), base)
     inside = network((path,), pick_vae)
-    return as_vae(inside, {}, path) if inside.shapes else find_vae((path.parent,))
+    return as_vae(inside, {}, path, base) if inside.shapes else find_vae((path.parent,), base)
 
 
-def find_vae(folders: tuple[Path, ...]) -> tuple[Weights | None, VAEArchitecture | None]:
+def find_vae(folders: tuple[Path, ...], base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in one of these folders, with the decoder that was trained beside it if there is one."""
     trained = tuple(file for folder in folders for name in TRAINED_DECODER for file in find_files(folder / name))
     for folder in folders:
         files = find_files(folder / "vae")
         if files:
             weights = network((*files, *trained), pick_trained_vae if trained else pick_vae)
-            return as_vae(weights, read_json(folder / "vae" / "config.json"), files[0])
+            return as_vae(weights, read_json(folder / "vae" / "config.json"), files[0], base)
     if trained:
         raise CheckpointError(
             f"{shown(trained[0])} is a decoder without its encoder: put the vae/ of Stable Diffusion 2.1 beside it."
@@ -435,7 +436,7 @@ def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:
     folder = text_encoder.parent / "tokenizer"
     whole = read_json(folder / "tokenizer.json")
     vocabulary = read_json(folder / "vocab.json") or whole.get("model", {}).get("vocab", {})
-    start, end = vocabulary.get("<|startoftext|>", 49406), vocabulary.get("<|endoftext|>", 49407)
+    start, end = vocabulary.get("<|startoftext|>", START), vocabulary.get("<|endoftext|>", END)
     # SD1 pads with the end, SD2 with "!"; where both files speak, the map is right
     said = {**read_json(folder / "tokenizer_config.json"), **read_json(folder / "special_tokens_map.json")}
     stated = said.get("pad_token") or "<|endoftext|>"
@@ -480,7 +481,7 @@ def open_single(path: Path, family: str, task: str) -> Checkpoint:
     unet, architecture = as_unet(network((path,), pick_unet), {}, path)
     clues = Clues(architecture, path.stem, path.parent.name)
     recipe = decide(path, clues, family, task)
-    vae, vae_architecture = vae_of(path)
+    vae, vae_architecture = vae_of(path, architecture.base)
     recognised = recognise(clues)
     return Checkpoint(
         path, recipe, unet, architecture, vae, vae_architecture,
@@ -498,9 +499,10 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
     row: Family | None = recognise(clues) if family == "auto" else family_named(family)
     wanted = task_named(task).name if task else ""
     channels = clues.architecture.in_channels
+    inpaints = ", as those that inpaint have" if channels == INPAINTING else ""
     if row is None and channels not in {known.channels for known in FAMILIES.values()}:
         raise UnsuitedError(
-            f"{shown(path)} is a UNet with {channels} input channels{INPAINTING if channels == 9 else ''}; "
+            f"{shown(path)} is a UNet with {channels} input channels{inpaints}; "
             "expected 4 (image) or 8 (image and target): choose a perception checkpoint."
         )
     if row is None:
@@ -514,25 +516,26 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
 
 
-INPAINTING = ", as those that inpaint have"
-
-
 def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
     """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's."""
     try:
         architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
     except ValueError as error:
         raise CheckpointError(f"{shown(path)} cannot be used: {error}.") from None
-    if architecture.out_channels != 4:
+    channels = latent_space(architecture.base).channels
+    if architecture.out_channels != channels:
         raise CheckpointError(
-            f"{shown(path)} cannot be used: its UNet has {architecture.out_channels} output channels, expected are 4."
+            f"{shown(path)} cannot be used: its UNet has {architecture.out_channels} output channels, "
+            f"expected are {channels}."
         )
     return weights, architecture
 
 
-def as_vae(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, VAEArchitecture]:
-    """The VAE and its shape. CheckpointError if it is none of Stable Diffusion's."""
+def as_vae(
+    weights: Weights, config: Mapping[str, Any], path: Path, base: str = CUSTOM
+) -> tuple[Weights, VAEArchitecture]:
+    """The VAE and its shape. base: whose latents it makes. CheckpointError if it is none of Stable Diffusion's."""
     try:
-        return weights, VAEArchitecture.from_weights(weights.shapes).with_config(config)
+        return weights, VAEArchitecture.from_weights(weights.shapes, latent_space(base)).with_config(config)
     except ValueError as error:
         raise CheckpointError(f"{shown(path)} cannot be used as a VAE: {error}.") from None

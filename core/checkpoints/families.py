@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from ..generations import LATENT
 from ..recipe import Recipe
 from ..tasks import TASKS
 from .adapter_names import PROCESSORS
@@ -62,7 +63,7 @@ class Family:
     name: str
     title: str
     channels: int
-    """Of the UNet's input: 4 is the image latent alone, 8 has the target's beside it."""
+    """Of the UNet's input: those of one latent is the image's alone, of two has the target's beside it."""
     recognise: Callable[[Clues], bool]
     """Whether clues of the right channels speak of this family."""
     recipe: Callable[[Clues, str], Recipe]
@@ -179,20 +180,20 @@ FAMILIES: dict[str, Family] = {
         Family(
             "marigold",
             "Marigold (depth, normals)",
-            8,
+            2 * LATENT,
             lambda clues: clues.pipeline.startswith("Marigold"),
             marigold,
         ),
         Family(
             "genpercept-v1",
             "GenPercept v1",
-            4,
+            LATENT,
             lambda clues: clues.folder.endswith("_v1") and is_genpercept(clues),
             genpercept_v1,
         ),
-        Family("genpercept-dpt", "GenPercept with a DPT head", 4, lambda clues: bool(clues.head), genpercept_dpt),
-        Family("dmp", "DMP", 4, lambda clues: clues.adapter == PROCESSORS, dmp),
-        Family("genpercept", "GenPercept v2", 4, lambda clues: is_genpercept(clues), genpercept),
+        Family("genpercept-dpt", "GenPercept with a DPT head", LATENT, lambda clues: bool(clues.head), genpercept_dpt),
+        Family("dmp", "DMP", LATENT, lambda clues: clues.adapter == PROCESSORS, dmp),
+        Family("genpercept", "GenPercept v2", LATENT, lambda clues: is_genpercept(clues), genpercept),
     )
 }
 """In the order in which they are tried."""
