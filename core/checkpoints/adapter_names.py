@@ -30,7 +30,7 @@ SPELLINGS = PEFT_WITH_BASE, PROCESSORS, COMFYUI, KOHYA, PEFT, DIFFUSERS, DIFFERE
     "diffusers",
     "differences",
 )
-"""Whose ways of naming there are; the first one that a file has in it is the file's."""
+"""Of several ways of naming that a file has in it the first of these is the file's, and any other comes after them."""
 
 
 class Key(NamedTuple):
@@ -40,7 +40,7 @@ class Key(NamedTuple):
     """The layer by its diffusers name."""
     role: str
     spellings: frozenset[str] = frozenset()
-    """Rows of SPELLINGS that its prefixes and its ending are in; most are in none."""
+    """What the rows of its prefixes and of its ending call these; most have no name."""
 
 
 PREFIXES: tuple[tuple[str, str], ...] = (
@@ -129,7 +129,7 @@ def reader(layout: Layout = STABLE_DIFFUSION) -> Callable[[str], Key | None]:
 def spelling_of(keys: Iterable[Key]) -> str:
     """What the way in which a file names its tensors is called, "" if nothing tells."""
     found = frozenset[str]().union(*(key.spellings for key in keys))
-    return next((spelling for spelling in SPELLINGS if spelling in found), "")
+    return next((spelling for spelling in (*SPELLINGS, *sorted(found)) if spelling in found), "")
 
 
 def layer_name(text: str, ldm: dict[str, str]) -> str:

@@ -93,7 +93,7 @@ class Adapter:
     parts: Mapping[str, Part]
     """{layer by its diffusers name: what is added to it}"""
     spelling: str = ""
-    """How its file named the weights, a row of core.checkpoints.adapter_names.SPELLINGS; own for the project's."""
+    """How its file named the weights, as core.checkpoints.adapter_names calls it; own for the project's."""
     base: str = ""
     """The generation it was trained on, as Recipe.base; "" if nothing tells."""
     fingerprint: Fingerprint = field(default_factory=dict)
