@@ -19,9 +19,8 @@ from ..errors import UserError
 from ..generations import CUSTOM, END, INPAINTING, START, latent_space
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
-from . import ldm_names
 from .architecture import UNetArchitecture, VAEArchitecture
-from .families import FAMILIES, HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
+from .families import FAMILIES, Beside, Clues, Family, family_named, recipe_for, recognise, task_in, with_heads
 from .tensors import (
     CheckpointError,
     Weights,
@@ -307,13 +306,9 @@ def is_for_another(unet: Path, task: str) -> bool:
     return bool(task and said) and said != task_named(task).name
 
 
-PREFERENCE = ("genpercept", "genpercept-dpt", "genpercept-v1", "marigold", "dmp")
-"""GenPercept v2 comes before its head variant and before v1, whichever order the disk has them in."""
-
-
 def rank(checkpoint: Checkpoint, family: str) -> tuple[bool, int]:
     """Sorts checkpoints of one task: first those that are of the named family by their own files."""
-    return checkpoint.recognised != family, PREFERENCE.index(checkpoint.recipe.family)
+    return checkpoint.recognised != family, -family_named(checkpoint.recipe.family).preference
 
 
 def needed_unet_folders(folder: Path) -> list[Path]:
@@ -354,10 +349,10 @@ def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
         head.name if head else "",
     )
     recipe = decide(folder, clues, family, task)
-    if not recipe.head and ("conv_out.weight" not in unet.shapes or "head" in folder.name):
-        raise UnsuitedError(
-            f"{shown(folder)} was trained for a head: run it as genpercept-dpt, with {HEADS[0]}/ beside it."
-        )
+    if not recipe.head and ("conv_out.weight" not in unet.shapes or with_heads(folder.name)):
+        rows = with_heads(folder.name) or [row for row in FAMILIES.values() if row.beside.heads]
+        ways = " or ".join(f"as {row.name}, with {row.beside.heads[0]}/ beside it" for row in rows)
+        raise UnsuitedError(f"{shown(folder)} was trained for a head: run it {ways}.")
     vae, vae_architecture = vae_of(folder, architecture.base)
     recognised = recognise(clues)
     return Checkpoint(
@@ -376,9 +371,9 @@ def keep(names: list[str]) -> dict[str, str]:
 
 def find_head(folder: Path) -> Path | None:
     """The head that belongs to a UNet folder: beside unet/, or beside a UNet that its name says was trained for one."""
-    if folder.name != "unet" and "head" not in folder.name:
-        return None
-    return next((folder.parent / name for name in HEADS if find_files(folder.parent / name)), None)
+    rows = FAMILIES.values() if folder.name == "unet" else with_heads(folder.name)
+    heads = (folder.parent / name for row in rows for name in row.beside.heads)
+    return next((head for head in heads if find_files(head)), None)
 
 
 def vae_of(path: Path, base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
@@ -391,32 +386,26 @@ def vae_of(path: Path, base: str = CUSTOM) -> tuple[Weights | None, VAEArchitect
 
 def find_vae(folders: tuple[Path, ...], base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in one of these folders, with the decoder that was trained beside it if there is one."""
-    trained = tuple(file for folder in folders for name in TRAINED_DECODER for file in find_files(folder / name))
+    trained, beside = find_decoder(folders)
     for folder in folders:
         files = find_files(folder / "vae")
         if files:
-            weights = network((*files, *trained), pick_trained_vae if trained else pick_vae)
+            weights = network((*files, *trained), beside.pick_vae)
             return as_vae(weights, read_json(folder / "vae" / "config.json"), files[0], base)
     if trained:
         raise CheckpointError(
-            f"{shown(trained[0])} is a decoder without its encoder: put the vae/ of Stable Diffusion 2.1 beside it."
+            f"{shown(trained[0])} is a decoder without its encoder: put the vae/ of {beside.vae} beside it."
         )
     return None, None
 
 
-TRAINED_DECODER = ("vae_decoder", "vae_post_quant_conv")
-"""Folders of GenPercept's experiments, with the bare tensors of the two parts of a VAE."""
-
-
-def pick_trained_vae(names: list[str]) -> dict[str, str]:
-    """A VAE whose decoding half comes from TRAINED_DECODER, whose names say nothing of where they belong."""
-    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-    whole = pick_vae([name for name in names if name.startswith(parts)])
-    bare = [name for name in names if name not in whole]
-    placed = {
-        name: f"post_quant_conv.{name}" if "." not in name else f"decoder.{ldm_names.modern(name)}" for name in bare
-    }
-    return {**{old: new for old, new in whole.items() if new not in placed.values()}, **placed}
+def find_decoder(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], Beside]:
+    """What stands in one of these folders in place of parts of the VAE, and how its family lays that out."""
+    for row in FAMILIES.values():
+        files = tuple(file for folder in folders for name in row.beside.decoder for file in find_files(folder / name))
+        if files:
+            return files, row.beside
+    return (), Beside()
 
 
 def find_context(folders: tuple[Path, ...], architecture: UNetArchitecture) -> Context | None:
