@@ -174,7 +174,7 @@ def empty_prompt(settings: Settings, base: Base | None, architecture: UNetArchit
     if base is not None and architecture.context_dim == base.architecture.context_dim:
         if base.context is not None and base.context.tokens.shape[1] >= tokens:
             return base.context.tokens
-        found = encode_empty(base.path, tokens) if not base.path.is_dir() else None
+        found = encode_empty(base.path, tokens, base.architecture.base) if not base.path.is_dir() else None
         if found is not None:
             return found
         if base.text_encoder is not None:
