@@ -24,8 +24,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffusion_perception.core.checkpoints.architecture import VAEArchitecture
 from diffusion_perception.core.checkpoints.checkpoint import open_all
-from diffusion_perception.core.checkpoints.tiny_vae_file import STABLE_DIFFUSION
+from diffusion_perception.core.generations import SD_LATENTS
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tiny_vae import KINDS, untrained
 from diffusion_perception.trainer.base import ARCHITECTURES
@@ -41,7 +42,7 @@ def parts(size: int) -> dict[str, Part]:
     """Everything that a prediction may run at size x size, on the current device."""
     cells = size // 8
     shape, usual = ARCHITECTURES["sd21"], Light()
-    vae = AutoencoderKL.from_config(STABLE_DIFFUSION.config()).eval()
+    vae = AutoencoderKL.from_config(VAEArchitecture.usual(SD_LATENTS).config()).eval()
     picture, latent = torch.rand(1, 3, size, size), torch.randn(1, 4, cells, cells)
     shown = (latent, torch.ones(1), torch.randn(1, TOKENS, shape.context_dim))
     width, blocks = usual.light_width, usual.light_blocks

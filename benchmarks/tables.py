@@ -44,6 +44,7 @@ from torch import Tensor
 
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
 from diffusion_perception.core.diffusion import PARAMETERISATIONS, TRAIN_STEPS, alpha_bars
+from diffusion_perception.core.generations import HeadRule
 from diffusion_perception.core.measure.metrics import METRICS
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
@@ -348,7 +349,7 @@ def pretrain(plan: Plan) -> None:
 
 
 def shape_of(scale: Scale) -> UNetArchitecture:
-    return untrained(scale.widths, scale.layers, scale.context_dim, head_dim=HEAD_DIM)
+    return untrained(scale.widths, scale.layers, scale.context_dim, HeadRule(width=HEAD_DIM))
 
 
 def opened_vae(plan: Plan) -> AutoencoderKL:

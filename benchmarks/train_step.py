@@ -29,7 +29,8 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from diffusion_perception.core.checkpoints.tiny_vae_file import STABLE_DIFFUSION
+from diffusion_perception.core.checkpoints.architecture import VAEArchitecture
+from diffusion_perception.core.generations import SD_LATENTS
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.base import ARCHITECTURES
 from diffusion_perception.trainer.config import Config, Network, Optimiser
@@ -46,7 +47,7 @@ def student(config: Config, architecture: str) -> Student:
     shape = ARCHITECTURES[architecture]
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(shape.config())
-        vae = AutoencoderKL.from_config(STABLE_DIFFUSION.config())
+        vae = AutoencoderKL.from_config(VAEArchitecture.usual(SD_LATENTS).config())
     unet, vae = unet.to_empty(device="cpu"), vae.to_empty(device="cpu")
     scatter(unet)
     scatter(vae)

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from .backbone import Autoencoder
 from .errors import UserError
+from .generations import CUSTOM, latent_space
 from .pipeline import Perceiver
-
-SCALING_FACTOR = 0.18215
-"""Of Stable Diffusion 1.x and 2.x, where no VAE is there to say it."""
-
 
 Half = Callable[[Tensor], Tensor]
 
@@ -26,10 +23,12 @@ class Halves:
     """Whose halves stand where there is no light one."""
     light_encoder: Half | None = None
     light_decoder: Half | None = None
+    base: str = CUSTOM
+    """Whose latents they are, where no VAE is there to say it."""
 
     @property
     def scaling_factor(self) -> float:
-        return SCALING_FACTOR if self.full is None else self.full.scaling_factor
+        return latent_space(self.base).scaling_factor if self.full is None else self.full.scaling_factor
 
     def encode(self, image: Tensor) -> Tensor:
         return (self.light_encoder or self.needs_full().encode)(image)
@@ -49,7 +48,7 @@ def with_light(perceiver: Perceiver, encoder: Half | None, decoder: Half | None)
     """With light halves in place of the VAE's; the same perceiver where there are none."""
     if encoder is None and decoder is None:
         return perceiver
-    return replace(perceiver, autoencoder=Halves(perceiver.autoencoder, encoder, decoder))
+    return replace(perceiver, autoencoder=Halves(perceiver.autoencoder, encoder, decoder, perceiver.recipe.base))
 
 
 def with_full(perceiver: Perceiver, full: Autoencoder) -> Perceiver:

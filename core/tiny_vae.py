@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from .backbone import Layers, Shapes, count
 from .errors import UserError
+from .generations import LATENT
 from .image import CELL
 
 Role = Literal["decoder", "encoder"]
 ROLES: tuple[Role, ...] = get_args(Role)
-LATENT = 4
 LIMIT = 3.0
 """Latents are squeezed between plus and minus this, so that a stray one cannot spoil its surroundings."""
 

@@ -33,13 +33,14 @@ from ..core.checkpoints.library import Shared
 from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, read_json
 from ..core.checkpoints.tiny_vae_file import Held
 from ..core.errors import UserError
+from ..core.generations import LATENT
 from ..core.halves import Halves
 from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
 from ..core.image import CELL
 from ..core.pipeline import Perceiver
 from ..core.tiles import in_tiles, norms_as_in, overview
-from ..core.tiny_vae import LATENT, build_light
+from ..core.tiny_vae import build_light
 
 log = logging.getLogger(__name__)
 management = comfy.model_management
@@ -159,7 +160,7 @@ class HostAutoencoder:
     ) -> None:
         """precision: a row of PRECISIONS. say: told in a sentence when a picture had to be taken in tiles."""
         channels = getattr(vae, "latent_channels", None)
-        if channels != 4 or getattr(vae, "latent_dim", 2) != 2:
+        if channels != LATENT or getattr(vae, "latent_dim", 2) != 2:
             raise UserError(
                 f"This VAE has {channels} latent channels: connect one of a Stable Diffusion 1.x or 2.x model, with 4."
             )
@@ -309,8 +310,8 @@ class ComfyHost:
         weights = network(find_files(text_encoder), keep)
         return encode_prompt(weights, read_json(text_encoder / "config.json"), tokens)
 
-    def empty_prompt(self, width: int, tokens: int) -> Tensor | None:
-        return sd2_empty_prompt() if width == 1024 and tokens == 2 else None
+    def empty_prompt(self, base: str, tokens: int) -> Tensor | None:
+        return sd2_empty_prompt() if (base, tokens) == ("sd21", 2) else None
 
 
 class ResidentHost(ComfyHost):
@@ -469,10 +470,10 @@ def host_config(architecture: UNetArchitecture) -> dict[str, Any]:
 
 def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> HostAutoencoder:
     """A VAE that the host owns, in single precision."""
-    widths = architecture.widths
+    widths, channels = architecture.widths, architecture.latent_channels
     config = {
         "double_z": True,
-        "z_channels": 4,
+        "z_channels": channels,
         "resolution": 256,
         "in_channels": 3,
         "out_ch": 3,
@@ -488,7 +489,7 @@ def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> HostAut
         unknown = sorted(set(tensors) - set(names))
         raise CheckpointError(f"{weights.path.name} is not a Stable Diffusion VAE: it holds {unknown[0]}.")
     renamed = {ldm: as_convolution(tensors[name], ldm) for name, ldm in names.items()}
-    vae = comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": 4}}, dtype=torch.float32)
+    vae = comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": channels}}, dtype=torch.float32)
     return HostAutoencoder(vae, architecture.scaling_factor)
 
 

@@ -11,6 +11,7 @@ from ..core.checkpoints.tiny_vae_file import latents_of
 from ..core.checkpoints.vae_latents import check_latents
 from ..core.display.picture import as_rgb, check_image, choose, ready
 from ..core.errors import UserError
+from ..core.generations import LATENT, latent_space
 from ..core.halves import full_of, with_full
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
 from ..core.perception_map import PerceptionMap
@@ -205,12 +206,13 @@ def prepared(perceiver: Perceiver, vae: Any, precision: str, notes: list[str]) -
 
 
 def scaling_factor(perceiver: Perceiver) -> float:
-    return perceiver.autoencoder.scaling_factor if perceiver.autoencoder else host.SD15().scale_factor
+    known = perceiver.autoencoder or latent_space(perceiver.recipe.base)
+    return known.scaling_factor
 
 
 def check_latent(samples: Tensor) -> Tensor:
     """(B, 4, h, w) float32. UserError for latents of another kind of model."""
-    if samples.ndim != 4 or samples.shape[1] != 4 or samples.shape[0] == 0:
+    if samples.ndim != 4 or samples.shape[1] != LATENT or samples.shape[0] == 0:
         raise UserError(
             f"The latent has shape {tuple(samples.shape)}; expected (B, 4, h, w): "
             "connect the latent of a Stable Diffusion 1.x or 2.x model."

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
-from diffusion_perception.core.checkpoints.checkpoint import PREFERENCE
 from diffusion_perception.core.checkpoints.families import FAMILIES, Clues, family_named, recipe_for, recognise
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
@@ -210,8 +209,9 @@ def test_every_family_gives_a_recipe_for_every_task():
             assert recipe.convention() is not None
 
 
-def test_every_family_has_a_place_in_the_order_of_preference():
-    assert set(PREFERENCE) == set(FAMILIES)
+def test_genpercept_v2_comes_before_its_head_variant_and_that_before_v1():
+    preferred = sorted(FAMILIES.values(), key=lambda family: -family.preference)
+    assert [family.name for family in preferred[:3]] == ["genpercept", "genpercept-dpt", "genpercept-v1"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

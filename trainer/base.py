@@ -16,6 +16,7 @@ from ..core.checkpoints.checkpoint import as_vae, find_vae, own_config, own_cont
 from ..core.checkpoints.checkpoint import empty_prompt as token_ids
 from ..core.checkpoints.fingerprint import Fingerprint, fingerprint
 from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
+from ..core.generations import CUSTOM, GENERATIONS, LATENT, HeadRule
 from ..core.recipe import KEY, from_header
 from .config import Base as Settings
 from .config import ConfigError, check_known
@@ -24,27 +25,29 @@ from .text import encode_empty
 
 
 def untrained(
-    widths: tuple[int, ...], layers: int, context_dim: int, head_dim: int = 0, heads: int = 0
+    widths: tuple[int, ...], layers: int, context_dim: int, heads: HeadRule, linear_projection: bool = True
 ) -> UNetArchitecture:
     """The shape of a UNet of Stable Diffusion's kind that hosts can run too: one rule of heads for all levels."""
     return UNetArchitecture(
-        in_channels=4,
-        out_channels=4,
+        in_channels=LATENT,
+        out_channels=LATENT,
         widths=widths,
         layers=layers,
         attention=(True,) * (len(widths) - 1) + (False,),
-        heads=tuple(heads or width // head_dim for width in widths),
+        heads=heads.heads(widths),
         context_dim=context_dim,
-        linear_projection=not heads,
+        linear_projection=linear_projection,
     )
 
 
 ARCHITECTURES: dict[str, UNetArchitecture] = {
-    "tiny": untrained((32, 64, 64, 64), 1, 64, head_dim=32),
-    "small": untrained((64, 128, 256, 256), 2, 256, head_dim=64),
-    "medium": untrained((128, 256, 512, 512), 2, 512, head_dim=64),
-    "sd15": untrained((320, 640, 1280, 1280), 2, 768, heads=8),
-    "sd21": untrained((320, 640, 1280, 1280), 2, 1024, head_dim=64),
+    "tiny": untrained((32, 64, 64, 64), 1, 64, HeadRule(width=32)),
+    "small": untrained((64, 128, 256, 256), 2, 256, HeadRule(width=64)),
+    "medium": untrained((128, 256, 512, 512), 2, 512, HeadRule(width=64)),
+    **{
+        name: untrained(row.widths, row.layers, row.context_dim, row.heads, row.linear_projection)
+        for name, row in GENERATIONS.items()
+    },
 }
 
 
@@ -64,7 +67,7 @@ def architecture_of(settings: Settings) -> UNetArchitecture | None:
         )
     if settings.layers < 1 or settings.context_dim < 1:
         raise ConfigError("base.layers and base.context_dim must be at least 1.")
-    return untrained(settings.widths, settings.layers, settings.context_dim, head_dim=settings.head_dim)
+    return untrained(settings.widths, settings.layers, settings.context_dim, HeadRule(width=settings.head_dim))
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def start(settings: Settings) -> Start:
 def vae_of(settings: Settings, base: Base | None) -> tuple[Weights, VAEArchitecture]:
     """The VAE that is named, else the base's own."""
     if settings.vae:
-        return open_vae(Path(settings.vae))
+        return open_vae(Path(settings.vae), base.architecture.base if base else CUSTOM)
     if base is None or base.vae is None or base.vae_architecture is None:
         raise ConfigError(
             'The base comes without a VAE: name one as base.vae; `preset = "vae"` trains a small one.'
@@ -120,18 +123,18 @@ def vae_of(settings: Settings, base: Base | None) -> tuple[Weights, VAEArchitect
     return base.vae, base.vae_architecture
 
 
-def open_vae(path: Path) -> tuple[Weights, VAEArchitecture]:
-    """A VAE's own folder, a folder with vae/ in it, or any file that holds one."""
+def open_vae(path: Path, base: str = CUSTOM) -> tuple[Weights, VAEArchitecture]:
+    """A VAE's own folder, a folder with vae/ in it, or any file that holds one. base: the generation it is to serve."""
     if path.is_dir():
-        weights, architecture = find_vae((path,))
+        weights, architecture = find_vae((path,), base)
         if weights is not None and architecture is not None:
             return weights, architecture
         files = find_files(path)
         if not files:
             raise CheckpointError(f"{shown(path)} holds no VAE: expected vae/ or its weights in it.")
-        return as_vae(network(files, pick_vae), read_json(path / "config.json"), path)
+        return as_vae(network(files, pick_vae), read_json(path / "config.json"), path, base)
     config = own_config(path, "vae")
-    return as_vae(network((path,), pick_vae), config or read_json(path.with_name("config.json")), path)
+    return as_vae(network((path,), pick_vae), config or read_json(path.with_name("config.json")), path, base)
 
 
 # Contexts
@@ -172,7 +175,7 @@ def empty_prompt(settings: Settings, base: Base | None, architecture: UNetArchit
     if base is not None and architecture.context_dim == base.architecture.context_dim:
         if base.context is not None and base.context.tokens.shape[1] >= tokens:
             return base.context.tokens
-        found = encode_empty(base.path, tokens) if not base.path.is_dir() else None
+        found = encode_empty(base.path, tokens, base.architecture.base) if not base.path.is_dir() else None
         if found is not None:
             return found
         if base.text_encoder is not None:

@@ -17,6 +17,7 @@ from ..core.checkpoints.bases import Base, negative_of, one_by_one, open_adapted
 from ..core.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from ..core.checkpoints.extract import Extracted, Source, common_layers, extract
 from ..core.checkpoints.fingerprint import fingerprint
+from ..core.checkpoints.modelspec import modelspec
 from ..core.checkpoints.tensors import Weights
 from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.errors import UserError
@@ -26,8 +27,6 @@ from .host import Diffusers, named_context, refuse_text_encoder
 from .model_choice import ModelChoice
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-MODELSPEC = {"sd15": "stable-diffusion-v1", "sd21": "stable-diffusion-v2-768-v"}
-"""What the model metadata standard of Stability AI calls the generations."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], wan
         vae,
         heads_of(checkpoints, dtype),
         contexts_of(checkpoints, wanted),
-        {**modelspec(wanted.out, first.recipe, ""), **about_light(light, first)},
+        {**modelspec_of(wanted.out, first.recipe, ""), **about_light(light, first)},
         light,
     )
 
@@ -191,7 +190,7 @@ def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, wan
     contexts = contexts_of(checkpoints, wanted)
     heads = heads_of(checkpoints, DTYPES[wanted.dtype])
     light = light_of(checkpoints, wanted)
-    about = {**modelspec(wanted.out, first.recipe, "/lora"), **about_light(light, first)}
+    about = {**modelspec_of(wanted.out, first.recipe, "/lora"), **about_light(light, first)}
     write_adapter(wanted.out, described, heads, contexts, about, light)
 
 
@@ -219,16 +218,15 @@ def contexts_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[str, Tens
     return found
 
 
-def modelspec(out: Path, recipe: Recipe, kind: str) -> dict[str, str]:
+def modelspec_of(out: Path, recipe: Recipe, kind: str) -> dict[str, str]:
     """Header fields that other programs show."""
     fields = {
         "sai_model_spec": "1.0.1",
         "title": out.stem,
-        "architecture": f"{MODELSPEC[recipe.base]}{kind}" if recipe.base in MODELSPEC else "",
         "implementation": "diffusers",
-        "license": recipe.licence,
+        "license": recipe.licence or None,
     }
-    return {f"modelspec.{name}": value for name, value in fields.items() if value}
+    return modelspec(recipe.base, kind, fields)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

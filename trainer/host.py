@@ -116,7 +116,7 @@ class Diffusers:
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
         return encode_prompt(text_encoder, tokens)
 
-    def empty_prompt(self, width: int, tokens: int) -> None:
+    def empty_prompt(self, base: str, tokens: int) -> None:
         """It comes with no checkpoint."""
 
 

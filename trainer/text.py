@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.checkpoints.tensors import CheckpointError, network, shown
+from ..core.generations import CUSTOM, END, GENERATIONS, START
 
-START, END = 49406, 49407
-"""Token ids that CLIP puts around a prompt."""
 LONGEST = 77
 
 
@@ -25,11 +24,11 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Encoder:
-    """How one generation keeps its text encoder in a checkpoint file."""
+    """How a generation keeps its text encoder in a checkpoint file."""
 
     prefix: str
-    padding: int
-    """Token id after the end of a prompt."""
+    generation: str
+    """Whose it is where the UNet is of none."""
     activation: Callable[[Tensor], Tensor]
     head_dim: int
     left_out: int
@@ -43,7 +42,7 @@ class Encoder:
 ENCODERS = (
     Encoder(
         "cond_stage_model.transformer.",
-        padding=END,
+        generation="sd15",
         activation=quick_gelu,
         head_dim=64,
         left_out=0,
@@ -61,7 +60,7 @@ ENCODERS = (
     ),
     Encoder(
         "cond_stage_model.model.",
-        padding=0,
+        generation="sd21",
         activation=F.gelu,
         head_dim=64,
         left_out=1,
@@ -81,15 +80,18 @@ ENCODERS = (
 """SD1.x keeps transformers' CLIP ViT-L, SD2.x OpenCLIP's ViT-H, of which it reads the last block but one."""
 
 
-def encode_empty(path: Path, tokens: int) -> Tensor | None:
+def encode_empty(path: Path, tokens: int, base: str = CUSTOM) -> Tensor | None:
     """(1, tokens, D) float32 of the empty prompt, padded as its generation does it; None if there is no text encoder.
 
-    CLIP is causal: its first tokens do not depend on how many follow.
+    base: the generation of the UNet that reads it, as Recipe.base. CLIP is causal: its first tokens do not depend on
+    how many follow.
     """
     for encoder in ENCODERS:
         weights = network((path,), lambda names, encoder=encoder: named(encoder, names)).load()
         if encoder.names["tokens"] in weights:
-            return run(encoder, {name: tensor.float() for name, tensor in weights.items()}, tokens, path)
+            padding = GENERATIONS.get(base, GENERATIONS[encoder.generation]).padding
+            ids = [START, END, *[padding] * LONGEST][:tokens]
+            return run(encoder, {name: tensor.float() for name, tensor in weights.items()}, ids, path)
     return None
 
 
@@ -100,11 +102,10 @@ def named(encoder: Encoder, names: list[str]) -> dict[str, str]:
 
 
 @torch.no_grad()
-def run(encoder: Encoder, weights: Mapping[str, Tensor], tokens: int, path: Path) -> Tensor:
-    """The transformer, block by block. CheckpointError, naming the file, if a part of it is missing."""
+def run(encoder: Encoder, weights: Mapping[str, Tensor], ids: list[int], path: Path) -> Tensor:
+    """The transformer, block by block, of these tokens. CheckpointError, naming the file, if a part is missing."""
     try:
-        ids = torch.tensor([START, END, *[encoder.padding] * LONGEST][:tokens])
-        x = weights[encoder.names["tokens"]][ids] + weights[encoder.names["positions"]][:tokens]
+        x = weights[encoder.names["tokens"]][torch.tensor(ids)] + weights[encoder.names["positions"]][: len(ids)]
         for index in range(blocks(encoder, weights) - encoder.left_out):
             x = block(encoder, Part(weights, encoder.block.format(index)), x)
         return Part(weights, "").norm(encoder.names["last_norm"], x)[None]

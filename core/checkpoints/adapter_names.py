@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from ..generations import SDXL
 from .ldm_names import rename, unet_prefixes
 
 Layout = tuple[tuple[bool, ...], int]
@@ -29,7 +30,7 @@ SPELLINGS = PEFT_WITH_BASE, PROCESSORS, COMFYUI, KOHYA, PEFT, DIFFUSERS, DIFFERE
     "diffusers",
     "differences",
 )
-"""Whose ways of naming there are; the first one that a file has in it is the file's."""
+"""Of several ways of naming that a file has in it the first of these is the file's, and any other comes after them."""
 
 
 class Key(NamedTuple):
@@ -39,7 +40,7 @@ class Key(NamedTuple):
     """The layer by its diffusers name."""
     role: str
     spellings: frozenset[str] = frozenset()
-    """Rows of SPELLINGS that its prefixes and its ending are in; most are in none."""
+    """What the rows of its prefixes and of its ending call these; most have no name."""
 
 
 PREFIXES: tuple[tuple[str, str], ...] = (
@@ -91,7 +92,7 @@ OTHERS = (
     (re.compile(r"double_blocks|single_blocks|single_transformer_blocks"), "Flux"),
     (re.compile(r"joint_blocks"), "Stable Diffusion 3"),
     (re.compile(r"^(transformer\.|diffusion_model\.blocks|blocks\.)"), "a transformer without a UNet"),
-    (re.compile(r"lora_te2_|text_encoder_2\.|add_embedding|transformer_blocks[._][1-9]"), "SDXL"),
+    (re.compile(r"lora_te2_|text_encoder_2\.|add_embedding|transformer_blocks[._][1-9]"), SDXL.title),
     (re.compile(r"motion_modules"), "AnimateDiff"),
 )
 """What the keys of adapters for other networks have in them."""
@@ -128,7 +129,7 @@ def reader(layout: Layout = STABLE_DIFFUSION) -> Callable[[str], Key | None]:
 def spelling_of(keys: Iterable[Key]) -> str:
     """What the way in which a file names its tensors is called, "" if nothing tells."""
     found = frozenset[str]().union(*(key.spellings for key in keys))
-    return next((spelling for spelling in SPELLINGS if spelling in found), "")
+    return next((spelling for spelling in (*SPELLINGS, *sorted(found)) if spelling in found), "")
 
 
 def layer_name(text: str, ldm: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbone import Shapes
+from ..generations import GENERATIONS, INPAINTING, title_by_width, title_of
 from ..recipe import Recipe
 from .fingerprint import Fingerprint, matches
 from .layers import kind_of
@@ -92,7 +93,7 @@ class Adapter:
     parts: Mapping[str, Part]
     """{layer by its diffusers name: what is added to it}"""
     spelling: str = ""
-    """How its file named the weights, a row of core.checkpoints.adapter_names.SPELLINGS; own for the project's."""
+    """How its file named the weights, as core.checkpoints.adapter_names calls it; own for the project's."""
     base: str = ""
     """The generation it was trained on, as Recipe.base; "" if nothing tells."""
     fingerprint: Fingerprint = field(default_factory=dict)
@@ -123,7 +124,8 @@ class Adapter:
     def context_dim(self) -> int | None:
         """The text width of the network that it fits, None if nothing tells."""
         shapes = (part.shape for name, part in self.parts.items() if name.endswith(("attn2.to_k", "attn2.to_v")))
-        return next((shape[1] for shape in shapes if shape), {"sd15": 768, "sd21": 1024}.get(self.base))
+        own = GENERATIONS.get(self.base)
+        return next((shape[1] for shape in shapes if shape), own.context_dim if own else None)
 
     @property
     def in_channels(self) -> int | None:
@@ -133,7 +135,7 @@ class Adapter:
 
     def notes(self, base: Fingerprint) -> list[str]:
         """What a person should know before they run it on the checkpoint with this fingerprint."""
-        found, title = [], TITLES.get(self.base, self.base)
+        found, title = [], title_of(self.base)
         if self.fingerprint and not self.fingerprint.keys() & base.keys():
             found.append(
                 f"{self.name} was trained on one {title} checkpoint; whether it is this one cannot be told, for the "
@@ -151,12 +153,6 @@ class Adapter:
         return found
 
 
-TITLES = {"sd15": "SD1.5", "sd21": "SD2.1", "custom": "custom"}
-BY_CONTEXT = {768: "SD1.5", 1024: "SD2.1", 1280: "SDXL refiner", 2048: "SDXL"}
-INPAINTING = 9
-"""Input channels of the inpainting models: latent, mask, and the latent of what is to stay."""
-
-
 def check(adapter: Adapter, shapes: Shapes) -> None:
     """CheckpointError, in one sentence, if the adapter is not for a network with these weights."""
     channels = shapes.get("conv_in.weight", (0, 0))[1]
@@ -166,7 +162,7 @@ def check(adapter: Adapter, shapes: Shapes) -> None:
         )
     width = next((shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), None)
     if width and adapter.context_dim and width != adapter.context_dim:
-        wanted, found = (BY_CONTEXT.get(size, "another network") for size in (adapter.context_dim, width))
+        wanted, found = (title_by_width(size) or "another network" for size in (adapter.context_dim, width))
         raise CheckpointError(
             f"{adapter.name} is for {wanted} ({adapter.context_dim}-wide text), the loaded model is {found} "
             f"({width}-wide text): load the model that it was made for, or get the adapter for this one."

@@ -8,6 +8,17 @@ from typing import Any, Protocol
 
 from ..backbone import Shapes, count
 from ..errors import UserError
+from ..generations import (
+    CUSTOM,
+    GENERATIONS,
+    LATENT,
+    SD_LATENTS,
+    SDXL,
+    STRANGERS,
+    LatentSpace,
+    base_of,
+    heads_by_rule,
+)
 
 
 class Shaped(Protocol):
@@ -39,7 +50,7 @@ class UNetArchitecture:
 
     @classmethod
     def from_weights(cls, shapes: Shapes) -> UNetArchitecture:
-        """Read from weight shapes; heads by the rule of the generation (SD2: 64 wide, SD1: 8).
+        """Read from weight shapes; heads by the rule of the generation.
 
         UserError, without a full stop, if they are no SD UNet's.
         """
@@ -48,14 +59,15 @@ class UNetArchitecture:
         widths = tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels))
         attention = tuple(f"down_blocks.{i}.attentions.0.norm.weight" in shapes for i in range(levels))
         linear = len(shapes["mid_block.attentions.0.proj_in.weight"]) == 2
+        context_dim = shapes["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"][1]
         return cls(
             in_channels=shapes["conv_in.weight"][1],
-            out_channels=shapes["conv_out.weight"][0] if "conv_out.weight" in shapes else 4,
+            out_channels=shapes["conv_out.weight"][0] if "conv_out.weight" in shapes else LATENT,
             widths=widths,
             layers=count(shapes, "down_blocks.0.resnets.{}.conv1.weight"),
             attention=attention,
-            heads=tuple(max(width // 64, 1) if linear else 8 for width in widths),
-            context_dim=shapes["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"][1],
+            heads=heads_by_rule(context_dim, linear, widths),
+            context_dim=context_dim,
             linear_projection=linear,
             vector_dim=shapes.get("class_embedding.linear_1.weight", (0, None))[1],
         )
@@ -96,7 +108,7 @@ class UNetArchitecture:
     @property
     def base(self) -> str:
         """The Stable Diffusion generation by its text width."""
-        return {768: "sd15", 1024: "sd21"}.get(self.context_dim, "custom")
+        return base_of(self.context_dim)
 
 
 STABLE_DIFFUSION = {
@@ -125,22 +137,41 @@ class VAEArchitecture:
     widths: tuple[int, ...]
     layers: int
     """Residual blocks per level of the encoder; one more in the decoder."""
-    scaling_factor: float = 0.18215
+    scaling_factor: float = SD_LATENTS.scaling_factor
+    latent_channels: int = LATENT
 
     @classmethod
-    def from_weights(cls, shapes: Shapes) -> VAEArchitecture:
-        """Read from diffusers weight shapes. UserError, without a full stop, if it is no 4-channel KL autoencoder."""
+    def from_weights(cls, shapes: Shapes, latents: LatentSpace = SD_LATENTS) -> VAEArchitecture:
+        """Read from diffusers weight shapes; what these do not show is as in that latent space.
+
+        UserError, without a full stop, if it is no KL autoencoder with as many latent channels.
+        """
         latent = shapes.get("post_quant_conv.weight", (0, 0))[1]
-        if "encoder.conv_in.weight" not in shapes or latent != 4:
-            raise UserError(f"expected a Stable Diffusion VAE with 4 latent channels, found {latent or 'none'}")
+        if "encoder.conv_in.weight" not in shapes or latent != latents.channels:
+            raise UserError(
+                f"expected a Stable Diffusion VAE with {latents.channels} latent channels, found {latent or 'none'}"
+            )
         levels = count(shapes, "encoder.down_blocks.{}.resnets.0.conv1.weight")
         widths = tuple(shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels))
-        return cls(widths, count(shapes, "encoder.down_blocks.0.resnets.{}.conv1.weight"))
+        layers = count(shapes, "encoder.down_blocks.0.resnets.{}.conv1.weight")
+        return cls(widths, layers, latents.scaling_factor, latents.channels)
+
+    @classmethod
+    def usual(cls, latents: LatentSpace) -> VAEArchitecture:
+        """The one that comes with models whose latents these are."""
+        return cls(latents.widths, latents.layers, latents.scaling_factor, latents.channels)
+
+    @property
+    def base(self) -> str:
+        """The last generation of which it is the usual VAE; earlier ones may share it."""
+        usual = (row.name for row in reversed(GENERATIONS.values()) if self.usual(row.latents) == self)
+        return next(usual, CUSTOM)
 
     def with_config(self, config: Mapping[str, Any]) -> VAEArchitecture:
         """With the scaling factor that a config.json states. UserError for SDXL's, which has the same shapes."""
-        if config.get("scaling_factor") == 0.13025:
-            raise UserError("it is the VAE of SDXL; expected one of Stable Diffusion 1.x or 2.x")
+        for row in STRANGERS:
+            if config.get("scaling_factor") == row.scaling_factor:
+                raise UserError(f"it is the VAE of {row.title}; expected one of Stable Diffusion 1.x or 2.x")
         return replace(self, scaling_factor=config.get("scaling_factor") or self.scaling_factor)
 
     def config(self) -> dict[str, Any]:
@@ -151,7 +182,7 @@ class VAEArchitecture:
             "layers_per_block": self.layers,
             "down_block_types": ["DownEncoderBlock2D"] * levels,
             "up_block_types": ["UpDecoderBlock2D"] * levels,
-            "latent_channels": 4,
+            "latent_channels": self.latent_channels,
             "scaling_factor": self.scaling_factor,
         }
 
@@ -167,7 +198,7 @@ NEEDED = (
 def check_is_sd_unet(shapes: Shapes) -> None:
     """UserError that says what the weights are instead."""
     if "add_embedding.linear_1.weight" in shapes or any(".transformer_blocks.1." in key for key in shapes):
-        raise UserError("it holds an SDXL UNet; this version runs SD 1.x and SD 2.x UNets")
+        raise UserError(f"it holds an {SDXL.title} UNet; this version runs SD 1.x and SD 2.x UNets")
     if any(".base_layer." in key for key in shapes):
         raise UserError("it holds a LoRA and its base as peft wraps them; give it as an adapter, with the base apart")
     missing = [key for key in NEEDED if key not in shapes]

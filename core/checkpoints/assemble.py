@@ -50,8 +50,8 @@ class Host(Protocol):
         """(1, L, D) float32: what the text encoder in a folder in diffusers layout makes of L token ids."""
         ...
 
-    def empty_prompt(self, width: int, tokens: int) -> Tensor | None:
-        """(1, tokens, width) float32 of the empty prompt, where the host has it without the checkpoint's help."""
+    def empty_prompt(self, base: str, tokens: int) -> Tensor | None:
+        """(1, tokens, D) float32 of a generation's empty prompt, where the host has one itself."""
         ...
 
 
@@ -108,7 +108,7 @@ def text_context(checkpoint: Checkpoint, host: Host) -> Context:
     folder = checkpoint.text_encoder
     if folder is not None:
         return as_context(host.encode_prompt(folder, empty_prompt(folder, padded=not tokens)), architecture, folder)
-    own = host.empty_prompt(architecture.context_dim, tokens)
+    own = host.empty_prompt(architecture.base, tokens)
     if own is None:
         advice = host.advice.format(width=architecture.context_dim, tokens=tokens or 77)
         raise CheckpointError(f"{shown(checkpoint.path)} comes without a text context: {advice}.")

@@ -61,7 +61,8 @@ def open_base(path: Path) -> Base:
         unet, architecture = as_unet(network((path,), pick_unet), own_config(path, "unet"), path)
         inside = network((path,), pick_vae)
         said = own_config(path, "vae")
-        vae, vae_architecture = as_vae(inside, said, path) if inside.shapes else find_vae((path.parent,))
+        base = architecture.base
+        vae, vae_architecture = as_vae(inside, said, path, base) if inside.shapes else find_vae((path.parent,), base)
         context = find_context((path.parent,), architecture)
         return Base(path, unet, architecture, vae, vae_architecture, context, find_text_encoder(path.parent))
     folder = path / "unet" if find_files(path / "unet") else path
@@ -69,7 +70,7 @@ def open_base(path: Path) -> Base:
     if not files:
         raise CheckpointError(f"{shown(path)} holds no Stable Diffusion model: expected unet/ in it, or name a file.")
     unet, architecture = as_unet(network(files, pick_unet), read_json(folder / "config.json"), folder)
-    vae, vae_architecture = find_vae((folder, folder.parent))
+    vae, vae_architecture = find_vae((folder, folder.parent), architecture.base)
     context = find_context((folder, folder.parent), architecture)
     return Base(path, unet, architecture, vae, vae_architecture, context, find_text_encoder(folder.parent))
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..backbone import Context, Shapes
 from ..errors import UserError
+from ..generations import CUSTOM, END, INPAINTING, START, latent_space
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
-from . import ldm_names
 from .architecture import UNetArchitecture, VAEArchitecture
-from .families import FAMILIES, HEADS, Clues, Family, family_named, recipe_for, recognise, task_in
+from .families import FAMILIES, Beside, Clues, Family, family_named, recipe_for, recognise, task_in, with_heads
 from .tensors import (
     CheckpointError,
     Weights,
@@ -125,7 +125,7 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
         held = ", ".join(recipe.id for recipe in recipes)
         raise CheckpointError(f"{path.name} was trained for {held}, not for {task}: name one of these.")
     unet, architecture = as_unet(network((path,), lambda names: strip(names, "unet.")), configs["unet"], path)
-    vae, vae_architecture = own_vae(path, configs["vae"])
+    vae, vae_architecture = own_vae(path, configs["vae"], architecture.base)
     return [
         Checkpoint(
             path, recipe, unet, architecture, vae, vae_architecture,
@@ -150,10 +150,10 @@ def own_config(path: Path, part: str) -> dict[str, Any]:
     return header_object(read_metadata_if_any(path), NETWORK_KEYS[part], path)
 
 
-def own_vae(path: Path, config: Mapping[str, Any]) -> tuple[Weights | None, VAEArchitecture | None]:
+def own_vae(path: Path, config: Mapping[str, Any], base: str) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in the file, else the one beside it."""
     inside = network((path,), lambda names: strip(names, "vae."))
-    return as_vae(inside, config, path) if inside.shapes else find_vae((path.parent,))
+    return as_vae(inside, config, path, base) if inside.shapes else find_vae((path.parent,), base)
 
 
 def own_head(path: Path, recipe: Recipe) -> Weights | None:
@@ -306,13 +306,9 @@ def is_for_another(unet: Path, task: str) -> bool:
     return bool(task and said) and said != task_named(task).name
 
 
-PREFERENCE = ("genpercept", "genpercept-dpt", "genpercept-v1", "marigold", "dmp")
-"""GenPercept v2 comes before its head variant and before v1, whichever order the disk has them in."""
-
-
 def rank(checkpoint: Checkpoint, family: str) -> tuple[bool, int]:
     """Sorts checkpoints of one task: first those that are of the named family by their own files."""
-    return checkpoint.recognised != family, PREFERENCE.index(checkpoint.recipe.family)
+    return checkpoint.recognised != family, -family_named(checkpoint.recipe.family).preference
 
 
 def needed_unet_folders(folder: Path) -> list[Path]:
@@ -353,11 +349,11 @@ def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
         head.name if head else "",
     )
     recipe = decide(folder, clues, family, task)
-    if not recipe.head and ("conv_out.weight" not in unet.shapes or "head" in folder.name):
-        raise UnsuitedError(
-            f"{shown(folder)} was trained for a head: run it as genpercept-dpt, with {HEADS[0]}/ beside it."
-        )
-    vae, vae_architecture = vae_of(folder)
+    if not recipe.head and ("conv_out.weight" not in unet.shapes or with_heads(folder.name)):
+        rows = with_heads(folder.name) or [row for row in FAMILIES.values() if row.beside.heads]
+        ways = " or ".join(f"as {row.name}, with {row.beside.heads[0]}/ beside it" for row in rows)
+        raise UnsuitedError(f"{shown(folder)} was trained for a head: run it {ways}.")
+    vae, vae_architecture = vae_of(folder, architecture.base)
     recognised = recognise(clues)
     return Checkpoint(
         folder, recipe, unet, architecture, vae, vae_architecture,
@@ -375,47 +371,41 @@ def keep(names: list[str]) -> dict[str, str]:
 
 def find_head(folder: Path) -> Path | None:
     """The head that belongs to a UNet folder: beside unet/, or beside a UNet that its name says was trained for one."""
-    if folder.name != "unet" and "head" not in folder.name:
-        return None
-    return next((folder.parent / name for name in HEADS if find_files(folder.parent / name)), None)
+    rows = FAMILIES.values() if folder.name == "unet" else with_heads(folder.name)
+    heads = (folder.parent / name for row in rows for name in row.beside.heads)
+    return next((head for head in heads if find_files(head)), None)
 
 
-def vae_of(path: Path) -> tuple[Weights | None, VAEArchitecture | None]:
-    """The VAE in a file, else beside it; in a UNet's folder or beside that."""
+def vae_of(path: Path, base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
+    """The VAE in a file, else beside it; in a UNet's folder or beside that. base: the generation of that UNet."""
     if path.is_dir():
-        return find_vae((path, path.parent))
+        return find_vae((path, path.parent), base)
     inside = network((path,), pick_vae)
-    return as_vae(inside, {}, path) if inside.shapes else find_vae((path.parent,))
+    return as_vae(inside, {}, path, base) if inside.shapes else find_vae((path.parent,), base)
 
 
-def find_vae(folders: tuple[Path, ...]) -> tuple[Weights | None, VAEArchitecture | None]:
+def find_vae(folders: tuple[Path, ...], base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in one of these folders, with the decoder that was trained beside it if there is one."""
-    trained = tuple(file for folder in folders for name in TRAINED_DECODER for file in find_files(folder / name))
+    trained, beside = find_decoder(folders)
     for folder in folders:
         files = find_files(folder / "vae")
         if files:
-            weights = network((*files, *trained), pick_trained_vae if trained else pick_vae)
-            return as_vae(weights, read_json(folder / "vae" / "config.json"), files[0])
+            weights = network((*files, *trained), beside.pick_vae)
+            return as_vae(weights, read_json(folder / "vae" / "config.json"), files[0], base)
     if trained:
         raise CheckpointError(
-            f"{shown(trained[0])} is a decoder without its encoder: put the vae/ of Stable Diffusion 2.1 beside it."
+            f"{shown(trained[0])} is a decoder without its encoder: put the vae/ of {beside.vae} beside it."
         )
     return None, None
 
 
-TRAINED_DECODER = ("vae_decoder", "vae_post_quant_conv")
-"""Folders of GenPercept's experiments, with the bare tensors of the two parts of a VAE."""
-
-
-def pick_trained_vae(names: list[str]) -> dict[str, str]:
-    """A VAE whose decoding half comes from TRAINED_DECODER, whose names say nothing of where they belong."""
-    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-    whole = pick_vae([name for name in names if name.startswith(parts)])
-    bare = [name for name in names if name not in whole]
-    placed = {
-        name: f"post_quant_conv.{name}" if "." not in name else f"decoder.{ldm_names.modern(name)}" for name in bare
-    }
-    return {**{old: new for old, new in whole.items() if new not in placed.values()}, **placed}
+def find_decoder(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], Beside]:
+    """What stands in one of these folders in place of parts of the VAE, and how its family lays that out."""
+    for row in FAMILIES.values():
+        files = tuple(file for folder in folders for name in row.beside.decoder for file in find_files(folder / name))
+        if files:
+            return files, row.beside
+    return (), Beside()
 
 
 def find_context(folders: tuple[Path, ...], architecture: UNetArchitecture) -> Context | None:
@@ -435,7 +425,7 @@ def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:
     folder = text_encoder.parent / "tokenizer"
     whole = read_json(folder / "tokenizer.json")
     vocabulary = read_json(folder / "vocab.json") or whole.get("model", {}).get("vocab", {})
-    start, end = vocabulary.get("<|startoftext|>", 49406), vocabulary.get("<|endoftext|>", 49407)
+    start, end = vocabulary.get("<|startoftext|>", START), vocabulary.get("<|endoftext|>", END)
     # SD1 pads with the end, SD2 with "!"; where both files speak, the map is right
     said = {**read_json(folder / "tokenizer_config.json"), **read_json(folder / "special_tokens_map.json")}
     stated = said.get("pad_token") or "<|endoftext|>"
@@ -480,7 +470,7 @@ def open_single(path: Path, family: str, task: str) -> Checkpoint:
     unet, architecture = as_unet(network((path,), pick_unet), {}, path)
     clues = Clues(architecture, path.stem, path.parent.name)
     recipe = decide(path, clues, family, task)
-    vae, vae_architecture = vae_of(path)
+    vae, vae_architecture = vae_of(path, architecture.base)
     recognised = recognise(clues)
     return Checkpoint(
         path, recipe, unet, architecture, vae, vae_architecture,
@@ -498,9 +488,10 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
     row: Family | None = recognise(clues) if family == "auto" else family_named(family)
     wanted = task_named(task).name if task else ""
     channels = clues.architecture.in_channels
+    inpaints = ", as those that inpaint have" if channels == INPAINTING else ""
     if row is None and channels not in {known.channels for known in FAMILIES.values()}:
         raise UnsuitedError(
-            f"{shown(path)} is a UNet with {channels} input channels{INPAINTING if channels == 9 else ''}; "
+            f"{shown(path)} is a UNet with {channels} input channels{inpaints}; "
             "expected 4 (image) or 8 (image and target): choose a perception checkpoint."
         )
     if row is None:
@@ -514,25 +505,26 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
 
 
-INPAINTING = ", as those that inpaint have"
-
-
 def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
     """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's."""
     try:
         architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
     except ValueError as error:
         raise CheckpointError(f"{shown(path)} cannot be used: {error}.") from None
-    if architecture.out_channels != 4:
+    channels = latent_space(architecture.base).channels
+    if architecture.out_channels != channels:
         raise CheckpointError(
-            f"{shown(path)} cannot be used: its UNet has {architecture.out_channels} output channels, expected are 4."
+            f"{shown(path)} cannot be used: its UNet has {architecture.out_channels} output channels, "
+            f"expected are {channels}."
         )
     return weights, architecture
 
 
-def as_vae(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, VAEArchitecture]:
-    """The VAE and its shape. CheckpointError if it is none of Stable Diffusion's."""
+def as_vae(
+    weights: Weights, config: Mapping[str, Any], path: Path, base: str = CUSTOM
+) -> tuple[Weights, VAEArchitecture]:
+    """The VAE and its shape. base: whose latents it makes. CheckpointError if it is none of Stable Diffusion's."""
     try:
-        return weights, VAEArchitecture.from_weights(weights.shapes).with_config(config)
+        return weights, VAEArchitecture.from_weights(weights.shapes, latent_space(base)).with_config(config)
     except ValueError as error:
         raise CheckpointError(f"{shown(path)} cannot be used as a VAE: {error}.") from None

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from ..generations import LATENT
 from ..recipe import Recipe
 from ..tasks import TASKS
+from . import ldm_names
 from .adapter_names import PROCESSORS
 from .architecture import UNetArchitecture
+from .tensors import pick_vae
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Clues:
     head: str = ""
     """Name of the head that lies beside it."""
     adapter: str = ""
-    """How its weights are spelled if it is an adapter: a row of core.checkpoints.adapter_names.SPELLINGS."""
+    """How its weights are spelled if it is an adapter: as core.checkpoints.adapter_names calls it."""
 
     @property
     def pipeline(self) -> str:
@@ -56,17 +59,36 @@ def task_in(*names: str) -> str:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a family keeps in folders beside those of its UNets."""
+
+    heads: tuple[str, ...] = ()
+    """Folders of heads, the preferred first."""
+    says_head: Callable[[str], bool] = lambda folder: False
+    """Whether the name of a UNet's folder says that it was trained for a head."""
+    decoder: tuple[str, ...] = ()
+    """Folders of what stands in place of parts of the VAE."""
+    pick_vae: Callable[[list[str]], dict[str, str]] = pick_vae
+    """{name in the files of the VAE and of `decoder`: diffusers name}"""
+    vae: str = ""
+    """Whose VAE the decoder was trained from."""
+
+
+@dataclass(frozen=True)
 class Family:
     """A row: checkpoints that are recognised and run alike."""
 
     name: str
     title: str
     channels: int
-    """Of the UNet's input: 4 is the image latent alone, 8 has the target's beside it."""
+    """Of the UNet's input: those of one latent is the image's alone, of two has the target's beside it."""
     recognise: Callable[[Clues], bool]
     """Whether clues of the right channels speak of this family."""
     recipe: Callable[[Clues, str], Recipe]
     """(clues, task) -> how to run it. UserError, without a full stop, if this version cannot."""
+    preference: int = 0
+    """Of several UNets for one task in a folder that of the family with the highest comes first."""
+    beside: Beside = Beside()
 
 
 def genpercept(clues: Clues, task: str) -> Recipe:
@@ -97,6 +119,21 @@ V1: dict[str, dict[str, Any]] = {
     "segmentation": {"resize": "genpercept-v1-nearest"},
 }
 HEADS = ("dpt_head_identity", "dpt_head")
+DECODER = ("vae_decoder", "vae_post_quant_conv")
+"""Folders of its experiments, with the bare tensors of the two parts of a VAE."""
+
+
+def pick_trained_vae(names: list[str]) -> dict[str, str]:
+    """A VAE whose decoding half comes from DECODER, whose names say nothing of where they belong."""
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    whole = pick_vae([name for name in names if name.startswith(parts)])
+    bare = [name for name in names if name not in whole]
+    placed = {
+        name: f"post_quant_conv.{name}" if "." not in name else f"decoder.{ldm_names.modern(name)}" for name in bare
+    }
+    return {**{old: new for old, new in whole.items() if new not in placed.values()}, **placed}
+
+
 SHARED: dict[str, dict[str, Any]] = {
     # no sign change stands between its output and DSINE's evaluation, whose normals point left, up and back
     "normal": {"axes": ("left", "up", "back")},
@@ -179,20 +216,37 @@ FAMILIES: dict[str, Family] = {
         Family(
             "marigold",
             "Marigold (depth, normals)",
-            8,
+            2 * LATENT,
             lambda clues: clues.pipeline.startswith("Marigold"),
             marigold,
         ),
         Family(
             "genpercept-v1",
             "GenPercept v1",
-            4,
+            LATENT,
             lambda clues: clues.folder.endswith("_v1") and is_genpercept(clues),
             genpercept_v1,
+            preference=1,
         ),
-        Family("genpercept-dpt", "GenPercept with a DPT head", 4, lambda clues: bool(clues.head), genpercept_dpt),
-        Family("dmp", "DMP", 4, lambda clues: clues.adapter == PROCESSORS, dmp),
-        Family("genpercept", "GenPercept v2", 4, lambda clues: is_genpercept(clues), genpercept),
+        Family(
+            "genpercept-dpt",
+            "GenPercept with a DPT head",
+            LATENT,
+            lambda clues: clues.head in HEADS,
+            genpercept_dpt,
+            preference=2,
+            beside=Beside(heads=HEADS, says_head=lambda folder: "head" in folder),
+        ),
+        Family("dmp", "DMP", LATENT, lambda clues: clues.adapter == PROCESSORS, dmp),
+        Family(
+            "genpercept",
+            "GenPercept v2",
+            LATENT,
+            lambda clues: is_genpercept(clues),
+            genpercept,
+            preference=3,
+            beside=Beside(decoder=DECODER, pick_vae=pick_trained_vae, vae="Stable Diffusion 2.1"),
+        ),
     )
 }
 """In the order in which they are tried."""
@@ -213,6 +267,11 @@ def recognise(clues: Clues) -> Family | None:
 def fits(family: Family, clues: Clues) -> bool:
     """Whether its UNet takes what the family feeds it."""
     return clues.architecture.in_channels == family.channels and clues.architecture.vector_dim is None
+
+
+def with_heads(folder: str) -> list[Family]:
+    """The families whose UNets for a head lie in folders of this name."""
+    return [family for family in FAMILIES.values() if family.beside.heads and family.beside.says_head(folder)]
 
 
 def family_named(name: str) -> Family:

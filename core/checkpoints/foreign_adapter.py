@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..generations import base_of
 from .adapter_names import TEXT_ENCODER, Key, Layout, other_method, other_network, reader, spelling_of
 from .adapters import Adapter, Delta, LowRank, Part, first
 from .fingerprint import Fingerprint, fingerprint
@@ -58,7 +59,7 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
         text_encoder=len(names) - len(ours),
     )
     width = adapter.context_dim
-    return replace(adapter, base={768: "sd15", 1024: "sd21", None: ""}.get(width, "custom"))
+    return replace(adapter, base="" if width is None else base_of(width))
 
 
 def refuse_others(file: Path, names: list[str]) -> None:

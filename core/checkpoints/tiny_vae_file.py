@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..backbone import Shapes
 from ..errors import UserError
+from ..generations import GENERATIONS, LATENT, SD_LATENTS, SDXL, latent_space, share_latents
 from ..recipe import KEY, Recipe, from_header, to_header
-from ..tiny_vae import LATENT, Role, build_light, channels_of, kind_of
-from .architecture import VAEArchitecture
+from ..tiny_vae import Role, build_light, channels_of, kind_of
 from .fingerprint import Fingerprint, fingerprint, matches
 from .tensors import CheckpointError, Weights, header_object, network, pick_vae, read_metadata, shown, strip, unpickle
 
@@ -23,10 +23,6 @@ LIGHT_KEY = KEY.replace(".recipe", ".light")
 """Header field of a file that holds nothing but a light half."""
 LATENTS_KEY = KEY.replace(".recipe", ".latents")
 """Header field: the fingerprint of the VAE between whose latents and pictures the file's light halves are."""
-ALIKE = ("sd15", "sd21")
-"""Bases whose VAEs make the same latents, which are TAESD's too. Any other has those of its own VAE."""
-STABLE_DIFFUSION = VAEArchitecture((128, 256, 512, 512), 2)
-"""The VAE that makes them."""
 ENCODER = (
     "encoder.conv_in.weight",
     "encoder.down_blocks.0.resnets.0.conv1.weight",
@@ -152,8 +148,8 @@ def open_stored(path: Path, role: Role, recipe: Recipe, metadata: dict[str, str]
 
 def open_taesd(path: Path, role: Role, pickled: bool) -> Light:
     """From a file as ComfyUI or diffusers keep it."""
-    if path.name.startswith("taesdxl"):
-        raise CheckpointError(f"{path.name} is for the latents of SDXL: take TAESD's own, taesd_{role}.")
+    if path.name.startswith(SDXL.taesd):
+        raise CheckpointError(f"{path.name} is for the latents of {SDXL.title}: take TAESD's own, taesd_{role}.")
     tensors = unpickle(path) if pickled else network((path,), lambda names: {name: name for name in names}).load()
     return Light(role, TAESD, Held.of(renamed(tensors, role), path))
 
@@ -186,7 +182,9 @@ def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
     first, last = (shapes[name] for name in kind.ends)
     latent = first[1] if role == "decoder" else last[0]
     if latent != LATENT:
-        raise CheckpointError(f"{shown(path)} is for latents of {latent} channels; Stable Diffusion 1.x and 2.x has 4.")
+        raise CheckpointError(
+            f"{shown(path)} is for latents of {latent} channels; {SD_LATENTS.title} has {SD_LATENTS.channels}."
+        )
     if role == "decoder" and channels_of(shapes) < recipe.channels:
         raise CheckpointError(
             f"{shown(path)} holds a light decoder of {channels_of(shapes)} channel; "
@@ -199,17 +197,18 @@ def check_latents(light: Light, recipe: Recipe, vae: Weights | None) -> None:
 
     vae: that makes them, where it is known. What is said of none is trusted on Stable Diffusion, which has one.
     """
-    if recipe.base in ALIKE and (light.base in ALIKE or not light.vae):
+    unnamed = light.base not in GENERATIONS and not light.vae
+    if share_latents(light.base, recipe.base) or (recipe.base in GENERATIONS and unnamed):
         return
     known = latents_of(vae)
     if matches(light.vae, known):
         return
-    if light.base in ALIKE:
-        meant = "latents of Stable Diffusion 1.x and 2.x"
+    if light.base in GENERATIONS:
+        meant = f"latents of {latent_space(light.base).title}"
     else:
         meant = "latents of the VAE it was trained with" if light.vae else "latents of a VAE that it does not name"
-    if recipe.base in ALIKE:
-        wanted = "those of Stable Diffusion 1.x and 2.x"
+    if recipe.base in GENERATIONS:
+        wanted = f"those of {latent_space(recipe.base).title}"
     else:
         wanted = "those of its own VAE, which is another" if known else "those of a VAE that did not come with it"
     raise CheckpointError(

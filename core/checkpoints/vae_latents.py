@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UserError
+from ..generations import CUSTOM, GENERATIONS
 from ..recipe import Recipe
 from .fingerprint import Fingerprint, distance, matches
-from .tiny_vae_file import ALIKE
 
 UNRELATED = 0.5
 """Encoders further apart have nothing in common: a fine-tuned one is nearer, one trained anew about 1.4 away."""
@@ -46,7 +46,7 @@ def check_latents(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> s
 def compare(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> str:
     """The same where the checkpoint has a VAE."""
     apart = distance(own, connected)
-    if apart is None and recipe.base in ALIKE:
+    if apart is None and recipe.base in GENERATIONS:
         return ""
     if apart is None or apart > UNRELATED:
         seen = "cannot be compared" if apart is None else f"are {apart:.2f} apart"
@@ -65,7 +65,7 @@ def compare(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> str:
 def look_up(recipe: Recipe, connected: Fingerprint) -> str:
     """The same where it has none. Of a network of its own kind nobody knows whose latents it perceives."""
     known = recognised(connected)
-    if known is None or recipe.base in (*known.bases, "custom"):
+    if known is None or recipe.base in (*known.bases, CUSTOM):
         return ""
     raise UserError(
         f"The connected VAE is {known.title} or made from it, which makes other latents than {recipe.id} perceives: "

@@ -170,7 +170,7 @@ def halves() -> Stored:
 
 
 def checkpoint(path: Path) -> dict[str, Any]:
-    about = {**perception.modelspec(Config(), UNET, list(RECIPES)), perception.NOTES: "{}"}
+    about = {**perception.modelspec_of(Config(), UNET, list(RECIPES)), perception.NOTES: "{}"}
     contexts = {recipe.id: torch.zeros(1, 2, 64) for recipe in RECIPES}
     write_checkpoint(path, list(RECIPES), (UNET, one()), (VAE, one()), {"NAME": one()}, contexts, about, halves())
     return {"unet": sorted(UNET.config()), "vae": sorted(VAE.config())}
@@ -182,7 +182,7 @@ def adapter(path: Path) -> dict[str, Any]:
         "WHOLE": Delta(torch.zeros(4, 4), torch.zeros(4)),
     }
     contexts = {"depth": torch.zeros(1, 2, 64), "depth.negative": torch.zeros(1, 2, 64)}
-    about = export.modelspec(path, RECIPES[0], "/lora")
+    about = export.modelspec_of(path, RECIPES[0], "/lora")
     held = Adapter(path, parts, base="sd21", recipes=RECIPES[:1], licence="CC0-1.0", data="noise")
     write_adapter(path, held, {"NAME": one()}, contexts, about, halves())
     with safe_open(path, "pt") as file:

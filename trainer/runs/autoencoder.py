@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...core.checkpoints.architecture import VAEArchitecture
+from ...core.generations import LATENT
+from ...core.image import CELL
 from ...core.measure.losses import LOSSES, Reduction, at_least_float32
 from ..config import Autoencoder as Settings
 from ..config import Config
@@ -21,8 +23,6 @@ from ..data.batches import Batch, Feed, in_order
 from ..loop import Passes
 from ..objective import Counted, source
 
-FACTOR, LATENT = 8, 4
-"""Pixels along one latent cell, and its channels."""
 QUIET = -6.0
 """Logarithm of the variance that latents begin with."""
 
@@ -44,7 +44,7 @@ class Apprentice(nn.Module):
     def weights(self, batch: Batch) -> Counted:
         pictures, valid = both(batch)
         counted = [LOSSES[name].weight(pictures, valid) for name in ("l1", "gradient")]
-        cells = pictures.shape[-2] // FACTOR * (pictures.shape[-1] // FACTOR)
+        cells = pictures.shape[-2] // CELL * (pictures.shape[-1] // CELL)
         counted.append(torch.tensor([len(pictures) * LATENT * cells], device=pictures.device))
         factors = (self.settings.l1, self.settings.gradient, self.settings.kl)
         parts = [torch.full_like(part, factor, dtype=torch.float64) for part, factor in zip(counted, factors)]

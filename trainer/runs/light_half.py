@@ -18,8 +18,9 @@ from ...core.checkpoints.assemble import text_context
 from ...core.checkpoints.bases import open_adapted, open_base
 from ...core.checkpoints.checkpoint import Checkpoint, UnsuitedError, open_all, open_checkpoint
 from ...core.checkpoints.tensors import shown
-from ...core.checkpoints.tiny_vae_file import STABLE_DIFFUSION, Held, latents_note, write_light
+from ...core.checkpoints.tiny_vae_file import Held, latents_note, write_light
 from ...core.codecs import reduce_channels
+from ...core.generations import CUSTOM, LATENT
 from ...core.halves import with_light
 from ...core.image import CELL, Fit
 from ...core.measure.losses import LOSSES, at_least_float32
@@ -27,7 +28,7 @@ from ...core.multitask import Answered
 from ...core.perception_map import PerceptionMap
 from ...core.pipeline import Perceiver, denoise, initial_noise, join, perceive
 from ...core.recipe import Recipe
-from ...core.tiny_vae import LATENT, Role, untrained
+from ...core.tiny_vae import Role, untrained
 from .. import base
 from ..config import Config, ConfigError
 from ..config import Light as Settings
@@ -51,7 +52,7 @@ class Teacher:
     autoencoder: DiffusersAutoencoder
     perceivers: Mapping[str, Perceiver]
     """{recipe id: predictor whose VAE it is}; empty where there is only the VAE."""
-    base: str = "custom"
+    base: str = CUSTOM
     """Whose latents they are where there is only the VAE."""
 
     def predict(self, image: Tensor, task: str) -> Tensor:
@@ -67,8 +68,7 @@ def open_teacher(config: Config, device: str) -> Teacher:
     if not opened:
         start = open_base(Path(config.base.path)) if config.base.path else None
         vae, shape = base.vae_of(config.base, start)
-        latents = "sd21" if shape == STABLE_DIFFUSION else "custom"
-        return Teacher(DiffusersAutoencoder(base.load_vae(vae, shape).to(device)), {}, latents)
+        return Teacher(DiffusersAutoencoder(base.load_vae(vae, shape).to(device)), {}, shape.base)
     perceivers: dict[str, Perceiver] = {}
     first: tuple[Checkpoint, Perceiver] | None = None
     for checkpoint, adapter in opened:

@@ -19,6 +19,7 @@ from ...core.checkpoints.adapters import Adapter, Delta, LowRank, Part
 from ...core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ...core.checkpoints.checkpoint import write_checkpoint
 from ...core.checkpoints.fingerprint import Fingerprint
+from ...core.checkpoints.modelspec import modelspec
 from ...core.checkpoints.tensors import CheckpointError
 from ...core.measure.losses import at_least_float32
 from ...core.pipeline import Perceiver
@@ -69,7 +70,7 @@ class Student(nn.Module):
         if self.head is not None:
             return self.read_head(image, timesteps, tokens, batch.image.shape[-2:]).sum()
         self.encode(batch.target, batch, "target")
-        output = self.output(image.repeat(1, self.unet.config.in_channels // 4, 1, 1), timesteps, tokens)
+        output = self.output(image.repeat(1, self.unet.config.in_channels // image.shape[1], 1, 1), timesteps, tokens)
         return (output if self.settings.loss == "latent" else self.decode(output)).sum()
 
     def weights(self, batch: Batch) -> objective.Counted:
@@ -282,7 +283,7 @@ class Written:
         recipes = list(student.recipes.values())
         contexts = {task: student.contexts[i : i + 1].detach().cpu() for i, task in enumerate(student.tasks)}
         heads = {} if student.head is None else {recipes[0].head: self.tensors(student.head.state_dict())}
-        metadata = {**modelspec(self.config, self.architecture, recipes), NOTES: json.dumps(notes)}
+        metadata = {**modelspec_of(self.config, self.architecture, recipes), NOTES: json.dumps(notes)}
         network = self.config.network
         if network.unet == "lora":
             adapter = Adapter(
@@ -311,26 +312,24 @@ class Written:
 
 NOTES = "diffusion_perception.training"
 """Header field: how a file came about, for people."""
-ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sd21": "stable-diffusion-v2-768-v"}
 
 
-def modelspec(config: Config, architecture: UNetArchitecture, recipes: list[Recipe]) -> dict[str, str]:
-    """The header fields by which other tools describe a model (Stability's model specification 1.0)."""
+def modelspec_of(config: Config, architecture: UNetArchitecture, recipes: list[Recipe]) -> dict[str, str]:
+    """Header fields about a run's model."""
     tasks = ", ".join(recipe.row.title for recipe in recipes)
     kind = "/lora" if config.network.unet == "lora" else ""
-    return {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": ARCHITECTURES.get(architecture.base, "stable-diffusion-custom") + kind,
-        "modelspec.implementation": "https://github.com/diffusion-perception/diffusion-perception",
-        "modelspec.title": config.title or tasks,
-        "modelspec.description": f"Predicts {tasks} from a picture",
-        "modelspec.license": config.licence,
-        "modelspec.resolution": f"{config.size[1]}x{config.size[0]}",
-        "modelspec.prediction_type": "v"
-        if recipes[0].prediction_type == "v_prediction"
-        else recipes[0].prediction_type,
-        "modelspec.tags": ", ".join(recipe.task for recipe in recipes),
+    prediction = recipes[0].prediction_type
+    fields = {
+        "sai_model_spec": "1.0.0",
+        "implementation": "https://github.com/diffusion-perception/diffusion-perception",
+        "title": config.title or tasks,
+        "description": f"Predicts {tasks} from a picture",
+        "license": config.licence,
+        "resolution": f"{config.size[1]}x{config.size[0]}",
+        "prediction_type": "v" if prediction == "v_prediction" else prediction,
+        "tags": ", ".join(recipe.task for recipe in recipes),
     }
+    return modelspec(architecture.base, kind, fields, unknown="stable-diffusion-custom")
 
 
 def widened(unet: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
