@@ -1,4 +1,4 @@
-"""Tests of core.selection: what of a map becomes a mask."""
+"""Tests of core.display.selection: what of a map becomes a mask."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
 
 
 def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
-    """The plain folder of data.py, for dense truth or for people."""
+    """The plain folder of folder.py, for dense truth or for people."""
     if task_named(data_of(task).name).per == "person":
         return plain_people(root, read_description(Path(root), truths()).name, read_names(names))
     return PlainFolder(root, task, names)
