@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,6 +26,8 @@ from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, wanted_resolution
 from ..core.pose import passes_of_people, predict_people
 from ..core.recipe import Recipe
+from .data.arrays import BrokenRecord, check_packages, read_colours, read_picture
+from .data.folder import shown
 from .host import context_of, lightened, load, load_adapted, named_context
 
 PEOPLE_AT_ONCE = 8
@@ -179,24 +181,16 @@ def best_device() -> str:
 
 
 def read_image(path: Path) -> Tensor:
-    """(1, 3, H, W) in [0, 1], upright as its camera says."""
+    """(1, 3, H, W) in [0, 1], upright as its camera says: what training sees of the same file."""
     try:
-        with Image.open(path) as image:
-            pixels = as_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError:
-        raise UserError(f"{path.name} is not an image that can be read: give a PNG, JPEG, WebP or TIFF.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path.name} is not a readable image ({error}): give a whole one.") from None
-    return torch.from_numpy(pixels).movedim(-1, 0)[None]
-
-
-def as_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1]."""
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit grey at 255
-        grey = np.asarray(image).astype(np.float32) / 65535
-        return np.repeat(grey[..., None], 3, axis=-1)
-    return np.asarray(image.convert("RGB")).astype(np.float32) / 255
+        colours, _ = read_colours(path, other=read_picture)
+    except BrokenRecord as fault:
+        if isinstance(fault.__cause__, UnidentifiedImageError):
+            raise UserError(f"{path.name} is not an image that can be read: give a PNG, JPEG, WebP or TIFF.") from None
+        raise UserError(
+            f"{path.name} is not a readable image ({fault.__cause__ or fault}): give a whole one."
+        ) from None
+    return torch.from_numpy(np.ascontiguousarray(shown(colours), np.float32)).movedim(-1, 0)[None]
 
 
 def write(result: PerceptionMap, stem: Path) -> None:
@@ -224,6 +218,7 @@ def check_images(images: list[Path]) -> None:
     missing = [path for path in images if not path.is_file()]
     if missing:
         raise UserError(f"There is no image {missing[0]}: check the path.")
+    check_packages(path.suffix.lower() for path in images)
     twice = [stem for stem, number in Counter(path.stem for path in images).items() if number > 1]
     if twice:
         raise UserError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")
