@@ -24,6 +24,7 @@ from ..core.display.picture import as_gray, ready
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, wanted_resolution
+from ..core.plain_files import read_json
 from ..core.pose import passes_of_people, predict_people
 from ..core.recipe import Recipe
 from .data.arrays import BrokenRecord, check_packages, read_colours, read_picture
@@ -98,8 +99,8 @@ def finder(arguments: argparse.Namespace) -> Finder:
 def boxes_named(file: Path, picture: Path) -> list[Box]:
     """Those of a picture in a JSON file {picture's name: [[x, y, width, height], ...]}. UserError for what is none."""
     try:
-        table = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+        table = read_json(file)
+    except UserError as error:
         raise UserError(f"{file} is not JSON ({error}).") from None
     if not isinstance(table, dict):
         raise UserError(f"{file} names no pictures: expected {{picture's name: [[x, y, width, height], ...], ...}}.")

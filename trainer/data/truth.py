@@ -383,7 +383,7 @@ def read_description(root: Path) -> Description:
         return Description(root.name)
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of bytes, numbers too long, brackets too deep
         raise DatasetError(f"{path} is not TOML ({error}).") from error
     for key, value in table.items():
         check_key(key, SECTIONS if isinstance(value, dict) else TITLES, str(path))
