@@ -25,7 +25,7 @@ from ..core.backbone import Context, Features
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.attachment import Adapted, uncompiled
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
-from ..core.checkpoints.tensors import CheckpointError, Weights
+from ..core.checkpoints.tensors import CheckpointError, Weights, shown
 from ..core.errors import UserError
 from ..core.halves import Halves
 from ..core.heads.table import build_head
@@ -533,10 +533,17 @@ def without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patc
 
 
 def encode_empty_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:
-    """(1, 2, D) float32 of the unpadded empty prompt, by the host's CLIP in single precision."""
-    encoder = comfy.clip_model.CLIPTextModel_(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
-    tensors = {name.removeprefix("text_model."): tensor.float() for name, tensor in weights.load().items()}
-    encoder.load_state_dict(tensors, strict=False)
+    """(1, 2, D) float32 of the unpadded empty prompt, by the host's CLIP in single precision.
+
+    weights: named as `text_names` does. CheckpointError if they are not the encoder's, or config.json describes none.
+    """
+    try:
+        encoder = comfy.clip_model.CLIPTextModel_(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    except KeyError as error:
+        told = shown(weights.path.with_name("config.json"))
+        raise CheckpointError(f"{told} describes no text encoder ({error} is missing): get the file again.") from error
+    # the module's memory is as it was found: nothing of it may stay unfilled
+    filled(encoder, {name: tensor.float() for name, tensor in weights.load().items()}, weights)
     return encoder(torch.tensor([tokens]))[0].float()
 
 

@@ -17,9 +17,16 @@ from comfy_api.latest import io
 from ..core.backbone import Context
 from ..core.checkpoints.adapter_file import is_adapter
 from ..core.checkpoints.adapters import first
-from ..core.checkpoints.checkpoint import Checkpoint, as_context, empty_prompt, open_checkpoint, unet_folders
+from ..core.checkpoints.checkpoint import (
+    Checkpoint,
+    as_context,
+    empty_prompt,
+    open_checkpoint,
+    text_weights,
+    unet_folders,
+)
 from ..core.checkpoints.families import FAMILIES
-from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, read_json
+from ..core.checkpoints.tensors import CheckpointError, Weights, read_json
 from ..core.checkpoints.tiny_vae_file import FULL, LIGHT, TAESD, Held, chosen
 from ..core.display.picture import choose
 from ..core.halves import with_light
@@ -115,9 +122,8 @@ def context_of(checkpoint: Checkpoint) -> Context:
         return checkpoint.context
     if checkpoint.text_encoder is not None:
         folder = checkpoint.text_encoder
-        weights = network(find_files(folder), lambda names: {name: name for name in names})
         prompt = empty_prompt(folder, padded=not recipe.tokens)
-        tokens = host.encode_empty_prompt(weights, read_json(folder / "config.json"), prompt)
+        tokens = host.encode_empty_prompt(text_weights(folder), read_json(folder / "config.json"), prompt)
         return as_context(tokens, architecture, folder)
     own = host.sd2_empty_prompt() if architecture.context_dim == 1024 and recipe.tokens == 2 else None
     if own is None:
