@@ -219,6 +219,38 @@ def test_an_annotation_of_any_value_is_a_person_or_a_fault(place, value, field):
         assert len(people) + len(faults) <= 1
 
 
+@pytest.mark.parametrize("part", ["camera/1_0.json", "dataset.toml"])
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_a_rendered_folder_that_is_damaged_is_refused(tmp_path, refused, part, trouble):
+    (tmp_path / "camera").mkdir()
+    (tmp_path / "camera" / "1_0.json").write_text("{}")
+    (tmp_path / "dataset.toml").write_text("")
+    (tmp_path / part).write_bytes(b"= " + TROUBLE[trouble])
+    assert "render again" in refused("scenes", "--verify", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("betas", ["5,5", "-1,-1", "1,1", "nan,0.9"])
+def test_decays_of_moments_outside_their_range_are_refused(place, refused, betas):
+    assert "betas" in refused(*training(place, "--data", place / "train", f"--optimiser.betas={betas}"))
+
+
+SETTINGS = [
+    '[objective]\nloss = "pixel"\npixel_losses.depth = 5',
+    '[[data]]\nroot = "ROOT"\nsettings.names = 5',
+    '[[data]]\nroot = "ROOT"\nreader = "hypersim"\nsettings.table = ["a"]',
+    '[[data]]\nroot = "ROOT"\nreader = "genpercept-list"\nsettings.list = {}',
+]
+
+
+@pytest.mark.parametrize("text", SETTINGS)
+def test_free_tables_of_a_config_with_values_of_other_types_are_refused(place, tmp_path, refused, text):
+    pytest.importorskip("h5py")
+    (tmp_path / "c.toml").write_text(text.replace("ROOT", str(place / "train")))
+    more = () if "[[data]]" in text else ("--data", place / "train")
+    command, *flags = training(place, *more)
+    refused(command, tmp_path / "c.toml", *flags)
+
+
 @pytest.mark.parametrize("field", ["base", "fingerprint", "licence", "data"])
 @pytest.mark.parametrize("value", [5, [1], {"a": 1}, {"a": ["x"]}, None])
 def test_an_adapter_with_a_manifest_of_other_types_is_refused(place, refused, field, value):

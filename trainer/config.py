@@ -215,6 +215,8 @@ class Optimiser:
             check_range(name, getattr(self, name), 0, 1e6)
         for name in ("warmup", "decay_steps"):
             check_range(name, getattr(self, name), 0, 10**9)
+        for beta in self.betas:
+            check_range("betas", beta, 0, 1 - 1e-9)
         check_range("ema", self.ema, 0, 1)
         check_range("final_ratio", self.final_ratio, 0, 1)
 

@@ -33,11 +33,19 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
         near = difflib.get_close_matches(kind, DATASETS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
         raise DatasetError(f"There is no reader {kind!r}: {hint}")
+    parameters = signature(DATASETS[kind]).parameters
     try:
         signature(DATASETS[kind]).bind(task=task, **settings)
     except TypeError as error:
         raise DatasetError(f"The settings of the reader {kind!r} do not fit ({error}).") from None
+    wrong = [name for name in settings if parameters[name].annotation == "str" and not is_text(settings[name])]
+    if wrong:
+        raise DatasetError(f"{wrong[0]} = {settings[wrong[0]]!r} of the reader {kind!r}: expected a text.")
     return DATASETS[kind](task=task, **settings)
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str | Path)
 
 
 def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
