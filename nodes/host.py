@@ -533,7 +533,7 @@ def without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patc
 
 
 def encode_empty_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:
-    """(1, 2, D) float32 of the unpadded empty prompt, by the host's CLIP in single precision.
+    """(1, 2 or 77, D) float32 of the empty prompt, by the host's CLIP in single precision.
 
     weights: named as `text_names` does. CheckpointError if they are not the encoder's, or config.json describes none.
     """
@@ -544,7 +544,10 @@ def encode_empty_prompt(weights: Weights, config: dict[str, Any], tokens: list[i
         raise CheckpointError(f"{told} describes no text encoder ({error} is missing): get the file again.") from error
     # the module's memory is as it was found: nothing of it may stay unfilled
     filled(encoder, {name: tensor.float() for name, tensor in weights.load().items()}, weights)
-    return encoder(torch.tensor([tokens]))[0].float()
+    # hosts add all their positions at once; CLIP is causal, so that what follows the prompt is not seen by it
+    positions = encoder.embeddings.position_embedding.weight.shape[0]
+    filling = [tokens[-1]] * (positions - len(tokens))
+    return encoder(torch.tensor([tokens + filling]))[0][:, : len(tokens)].float()
 
 
 def sd2_empty_prompt() -> Tensor | None:
