@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import UserError
+from ..core.plain_files import read_npy
 from ..core.recipe import Recipe
 from .config import Config
 
@@ -46,7 +48,7 @@ class Latents:
         if unknown:
             for index, latent in zip(unknown, encode(pictures[unknown])):
                 save(files[index], latent)
-        return torch.stack([torch.from_numpy(np.load(file)) for file in files]).to(pictures.device)
+        return torch.stack([read(file) for file in files]).to(pictures.device)
 
     def file(self, key: str) -> Path:
         name = digest(key)
@@ -60,6 +62,16 @@ def appearance(recipe: Recipe) -> dict[str, object]:
 
 def digest(*about: object) -> str:
     return hashlib.sha256(repr(about).encode()).hexdigest()[:32]
+
+
+def read(file: Path) -> Tensor:
+    """UserError if it is damaged."""
+    try:
+        return torch.from_numpy(read_npy(file))
+    except UserError as error:
+        raise UserError(
+            f"{file} is damaged ({error}): remove the folder of latents, which is then filled anew."
+        ) from None
 
 
 def save(file: Path, latent: Tensor) -> None:
