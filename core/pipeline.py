@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ def perceive(
         decoded.append(crop(codec.decode(picture), fitted))
         tick()
     values, uncertainty = merge(torch.cat(decoded), count, recipe)
-    values, doubt = codec.settle(values, fitted.restore)
+    values, doubt = codec.settle(values, replace(fitted, colours=codec.colours).restore)
     if uncertainty is not None:
         doubt = fitted.restore(uncertainty)
     return values.movedim(1, -1).contiguous().cpu(), None if doubt is None else doubt[:, 0].cpu()
