@@ -304,7 +304,7 @@ def test_shading_is_scaled_by_its_upper_quantile_and_keeps_zero():
 def test_dmps_light_is_learnt_as_its_bytes_are_stored(task, tmp_path):
     """Stretched to its ends before it was stored: a second span would saturate what lies above a quantile."""
     stored = np.linspace(1, 255, 48 * 64).round().astype(np.uint8).reshape(48, 64)
-    for folder, pixels in (("image", np.stack([stored] * 3, -1)), (task, stored)):
+    for folder, pixels in (("images", np.stack([stored] * 3, -1)), (task, stored)):
         (tmp_path / folder).mkdir()
         Image.fromarray(pixels).save(tmp_path / folder / "ramp.png")
     config = read(None, {"preset": f"dmp-{task}", "data": [{"root": str(tmp_path)}]})
