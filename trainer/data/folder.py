@@ -99,6 +99,7 @@ from .truth import (
     Truth,
     one_channel,
     planar,
+    protocol_of,
     read_description,
     read_truth,
 )
@@ -131,6 +132,7 @@ class PlainFolder(Records[Entry]):
         entries, faults = pair_up(self.root, self.kind.folder, read_names(names))
         palette = self.settings.table() if isinstance(self.settings, Segmentation) else None
         super().__init__(self.description.name, task, self.settings.convention(), entries, faults, palette)
+        self.protocol = protocol_of(self.settings)
         check_packages(Path(path).suffix.lower() for entry in entries for path in (entry.image, entry.truth))
         self.probe()
 
