@@ -26,6 +26,12 @@ def test_a_threshold_comes_after_the_min_max_of_the_image():
     assert select(dim, Selection("threshold", threshold=0.9)).flatten().tolist() == [0, 0, 0, 1]
 
 
+def test_what_is_at_the_threshold_is_selected_as_the_paper_has_it():
+    """ "Below 0.5 is 0, others are 1": a byte of 128 of 0..256, halfway between the ends of its image."""
+    assert select(levels(0.0, 0.5, 1.0, task="mask"), Selection("threshold")).flatten().tolist() == [0, 1, 1]
+    assert select(levels(0.25, 0.375, 0.5), Selection("threshold")).flatten().tolist() == [0, 1, 1]
+
+
 def test_the_matting_clamp_is_the_paper_s():
     alpha = levels(0.0, 0.04, 0.06, 0.25, 0.46, 0.48, 0.5)
     assert select(alpha, Selection("matting clamp")).flatten().tolist() == pytest.approx([0, 0, 0.12, 0.5, 0.92, 1, 1])

@@ -20,7 +20,7 @@ from ...core.errors import UserError
 from ...core.perception_map import Convention
 from ...core.srgb import to_srgb
 from .arrays import BrokenRecord, check_file, read_colours
-from .truth import DatasetError, Truth, size_text
+from .truth import DatasetError, Protocol, Truth, size_text
 
 Record = TypeVar("Record")
 
@@ -51,6 +51,9 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
 
     Subclasses are classes of a module and hold paths and settings only, so that they travel to worker processes.
     """
+
+    protocol: Protocol = Protocol()
+    """How predictions of its depth are measured."""
 
     def __init__(
         self,
