@@ -11,6 +11,7 @@ by scale * up @ down; without a scale it is 1), `adapter.<layer>.weight` and `.b
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..recipe import from_header, to_header
-from .adapter_names import STABLE_DIFFUSION, Key, Layout, reader
+from .adapter_names import STABLE_DIFFUSION, Key, Layout, adapts
 from .adapters import Adapter, Delta, LowRank, Part
 from .checkpoint import ADAPTER_KEY, read_metadata_if_any
 from .foreign_adapter import assemble, read_foreign, refuse_unread
@@ -40,12 +41,13 @@ BESIDE = ("head.", "decoder.", "encoder.", "context.")
 
 def find_adapter(path: Path) -> Path:
     """The adapter's file: `path` itself, or the one in the folder. CheckpointError if there is none."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     for name in (f"{stem}{suffix}" for stem in STEMS for suffix in (".safetensors", ".bin")):
-        if (path / name).is_file():
+        if os.path.isfile(path / name):
             return path / name
-    files = find_files(path / "unet") or find_files(path) or tuple(sorted(path.glob("*.safetensors")))
+    alone = (file for file in sorted(path.glob("*.safetensors")) if os.path.isfile(file))
+    files = find_files(path / "unet") or find_files(path) or tuple(alone)
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise CheckpointError(f"{shown(path)} should hold one adapter file, and holds {names}: name the file.")
@@ -56,11 +58,9 @@ def is_adapter(path: Path) -> bool:
     """Whether a file or folder holds an adapter rather than a network; also where the adapter is of no use to us."""
     try:
         names = list(read_shapes(find_adapter(path)))
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return False
-    read_key = reader()
-    keys = [read_key(name) for name in names]
-    return any(OWN.fullmatch(name) for name in names) or any(key is not None and key.role != "base" for key in keys)
+    return any(OWN.fullmatch(name) for name in names) or adapts(names)
 
 
 def read_adapter(path: Path, layout: Layout = STABLE_DIFFUSION) -> Adapter:

@@ -86,7 +86,8 @@ def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoin
     """Every checkpoint in a file or folder, the preferred one of each task first."""
     path = absolute(path)
     if path.is_dir():
-        return open_folder(path, family, task)
+        own = own_file(path)
+        return open_own(own, task) if own else open_folder(path, family, task)
     if KEY in read_metadata_if_any(path):
         return open_own(path, task)
     return [open_single(path, family, task)]
@@ -103,6 +104,12 @@ def read_metadata_if_any(path: Path) -> dict[str, str]:
 
 
 # The project's own file
+
+
+def own_file(folder: Path) -> Path | None:
+    """The one in a folder that is called as in repositories, model.safetensors."""
+    files = find_files(folder) if unet_folders(folder) == [folder] else ()
+    return files[0] if len(files) == 1 and KEY in read_metadata_if_any(files[0]) else None
 
 
 def open_own(path: Path, task: str = "") -> list[Checkpoint]:
@@ -324,11 +331,23 @@ def needed_unet_folders(folder: Path) -> list[Path]:
 
 def unet_folders(folder: Path) -> list[Path]:
     """The UNet folders in a folder, or the folder itself if it is one."""
-    named = (path for path in folder.iterdir() if path.name == "unet" or path.name.startswith("unet_"))
-    inner = sorted(path for path in named if path.is_dir())
-    if any(find_files(path) for path in inner):
+    try:
+        names = [name for name in os.listdir(folder) if name == "unet" or name.startswith("unet_")]
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{shown(folder)} cannot be looked into ({reason}): check the path.") from None
+    inner = sorted(folder / name for name in names if os.path.isdir(folder / name))
+    if any(map(holds_weights, inner)):
         return inner
-    return [folder] if find_files(folder) else []
+    return [folder] if holds_weights(folder) else []
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether there are any, be they damaged: whoever reads them is told so."""
+    try:
+        return bool(find_files(folder))
+    except CheckpointError:
+        return True
 
 
 def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
@@ -411,13 +430,13 @@ def find_decoder(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], Beside]:
 def find_context(folders: tuple[Path, ...], architecture: UNetArchitecture) -> Context | None:
     """The empty prompt's embedding in one of these folders."""
     files = (folder / name for folder in folders for name in CONTEXT_FILES)
-    return next((as_context(read_context(file), architecture, file) for file in files if file.is_file()), None)
+    return next((as_context(read_context(file), architecture, file) for file in files if os.path.isfile(file)), None)
 
 
 def find_text_encoder(folder: Path) -> Path | None:
     """The text encoder's folder in a repository."""
     encoder = folder / "text_encoder"
-    return encoder if find_files(encoder) and (encoder / "config.json").is_file() else None
+    return encoder if find_files(encoder) and os.path.isfile(encoder / "config.json") else None
 
 
 def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -66,17 +67,17 @@ def find_files(folder: Path) -> tuple[Path, ...]:
     """The weight files of a network's folder: safetensors, sharded or not, before .bin. Empty if there are none."""
     for stem in STEMS:
         index = folder / f"{stem}.safetensors.index.json"
-        if index.is_file():
+        if os.path.isfile(index):
             return shards(index)
-        if (folder / f"{stem}.safetensors").is_file():
+        if os.path.isfile(folder / f"{stem}.safetensors"):
             return (folder / f"{stem}.safetensors",)
-    return next(((file,) for stem in STEMS if (file := folder / f"{stem}.bin").is_file()), ())
+    return next(((file,) for stem in STEMS if os.path.isfile(file := folder / f"{stem}.bin")), ())
 
 
 def shards(index: Path) -> tuple[Path, ...]:
     """The files that an index of shards names, all beside it."""
     listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise CheckpointError(f"{shown(index)} lists no weight files: get the file again.")
     return tuple(index.parent / name for name in sorted({Path(name).name for name in listed.values()}))
 
@@ -166,7 +167,7 @@ def header_object(metadata: Mapping[str, str], key: str, file: Path) -> dict[str
     """The JSON object in a field of a file's metadata, {} where there is none. CheckpointError if it is damaged."""
     try:
         content = json.loads(metadata.get(key, "{}"))
-    except json.JSONDecodeError as error:
+    except UNPARSABLE as error:
         raise CheckpointError(f"{shown(file)} has a damaged header ({error}): export or download it again.") from None
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -222,18 +223,24 @@ def torch_version() -> tuple[int, int]:
 
 
 def check_exists(file: Path) -> None:
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CheckpointError(f"There is no file {file}: check the path.")
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object, {} where there is no such file. CheckpointError if it is damaged."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CheckpointError(f"{shown(file)} cannot be read ({error.strerror or error}): check its rights.") from None
+    except UNPARSABLE as error:
         raise CheckpointError(f"{shown(file)} is not readable JSON ({error}): get the file again.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{shown(file)} holds no JSON object: get the file again.")
     return content
+
+
+UNPARSABLE = (ValueError, RecursionError)
+"""What reading JSON raises on text that is none: other text, bytes that are no text, numbers or nests without end."""
