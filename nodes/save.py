@@ -8,11 +8,12 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..core.display.map_files import FORMATS, name_of, pages, unwritable, write_whole
+from ..core.display.map_files import FORMATS, name_of, pages
 from ..core.display.picture import FILE_MEANINGS, choose
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import TASKS
+from ..core.whole_file import unwritable, write_whole
 from . import host
 from .schema import found_by
 from .sockets import GEOMETRIES, Given, convention_input, map_input, read

@@ -22,10 +22,10 @@ from diffusion_perception.core.display.map_files import (
     png16,
     png_text,
     quantise,
-    write_whole,
 )
 from diffusion_perception.core.display.picture import FILE_MEANINGS, from_image
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
+from diffusion_perception.core.whole_file import write_whole
 
 av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError
@@ -28,7 +27,7 @@ from .adapter_names import STABLE_DIFFUSION, Key, Layout, adapts
 from .adapters import Adapter, Delta, LowRank, Part
 from .checkpoint import ADAPTER_KEY, read_metadata_if_any
 from .foreign_adapter import assemble, read_foreign, refuse_unread
-from .tensors import CheckpointError, find_files, header_object, read_shapes, shown
+from .tensors import CheckpointError, find_files, header_object, read_shapes, save_tensors, shown
 from .tiny_vae_file import Stored, named
 
 STEMS = ("pytorch_lora_weights", "adapter_model")
@@ -114,7 +113,7 @@ def write_adapter(
         "spelling": adapter.spelling,
     }
     header = {**to_header(adapter.recipes), ADAPTER_KEY: json.dumps(manifest), "format": "pt", **(metadata or {})}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+    save_tensors(path, tensors, header)
 
 
 def named_tensors(part: Part) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..backbone import Context, Shapes
@@ -32,6 +31,7 @@ from .tensors import (
     read,
     read_json,
     read_metadata,
+    save_tensors,
     shown,
     strip,
 )
@@ -212,7 +212,7 @@ def write_checkpoint(
     # a copy each: recipes may share one, and the format refuses tensors that share memory
     tensors |= {f"context.{name}": tensor.clone() for name, tensor in (contexts or {}).items()}
     header |= {"format": "pt", **(metadata or {})}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+    save_tensors(path, tensors, header)
 
 
 def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]:

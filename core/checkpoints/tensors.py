@@ -14,9 +14,11 @@ from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError
+from ..whole_file import whole_file
 from . import ldm_names
 
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
@@ -161,6 +163,12 @@ def read_metadata(file: Path) -> dict[str, str]:
     """The safetensors header's metadata."""
     with opened(file) as tensors:
         return tensors.metadata() or {}
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write a .safetensors file, whole or not at all. UnwritableError if there is no room or no right."""
+    with whole_file(path) as partial:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
 
 
 def header_object(metadata: Mapping[str, str], key: str, file: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..backbone import Shapes
@@ -17,7 +16,18 @@ from ..generations import GENERATIONS, LATENT, SD_LATENTS, SDXL, latent_space, s
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tiny_vae import Role, build_light, channels_of, kind_of
 from .fingerprint import Fingerprint, fingerprint, matches
-from .tensors import CheckpointError, Weights, header_object, network, pick_vae, read_metadata, shown, strip, unpickle
+from .tensors import (
+    CheckpointError,
+    Weights,
+    header_object,
+    network,
+    pick_vae,
+    read_metadata,
+    save_tensors,
+    shown,
+    strip,
+    unpickle,
+)
 
 LIGHT_KEY = KEY.replace(".recipe", ".light")
 """Header field of a file that holds nothing but a light half."""
@@ -248,7 +258,7 @@ Stored = Mapping[Role, Mapping[str, Mapping[str, Tensor]]]
 def write_light(path: Path, light: Stored, recipes: list[Recipe], about: Mapping[str, str]) -> None:
     """A file of light halves alone. recipes: those that name them; about: further header fields."""
     header = {**to_header(recipes), LIGHT_KEY: json.dumps(sorted(light)), "format": "pt", **about}
-    save_file({name: tensor.detach().contiguous() for name, tensor in named(light).items()}, path, metadata=header)
+    save_tensors(path, named(light), header)
 
 
 def named(light: Stored) -> dict[str, Tensor]:
