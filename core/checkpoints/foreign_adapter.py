@@ -97,6 +97,11 @@ def assemble(file: Path, keys: Mapping[str, Key], scale_of: ScaleOf) -> dict[str
         if key.role in roles:
             raise CheckpointError(f"{shown(file)} holds several adapters: {name} is one too many for its layer.")
         roles[key.role] = in_full(file, name, tensors)
+    for layer, roles in layers.items():
+        if not all(bool(tensor.isfinite().all()) for tensor in roles.values()):
+            raise CheckpointError(
+                f"{shown(file)} gives no numbers: its weights of {layer} hold NaN; get the file again."
+            )
     return {layer: part_of(file, layer, layers[layer], scale_of) for layer in sorted(layers)}
 
 
