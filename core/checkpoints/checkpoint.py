@@ -28,9 +28,11 @@ from .tensors import (
     network,
     pick_unet,
     pick_vae,
+    quantised,
     read,
     read_json,
     read_metadata,
+    read_shapes,
     save_tensors,
     shown,
     strip,
@@ -524,8 +526,16 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
 
 
+def refuse_quantised(weights: Weights, path: Path) -> None:
+    """CheckpointError for weights that were packed into fewer bits, by whom."""
+    names = weights.shapes or [name for file in weights.files for name in read_shapes(file)]
+    if packer := quantised(names):
+        raise CheckpointError(f"{shown(path)} is quantised ({packer}); get the fp16 file of the same model.")
+
+
 def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
-    """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's."""
+    """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's, or packed into fewer bits."""
+    refuse_quantised(weights, path)
     try:
         architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
     except ValueError as error:
@@ -543,6 +553,7 @@ def as_vae(
     weights: Weights, config: Mapping[str, Any], path: Path, base: str = CUSTOM
 ) -> tuple[Weights, VAEArchitecture]:
     """The VAE and its shape. base: whose latents it makes. CheckpointError if it is none of Stable Diffusion's."""
+    refuse_quantised(weights, path)
     try:
         return weights, VAEArchitecture.from_weights(weights.shapes, latent_space(base)).with_config(config)
     except ValueError as error:

@@ -15,7 +15,7 @@ from .adapter_file import find_adapter, is_adapter
 from .adapters import first
 from .checkpoint import CONTEXT_FILES, unet_folders
 from .families import FAMILIES
-from .tensors import STEMS, CheckpointError, Weights, find_files, network, pick_unet
+from .tensors import STEMS, CheckpointError, Weights, find_files, pick_unet, quantised, read_shapes
 
 Network = TypeVar("Network")
 Stamp = tuple[int, ...]
@@ -176,7 +176,8 @@ def _kind(files: tuple[Path, ...], stamps: Stamps) -> Kind:
     if len(files) == 1 and is_adapter(files[0]):
         return "adapter"
     try:
-        return "checkpoint" if network(files, pick_unet).shapes else ""
+        names = [name for file in files for name in read_shapes(file)]
+        return "checkpoint" if pick_unet(names) or quantised(names) else ""
     except CheckpointError:
         return "checkpoint"
 

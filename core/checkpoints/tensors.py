@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ class Weights:
         tensors = {}
         for file in self.files:
             tensors |= read(file, self.names)
+        packed = next((name for name, tensor in tensors.items() if tensor.dtype in (torch.int8, torch.uint8)), "")
+        if packed:
+            raise CheckpointError(
+                f"{shown(self.path)} keeps {packed} as whole numbers: get the fp16 file of the model."
+            )
         renamed = {self.names[name]: tensor for name, tensor in tensors.items()}
         return {name: tensor.reshape(self.shapes[name]) for name, tensor in renamed.items()}
 
@@ -122,6 +127,22 @@ def pick_vae(names: list[str]) -> dict[str, str]:
             renamed = ldm_names.vae_to_diffusers(inner.values())
             return {name: renamed[ldm] for name, ldm in inner.items() if ldm in renamed}
     return {}
+
+
+QUANTISED = (
+    (re.compile(r"bitsandbytes__|\.(absmax|quant_map|nested_absmax|SCB|weight_format)$"), "bitsandbytes"),
+    (re.compile(r"(^|\.)(scaled_fp8|scale_weight|weight_scale|scale_input|input_scale|comfy_quant)$"), "scaled fp8"),
+    (re.compile(r"\.weight(\._(data|scale|shift|zeropoint)|_qtype)$"), "quanto"),
+    (re.compile(r"\.(wscales|smooth_orig|proj_down)$"), "SVDQuant"),
+    (re.compile(r"\.(qweight|qzeros|g_idx)$"), "GPTQ or AWQ"),
+)
+"""Names of what stands beside packed weights, and who packs so."""
+
+
+def quantised(names: Iterable[str]) -> str:
+    """Who packed the weights of a network with these names into fewer bits, "" if nobody did."""
+    held = list(names)
+    return next((packer for pattern, packer in QUANTISED if any(map(pattern.search, held))), "")
 
 
 def strip(names: list[str], prefix: str) -> dict[str, str]:
@@ -189,12 +210,23 @@ def opened(file: Path) -> safe_open:
     check_exists(file)
     if file.suffix in (".pt", ".pth", ".ckpt"):
         raise CheckpointError(f"{shown(file)} is a pickle, which can run code: convert it to .safetensors first.")
+    if starts_with(file, b"GGUF"):
+        raise CheckpointError(f"{shown(file)} is quantised (GGUF); get the fp16 file of the same model.")
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{shown(file)} is not a whole .safetensors file ({error}): download or export it again."
         ) from None
+
+
+def starts_with(file: Path, magic: bytes) -> bool:
+    """Whether a file does; what cannot be read does not."""
+    try:
+        with file.open("rb") as held:
+            return held.read(len(magic)) == magic
+    except OSError:
+        return False
 
 
 def unpickle(file: Path) -> dict[str, Tensor]:
