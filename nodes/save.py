@@ -44,7 +44,9 @@ class SaveMap(io.ComfyNode):
                     options=list(FORMATS),
                     default="exr32",
                     tooltip="exr32 and npy: raw 32-bit values. png16: 0..65535 over the map's range, as a text "
-                    "in it says; metric depth in millimetres (to 65.535 m, 0 = unknown), with _mm in the name.",
+                    "in it says; metric depth in millimetres (to 65.535 m, 0 = unknown), with _mm in the name. "
+                    "Pictures with alpha keep it straight in all of them: the colours are not multiplied by it, so "
+                    "tell programs that expect it of EXR files.",
                 ),
                 convention_input(FILE_MEANINGS, "values 0..1"),
             ],

@@ -135,6 +135,7 @@ def pages(map: PerceptionMap) -> list[Page]:
         "axes": convention.axes,
         "palette": convention.palette,
         "holds": "class numbers" if convention.classes else None,
+        "alpha": "straight" if map.task == "image" and map.values.shape[-1] == 4 else None,
     }
     meaning = {key: value for key, value in meaning.items() if value not in (None, "")}
     pairs = zip(map.values.float().cpu().numpy(), trusted(map).cpu().numpy(), strict=True)
