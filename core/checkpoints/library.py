@@ -112,7 +112,7 @@ def candidates(root: Path) -> Iterator[tuple[Path, Kind]]:
         held = entries(folder)
         unets = [] if folder == root else unets_in(folder)
         repository = bool(unets) and unets != [folder]
-        kind = "" if folder == root else kind_of_folder(folder, unets)
+        kind: Kind = "" if folder == root else kind_of_folder(folder, unets)
         if kind:
             yield folder, kind
         if repository:
