@@ -181,8 +181,9 @@ def test_the_command_ends_with_2_and_writes_nothing(tmp_path, capsys, name):
     image, out = tiny.save_picture(tmp_path / "a.png", 40, 56), tmp_path / "out"
     assert main(["predict", "--model", str(model), "--out", str(out), str(image)]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("diffusion-perception: depth gives no numbers")
-    assert list(out.iterdir()) == []
+    named = "x.safetensors" if name.startswith("context") else "depth"
+    assert told.startswith(f"diffusion-perception: {named} gives no numbers")
+    assert not list(out.glob("*"))
 
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -204,3 +205,41 @@ def test_an_alpha_that_is_no_number_is_refused_too(tmp_path):
     save_file({**tensors, f"unet.{LAYER}.alpha": torch.tensor(np.nan)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="gives no numbers"):
         read_adapter(tmp_path / "x.safetensors")
+
+
+def exported(capsys, *words: object) -> str:
+    """What a command says that must fail, and write nothing."""
+    out = Path(str(words[-1]))
+    assert main([str(word) for word in words]) == 2
+    assert not out.exists()
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "Traceback" not in told
+    return told
+
+
+@pytest.mark.parametrize("name", ["unet.mid_block.resnets.0.conv1.weight", "vae.decoder.conv_out.bias"])
+@pytest.mark.parametrize(("value", "reason"), [(math.nan, "gives no numbers"), (1e30, "too large for")])
+def test_export_stores_nothing_that_is_no_number(tmp_path, capsys, name, value, reason):
+    model = tiny.write_own(tmp_path / "x.safetensors", [DEPTH])
+    spoil_file(model, name, value)
+    told = exported(capsys, "export", "--model", model, "--out", tmp_path / "new.safetensors")
+    assert reason in told
+
+
+@pytest.mark.parametrize("spoil", ["tuned", "base"])
+@pytest.mark.parametrize("name", ["mid_block.resnets.0.conv1.weight", "conv_in.weight", "conv_out.bias"])
+def test_extract_stores_nothing_that_is_no_number(tmp_path, capsys, spoil, name):
+    places = {"tuned": tiny.write_own(tmp_path / "tuned.safetensors", [DEPTH])}
+    places["base"] = tiny.write_own(tmp_path / "base.safetensors", [DEPTH])
+    spoil_file(places[spoil], f"unet.{name}")
+    words = ("extract", "--model", places["tuned"], "--base", places["base"], "--rank", 2)
+    told = exported(capsys, *words, "--out", tmp_path / "new.safetensors")
+    assert f"{name} gives no numbers" in told
+
+
+def test_a_text_context_that_holds_none_is_refused_when_it_is_read(tmp_path, capsys):
+    model = tiny.write_own(tmp_path / "x.safetensors", [DEPTH])
+    np.save(tmp_path / "bad.npy", np.full((1, 2, tiny.WIDTH), np.nan, np.float32))
+    image = tiny.save_picture(tmp_path / "a.png", 40, 56)
+    words = ["predict", "--model", model, "--context", tmp_path / "bad.npy", image, "--out", tmp_path / "out"]
+    assert "bad.npy gives no numbers: its text context holds NaN" in exported(capsys, *words)

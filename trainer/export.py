@@ -18,7 +18,7 @@ from ..core.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from ..core.checkpoints.extract import Extracted, Source, common_layers, extract
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.modelspec import modelspec
-from ..core.checkpoints.tensors import Weights
+from ..core.checkpoints.tensors import Weights, stored
 from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.errors import UserError
 from ..core.recipe import Recipe
@@ -236,13 +236,13 @@ def modelspec_of(out: Path, recipe: Recipe, kind: str) -> dict[str, str]:
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """In this precision."""
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    return {name: stored(name, tensor, dtype) for name, tensor in tensors.items()}
 
 
 def cast_part(part: Part, dtype: torch.dtype) -> Part:
     """In this precision, the scale as it is."""
     held = vars(part)
-    tensors = {name: value.to(dtype) for name, value in held.items() if isinstance(value, Tensor)}
+    tensors = {name: stored(name, value, dtype) for name, value in held.items() if isinstance(value, Tensor)}
     return LowRank(**{**held, **tensors}) if isinstance(part, LowRank) else Delta(**{**held, **tensors})
 
 

@@ -480,6 +480,8 @@ def as_context(tokens: Tensor, architecture: UNetArchitecture, path: Path) -> Co
             f"{shown(path)} holds a text context of shape {tuple(tokens.shape)}; this network reads "
             f"(1, tokens, {wanted}): give the embedding of its own text encoder."
         )
+    if not tokens.isfinite().all():
+        raise CheckpointError(f"{shown(path)} gives no numbers: its text context holds NaN; get the file again.")
     return Context(tokens.float())
 
 

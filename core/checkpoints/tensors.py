@@ -186,6 +186,16 @@ def read_metadata(file: Path) -> dict[str, str]:
         return tensors.metadata() or {}
 
 
+def stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in the precision it is to be stored in. CheckpointError if that makes it no number, or it was none."""
+    made = tensor.to(dtype)
+    if made.isfinite().all():
+        return made
+    if tensor.isfinite().all():
+        raise CheckpointError(f"{name} has numbers that are too large for {dtype}: store it as bf16 or fp32.")
+    raise CheckpointError(f"{name} gives no numbers: it holds NaN; get the file again.")
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
     """Write a .safetensors file, whole or not at all. UnwritableError if there is no room or no right."""
     with whole_file(path) as partial:
