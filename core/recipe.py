@@ -242,7 +242,7 @@ def from_header(metadata: dict[str, str], where: str) -> tuple[Recipe, ...]:
         )
     try:
         return tuple(recipe_from(row) for row in json.loads(metadata[KEY]))
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{where} has a recipe that this version cannot read ({str(error).rstrip('.')}): update the pack."
         ) from None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,21 @@ from torch import Tensor
 from ..errors import UserError
 from ..recipe import from_header, to_header
 from .adapter_names import STABLE_DIFFUSION, Key, Layout, adapts
-from .adapters import Adapter, Delta, LowRank, Part
+from .adapters import Adapter, Delta, LowRank, Part, first
 from .checkpoint import ADAPTER_KEY, read_metadata_if_any
+from .fingerprint import is_fingerprint
 from .foreign_adapter import assemble, read_foreign, refuse_unread
 from .tensors import CheckpointError, find_files, header_object, read_shapes, save_tensors, shown
 from .tiny_vae_file import Stored, named
 
 STEMS = ("pytorch_lora_weights", "adapter_model")
-MANIFEST = ("base", "fingerprint", "licence", "data")
+MANIFEST: dict[str, Callable[[Any], bool]] = {
+    "base": lambda value: isinstance(value, str),
+    "fingerprint": is_fingerprint,
+    "licence": lambda value: isinstance(value, str),
+    "data": lambda value: isinstance(value, str),
+}
+"""What the header says of an adapter besides its recipes, and whether a value can be that."""
 OWN = re.compile(r"adapter\.(.+)\.(down|up|scale|weight|bias)")
 """The project's own names."""
 BESIDE = ("head.", "decoder.", "encoder.", "context.")
@@ -83,6 +90,9 @@ def read_own(file: Path, metadata: Mapping[str, str]) -> Adapter:
     except UserError as error:
         raise CheckpointError(str(error)) from None
     manifest = header_object(metadata, ADAPTER_KEY, file)
+    wrong = [name for name in MANIFEST if name in manifest and not MANIFEST[name](manifest[name])]
+    if wrong:
+        raise CheckpointError(f"{shown(file)} has a damaged header ({first(wrong)}): export or download it again.")
     names = [name for name in read_shapes(file) if not name.startswith(BESIDE)]
     keys = {name: Key(match[1], match[2]) for name in names if (match := OWN.fullmatch(name))}
     refuse_unread(file, [name for name in names if name not in keys], len(names))

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..generations import GENERATIONS, LATENT, SD_LATENTS, SDXL, latent_space, share_latents
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tiny_vae import Role, build_light, channels_of, kind_of
-from .fingerprint import Fingerprint, fingerprint, matches
+from .fingerprint import Fingerprint, fingerprint, is_fingerprint, matches
 from .tensors import (
     CheckpointError,
     Weights,
@@ -242,7 +242,10 @@ def latents_in(path: Path) -> Fingerprint:
     metadata = read_metadata(path)
     if LATENTS_KEY not in metadata:
         return latents_of(network((path,), lambda names: strip(names, "vae.")))
-    return header_object(metadata, LATENTS_KEY, path)
+    latents = header_object(metadata, LATENTS_KEY, path)
+    if not is_fingerprint(latents):
+        raise CheckpointError(f"{shown(path)} has a damaged header ({LATENTS_KEY}): export or download it again.")
+    return latents
 
 
 def latents_note(vae: Weights | None) -> dict[str, str]:
