@@ -116,10 +116,13 @@ def candidates(root: Path) -> Iterator[tuple[Path, Kind]]:
         if kind:
             yield folder, kind
         if repository:
-            yield from ((unet, kind_of_folder(unet, [unet])) for unet in unets)
+            for unet in unets:
+                yield unet, kind_of_folder(unet, [unet])
         else:
             walk.add(path for path in held if os.path.isdir(path))
-        yield from ((path, kind_of_file(path)) for path in held if is_apart(path, whole=bool(kind)))
+        for path in held:
+            if is_apart(path, whole=bool(kind)):
+                yield path, kind_of_file(path)
 
 
 def is_apart(path: Path, whole: bool) -> bool:
