@@ -8,13 +8,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .backbone import Context, Features
+from .backbone import Backbone, Context, Features
 from .diffusion import PARADIGMS, Tick
 from .errors import UserError
 from .halves import eye_of
 from .image import CELL, Fit, fit
 from .perception_map import PerceptionMap
-from .pipeline import Perceiver, Values, check_image, chunks, join, members, perceive, wanted_resolution
+from .pipeline import (
+    Perceiver,
+    Values,
+    check_image,
+    check_latent,
+    chunks,
+    join,
+    members,
+    perceive,
+    wanted_resolution,
+)
 
 Look = Callable[[Tensor, Perceiver], tuple[Tensor, Fit]]
 """(chunk of the input, a task) -> the latent that it perceives, and the way back."""
@@ -49,6 +59,7 @@ def predict_latent_tasks(
     perceivers: list[Perceiver], latent: Tensor, *, batch_size: int = 1, tick: Tick = lambda: None
 ) -> list[PerceptionMap]:
     """Scaled latent (B, 4, h, w) -> one PerceptionMap, values (B, 8h, 8w, C), for each perceiver."""
+    check_latent(latent)
     size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
 
     def as_it_is(chunk: Tensor, perceiver: Perceiver) -> tuple[Tensor, Fit]:
@@ -118,7 +129,7 @@ def answered(perceivers: list[Perceiver], latent: Tensor) -> list[Perceiver]:
     timesteps = [latent.new_full((batch,), perceiver.recipe.timestep) for perceiver in perceivers]
     net = perceivers[0].backbone
     outputs = net(latent.repeat(len(perceivers), 1, 1, 1), torch.cat(timesteps), context).split(batch)
-    return [replace(p, backbone=Answered(output, net.in_channels)) for p, output in zip(perceivers, outputs)]
+    return [replace(p, backbone=Answered(output, net.in_channels, net)) for p, output in zip(perceivers, outputs)]
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,8 @@ class Answered:
 
     output: Tensor
     in_channels: int
+    net: Backbone | None = None
+    """What made it."""
 
     def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
         return self.output
@@ -135,7 +148,7 @@ class Answered:
         raise NotImplementedError("only passes that predict a latent are made together")
 
     def modules(self) -> dict[str, nn.Module]:
-        return {}
+        return {} if self.net is None else self.net.modules()
 
 
 def check_one_base(perceivers: list[Perceiver]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .backbone import Autoencoder, Backbone, Context, Features, Head
 from .diffusion import PARADIGMS, Guided, Tick
@@ -69,6 +69,7 @@ def predict_latent(
     perceiver: Perceiver, latent: Tensor, *, batch_size: int = 1, noise: Tensor | None = None, tick: Tick = lambda: None
 ) -> PerceptionMap:
     """Scaled latent (B, 4, h, w) -> the PerceptionMap of the image it stands for, values (B, 8h, 8w, C)."""
+    check_latent(latent)
     size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
     fitted = Fit(perceiver.recipe.rule, size, size)
     return join(
@@ -130,9 +131,49 @@ def perceive(
 
 def decode(perceiver: Perceiver, latent: Tensor, noise: Tensor | None, tick: Tick) -> Tensor:
     """Image latents -> the target's picture (B, 3, 8h, 8w), or whatever the head gives."""
+    check_numbers(perceiver, VAE, latent)
     if perceiver.head is not None:
-        return at_size(perceiver.head(features(perceiver, latent, tick)), latent, perceiver.recipe.rule.multiple)
-    return perceiver.needs_autoencoder().decode(denoise(perceiver, latent, noise, tick))
+        seen = features(perceiver, latent, tick)
+        check_numbers(perceiver, NETWORK, *seen)
+        picture = at_size(perceiver.head(seen), latent, perceiver.recipe.rule.multiple)
+        check_numbers(perceiver, HEAD, picture)
+        return picture
+    answer = denoise(perceiver, latent, noise, tick)
+    check_numbers(perceiver, NETWORK, answer)
+    picture = perceiver.needs_autoencoder().decode(answer)
+    check_numbers(perceiver, VAE, picture)
+    return picture
+
+
+NETWORK, HEAD, VAE = "network", "head", "VAE"
+
+
+def check_numbers(perceiver: Perceiver, part: str, *given: Tensor) -> None:
+    """UserError, which says why, if what a part of a model gave is not all finite."""
+    if all(bool(tensor.isfinite().all()) for tensor in given):
+        return
+    named = perceiver.recipe.id
+    if part != NETWORK:
+        raise UserError(
+            f"{named} gives no numbers: the weights of its {part} hold NaN, or overflow in half precision; get the "
+            "file again, or take full precision."
+        )
+    if not perceiver.context.tokens.isfinite().all():
+        raise UserError(f"{named} gives no numbers: its text context holds NaN; get the file again, or give another.")
+    if not all(map(holds_numbers, perceiver.backbone.modules().values())):
+        raise UserError(f"{named} gives no numbers: its weights hold NaN; get the file again.")
+    raise UserError(
+        f"{named} gives no numbers: they overflow in the precision that it runs in; take a wider one (fp32, or bf16)."
+    )
+
+
+def holds_numbers(layer: nn.Module) -> bool:
+    """Whether all of a layer's weights are finite, as far as they can be looked at where they are."""
+    weights = (
+        weight for weight in layer.parameters(recurse=False) if weight.is_floating_point() and not weight.is_meta
+    )
+    # isfinite knows no numbers of 8 bits
+    return all(bool((w.float() if w.element_size() == 1 else w).isfinite().all()) for w in weights)
 
 
 def at_size(picture: Tensor, latent: Tensor, multiple: int) -> Tensor:
@@ -217,3 +258,9 @@ def check_image(image: Tensor) -> None:
         raise UserError(f"The image is {width}x{height} pixels; the smallest that can be perceived is 16x16.")
     if not torch.isfinite(image).all():
         raise UserError("The image holds NaN or infinite pixels: repair the node that made it.")
+
+
+def check_latent(latent: Tensor) -> None:
+    """UserError for latents that hold no numbers."""
+    if not torch.isfinite(latent).all():
+        raise UserError("The latent holds NaN or infinite values: repair the node that made it.")

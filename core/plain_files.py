@@ -24,7 +24,7 @@ def parse_json(text: str) -> Any:
 def read_json(path: Path) -> Any:
     """UserError likewise, OSError if there is no such file."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(str(error)) from None
     return parse_json(text)

@@ -40,8 +40,9 @@ def taesd_file(role: Role) -> Path:
     """Where the host keeps it for its previews. CheckpointError if the user has none."""
     held = folder_paths.get_filename_list("vae_approx")
     for name in held:
-        if name.startswith(f"taesd_{role}."):
-            return Path(folder_paths.get_full_path_or_raise("vae_approx", name))
+        path = folder_paths.get_full_path("vae_approx", name) if name.startswith(f"taesd_{role}.") else None
+        if path and os.path.isfile(path):  # it may be gone since the host listed it, or lead nowhere
+            return Path(path)
     raise CheckpointError(
         f"There is no taesd_{role} in models/vae_approx: put taesd_{role}.safetensors there, or choose {FULL}."
     )

@@ -10,11 +10,12 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..core.display.map_files import FORMATS, name_of, pages, unwritable, write_whole
+from ..core.display.map_files import FORMATS, name_of, pages
 from ..core.display.picture import FILE_MEANINGS, choose
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import TASKS
+from ..core.whole_file import unwritable, write_whole
 from . import host
 from .schema import found_by
 from .sockets import GEOMETRIES, Given, convention_input, map_input, read
@@ -47,7 +48,9 @@ class SaveMap(io.ComfyNode):
                     options=list(FORMATS),
                     default="exr32",
                     tooltip="exr32 and npy: raw 32-bit values. png16: 0..65535 over the map's range, as a text "
-                    "in it says; metric depth in millimetres (to 65.535 m, 0 = unknown), with _mm in the name.",
+                    "in it says; metric depth in millimetres (to 65.535 m, 0 = unknown), with _mm in the name. "
+                    "Pictures with alpha keep it straight in all of them: the colours are not multiplied by it, so "
+                    "tell programs that expect it of EXR files.",
                 ),
                 convention_input(FILE_MEANINGS, "values 0..1"),
             ],

@@ -374,7 +374,7 @@ def test_an_adapter_in_the_models_place_is_told(tmp_path, base, capsys):
     lora = write_lora(tmp_path / "depth-hypersim-notext")
     out = tmp_path / "dmp.safetensors"
     run("export", "--adapter", lora, "--base", base, "--out", out)
-    rest = ("--out", tmp_path, tiny.save_picture(tmp_path / "a.png", 64, 64))
+    rest = ("--out", tmp_path / "maps", tiny.save_picture(tmp_path / "a.png", 64, 64))
     assert "is an adapter, which needs a base" in fails(capsys, "predict", "--model", out, *rest)
     assert "is a whole UNet" in fails(capsys, "predict", "--adapter", base / "unet", "--base", base, *rest)
 

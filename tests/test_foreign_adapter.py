@@ -28,7 +28,7 @@ from tiny_adapters import (
     saved,
     spelled,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion_perception.core.checkpoints import fingerprint as prints
 from diffusion_perception.core.checkpoints.adapter_file import is_adapter, read_adapter
@@ -352,6 +352,56 @@ def test_a_damaged_header_of_our_own_is_told_with_the_files_name(tmp_path, heade
     metadata = {"diffusion_perception.recipe": '[{"task": "depth"}]', "diffusion_perception.adapter": header}
     tensors = {"adapter.conv_in.bias": torch.ones(32)}
     refused(saved(tmp_path / "torn.safetensors", tensors, metadata), "torn.safetensors")
+
+
+def lora_of(layer: str = LAYER) -> dict[str, Tensor]:
+    return {
+        f"base_model.model.{layer}.lora_A.weight": fixed(2, 64),
+        f"base_model.model.{layer}.lora_B.weight": fixed(64, 2),
+    }
+
+
+TRAINED_WHOLE = {
+    "modules_to_save": {"conv_in.weight": (32, 4, 3, 3), "conv_in.bias": (32,)},
+    "the way out": {"conv_out.weight": (4, 32, 3, 3), "conv_out.bias": (4,)},
+    "several": {
+        "conv_in.weight": (32, 4, 3, 3),
+        "conv_out.weight": (4, 32, 3, 3),
+        "time_embedding.linear_1.weight": (8, 8),
+    },
+    "a norm": {"conv_norm_out.weight": (32,)},
+    "as peft holds them": {
+        "conv_in.modules_to_save.default.weight": (32, 4, 3, 3),
+        "conv_in.original_module.weight": (32, 4, 3, 3),
+    },
+    "of an inner layer": {"mid_block.resnets.0.conv1.modules_to_save.default.weight": (64, 64, 3, 3)},
+    "every bias": {"conv_in.bias": (32,), "conv_out.bias": (4,), f"{LAYER}.bias": (64,)},
+    "numbered as LDM": {"input_blocks.0.0.weight": (32, 4, 3, 3)},
+}
+
+
+@pytest.mark.parametrize("further", TRAINED_WHOLE.values(), ids=TRAINED_WHOLE)
+def test_layers_that_were_trained_whole_are_never_dropped(tmp_path, further):
+    whole = {f"base_model.model.{name}": fixed(*shape) for name, shape in further.items()}
+    path = saved(tmp_path / "adapter_model.safetensors", {**lora_of(), **whole})
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "modules_to_save": ["conv_in"]}))
+    refused(path, "trained whole", "merge_and_unload", next(iter(whole)))
+
+
+def test_what_pefts_modules_to_save_writes_is_refused(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, target_modules=["to_q"], modules_to_save=["conv_in"])
+    wrapped = get_peft_model(copy.deepcopy(tiny.unet()), config)  # pyright: ignore[reportArgumentType]
+    wrapped.save_pretrained(tmp_path / "run")
+    refused(tmp_path / "run", "trained whole", "conv_in")
+
+
+@pytest.mark.parametrize("alpha", ["NaN", "Infinity", '"16"', "[4]", '{"a": 1}'])
+def test_an_alpha_that_is_no_number_is_told(tmp_path, alpha):
+    path = saved(tmp_path / "adapter_model.safetensors", lora_of())
+    (tmp_path / "adapter_config.json").write_text(f'{{"lora_alpha": {alpha}}}')
+    refused(path, "alphas are no numbers")
 
 
 def test_matrices_of_whole_numbers_are_refused(tmp_path):

@@ -22,10 +22,10 @@ from diffusion_perception.core.display.map_files import (
     png16,
     png_text,
     quantise,
-    write_whole,
 )
 from diffusion_perception.core.display.picture import FILE_MEANINGS, from_image
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
+from diffusion_perception.core.whole_file import write_whole
 
 av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
@@ -63,6 +63,17 @@ def said_in(data):
 def test_an_exr_gives_back_every_bit(values):
     _, read = read_exr(exr32(values))
     assert read.view(np.uint32).tolist() == values.view(np.uint32).tolist()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_picture_with_alpha_is_saved_straight_and_says_so(channels):
+    """(240/255, ...) at half cover stays that bright: what a reader of EXR multiplies is told in the file."""
+    picture = torch.tensor([0.4706, 0.2, 0.9, 0.5][:channels]).expand(1, 4, 6, channels)
+    saved = from_image(picture, FILE_MEANINGS["values 0..1"])
+    (exr,), (png,) = encoded(saved, "exr32"), encoded(saved)
+    assert np.allclose(read_exr(exr)[1], picture[0].numpy())
+    assert said_in(png).get("alpha") == ("straight" if channels == 4 else None)
+    assert (b'"alpha": "straight"' in exr) == (channels == 4)
 
 
 def test_an_exr_is_of_32_bit_floats_below_zero_and_above_one_too():

@@ -244,7 +244,8 @@ def test_train_export_and_predict_on_the_command_line(root, tmp_path, capsys):
 
 def test_what_cannot_be_had_is_refused_in_one_sentence(root, tmp_path, capsys):
     photo = str(tiny.save_picture(tmp_path / "photo.png", 40, 56))
-    predict = ["predict", "--model", str(root / "model.safetensors"), "--task", "depth", "--out", str(tmp_path), photo]
+    given = ["--model", str(root / "model.safetensors"), "--task", "depth", "--out", str(tmp_path / "out")]
+    predict = ["predict", *given, photo]
     assert main([*predict, "--decoder", "light"]) == 2
     assert "brings no light decoder for depth: take full" in capsys.readouterr().err
     assert main([*predict, "--encoder", str(tmp_path / "none.safetensors")]) == 2

@@ -18,13 +18,14 @@ from ..core.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from ..core.checkpoints.extract import Extracted, Source, common_layers, extract
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.modelspec import modelspec
-from ..core.checkpoints.tensors import Weights
+from ..core.checkpoints.tensors import Weights, stored
 from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.errors import UserError
 from ..core.recipe import Recipe
 from ..core.tiny_vae import ROLES, Role
 from .host import Diffusers, named_context, refuse_text_encoder
 from .model_choice import ModelChoice
+from .outputs import files_of, places
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -52,7 +53,7 @@ class Export:
 
 def run_export(wanted: Export) -> list[str]:
     """Write what the arguments name as one file of the project's; lines for a person about it."""
-    check_out(wanted.out, wanted.choice.model, wanted.choice.adapter, *wanted.decoder, *wanted.encoder)
+    check_out(wanted)
     if wanted.choice.adapter is None:
         checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
         first = checkpoints[0]
@@ -74,7 +75,7 @@ def run_export(wanted: Export) -> list[str]:
 
 def run_extract(wanted: Export) -> list[str]:
     """Write what a fine-tuned UNet changed of its base as an adapter; lines for a person on what was kept."""
-    check_out(wanted.out, wanted.choice.model, *wanted.decoder, *wanted.encoder)
+    check_out(wanted)
     base = wanted.choice.open_base()
     checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
     unet = checkpoints[0].unet
@@ -97,11 +98,15 @@ def run_extract(wanted: Export) -> list[str]:
     return lines
 
 
-def check_out(out: Path, *sources: Path | None) -> None:
-    """UserError for a file that cannot be written, or that is being read."""
+def check_out(wanted: Export) -> None:
+    """UserError for a file that cannot be written, or that is being read, by whatever name."""
+    out = wanted.out
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out} is not named .safetensors: give it that ending.")
-    if out.exists() and any(source is not None and source.exists() and out.samefile(source) for source in sources):
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file in it.")
+    read = (*files_of(wanted.choice), *wanted.decoder, *wanted.encoder)
+    if any(place in places(out) for source in read for place in places(source)):
         raise UserError(f"--out {out} is the file that is read: name another.")
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -231,13 +236,13 @@ def modelspec_of(out: Path, recipe: Recipe, kind: str) -> dict[str, str]:
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """In this precision."""
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    return {name: stored(name, tensor, dtype) for name, tensor in tensors.items()}
 
 
 def cast_part(part: Part, dtype: torch.dtype) -> Part:
     """In this precision, the scale as it is."""
     held = vars(part)
-    tensors = {name: value.to(dtype) for name, value in held.items() if isinstance(value, Tensor)}
+    tensors = {name: stored(name, value, dtype) for name, value in held.items() if isinstance(value, Tensor)}
     return LowRank(**{**held, **tensors}) if isinstance(part, LowRank) else Delta(**{**held, **tensors})
 
 

@@ -28,6 +28,7 @@ from ..core.pipeline import Perceiver
 from ..core.pose import Person, people_of, predict_people
 from ..core.recipe import Recipe
 from ..core.skeletons import COCO, Skeleton
+from ..core.whole_file import write_whole
 from .data.arrays import READERS
 from .data.people import read_annotations, skeleton_of
 from .data.records import list_files, read_image, read_json
@@ -206,9 +207,15 @@ def measure(said: argparse.Namespace) -> None:
     """Predict, measure, write."""
     from ..core.checkpoints.checkpoint import open_checkpoint
     from .host import load
+    from .model_choice import ModelChoice
+    from .outputs import check_apart, files_of
     from .predict import device_named
 
     root = said.root
+    results_of = {name: said.out / f"{name}.json" for name in ("results", "truth", "scores")}
+    annotations = [root / said.annotations] if said.annotations else list((root / "keypoints").glob("*.json"))
+    boxes_in = [said.boxes] if said.boxes else []
+    check_apart(results_of.values(), (*annotations, *boxes_in, *files_of(ModelChoice(model=said.model))))
     annotated = from_coco(root / said.annotations, root / said.images) if said.annotations else from_folder(root)
     boxes = detected_boxes(read_json(said.boxes), annotated) if said.boxes else true_boxes(annotated)
     checkpoint = open_checkpoint(said.model, task="keypoints")
@@ -218,7 +225,7 @@ def measure(said: argparse.Namespace) -> None:
     scores = average_precision(annotated, results)
     said.out.mkdir(parents=True, exist_ok=True)
     for name, content in (("results", results), ("truth", annotated.table), ("scores", scores)):
-        (said.out / f"{name}.json").write_text(json.dumps(content))
+        write_whole(results_of[name], json.dumps(content).encode())
     sys.stdout.write("".join(f"{name:10} {value:.3f}\n" for name, value in scores.items()))
 
 

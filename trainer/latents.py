@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..core.plain_files import read_npy
 from ..core.recipe import Recipe
+from ..core.whole_file import whole_file
 from .config import Config
 
 UNSEEN = (
@@ -77,10 +77,8 @@ def read(file: Path) -> Tensor:
 def save(file: Path, latent: Tensor) -> None:
     """Whole or absent, also where several processes write the same."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    with partial.open("wb") as stream:
+    with whole_file(file) as partial, partial.open("wb") as stream:
         np.save(stream, latent.cpu().numpy())
-    partial.replace(file)
 
 
 def weights_of(network: nn.Module) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.checkpoints.tiny_vae_file import FULL
+from ..core.checkpoints.tiny_vae_file import FULL, LIGHT
 from ..core.crops import Box, boxes_of_mask, read_boxes
 from ..core.display.openpose import pose_keypoint, pose_picture
 from ..core.display.picture import as_gray, ready
@@ -24,9 +24,11 @@ from ..core.pipeline import Perceiver, passes, predict, wanted_resolution
 from ..core.plain_files import read_json
 from ..core.pose import passes_of_people, predict_people
 from ..core.recipe import Recipe
+from ..core.whole_file import whole_file, write_whole
 from .data.arrays import check_packages
 from .host import device_named, load_chosen
 from .model_choice import ModelChoice
+from .outputs import check_apart, files_of, folds_case
 from .perceiver import read_image
 
 PEOPLE_AT_ONCE = 8
@@ -57,7 +59,8 @@ class Prediction:
 def run(wanted: Prediction) -> None:
     """Predict every image and write what was seen of it. UserError for what a person can mend."""
     device = device_named(wanted.device)
-    check_images(wanted.images)
+    check_images(wanted.images, wanted.out)
+    check_apart(outputs(wanted), inputs(wanted))
     boxes_in = finder(wanted)
     checkpoint, adapter = wanted.choice.open()
     # before the weights are read, which takes a while
@@ -99,6 +102,22 @@ def perceive_people(
         except UserError as error:
             raise UserError(f"{path.name}: {error}") from None
     write_people(result, perceiver.recipe, wanted.out / path.stem)
+
+
+def outputs(wanted: Prediction) -> Iterator[Path]:
+    """Every file that might be written, whatever the task turns out to be."""
+    return (wanted.out / f"{path.stem}{ending}" for path in wanted.images for ending in (".npy", ".json", ".png"))
+
+
+def inputs(wanted: Prediction) -> Iterator[Path]:
+    """Every file that is read."""
+    yield from wanted.images
+    yield from files_of(wanted.choice)
+    yield from (Path(half) for half in (wanted.encoder, wanted.decoder) if half not in (FULL, LIGHT))
+    if wanted.boxes:
+        yield wanted.boxes
+    if wanted.mask:
+        yield from (mask_named(wanted.mask, path) for path in wanted.images)
 
 
 PERCEIVE = {"image": perceive_map, "person": perceive_people}
@@ -163,7 +182,8 @@ def for_people(recipe: Recipe, wanted: Prediction) -> Recipe:
 def write(result: PerceptionMap, stem: Path) -> None:
     """<stem>.npy: float32 (H, W) or (H, W, C), raw. <stem>.png: for the eye."""
     values = result.values[0]
-    np.save(stem.with_name(stem.name + ".npy"), (values[..., 0] if values.shape[-1] == 1 else values).numpy())
+    with whole_file(stem.with_name(stem.name + ".npy")) as partial, partial.open("wb") as file:
+        np.save(file, (values[..., 0] if values.shape[-1] == 1 else values).numpy())
     save_picture(ready(result)[0][0], stem)
 
 
@@ -171,21 +191,25 @@ def write_people(result: PerceptionMap, recipe: Recipe, stem: Path) -> None:
     """<stem>.json: OpenPose's keypoints. <stem>.png: skeletons as openpose ControlNets read them."""
     picture, people = pose_picture(result)
     (frame,) = pose_keypoint(people, recipe.skeleton, (picture.shape[1], picture.shape[2]))
-    stem.with_name(stem.name + ".json").write_text(json.dumps(frame), "utf-8")
+    write_whole(stem.with_name(stem.name + ".json"), json.dumps(frame).encode())
     save_picture(picture[0], stem)
 
 
 def save_picture(picture: Tensor, stem: Path) -> None:
     """(H, W, 3) in [0, 1] as <stem>.png."""
-    Image.fromarray((picture * 255).round().byte().numpy()).save(stem.with_name(stem.name + ".png"))
+    with whole_file(stem.with_name(stem.name + ".png")) as partial:
+        Image.fromarray((picture * 255).round().byte().numpy()).save(partial, "PNG")
 
 
-def check_images(images: list[Path]) -> None:
-    """UserError, before anything is loaded, if one is missing or two would overwrite each other's results."""
+def check_images(images: list[Path], out: Path) -> None:
+    """UserError, before anything is loaded, if one is missing or two would overwrite each other's results in `out`."""
     missing = [path for path in images if not path.is_file()]
     if missing:
         raise UserError(f"There is no image {missing[0]}: check the path.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a folder.")
     check_packages(path.suffix.lower() for path in images)
-    twice = [stem for stem, number in Counter(path.stem for path in images).items() if number > 1]
+    told = str.casefold if folds_case(out) else str
+    twice = [stem for stem, number in Counter(told(path.stem) for path in images).items() if number > 1]
     if twice:
         raise UserError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")

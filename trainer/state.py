@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.checkpoints.tensors import UNREADABLE
+from ..core.whole_file import whole_file
 from .config import Config, ConfigError, to_toml
 from .optimiser import Average, fill
 
@@ -49,13 +50,11 @@ def save(
 
 
 def write_whole(path: Path, content: dict[str, Any]) -> None:
-    """A neighbour is filled and then takes the name: a kill leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    """A kill leaves the old file or the new one. UnwritableError if there is no room or no right."""
+    with whole_file(path) as partial, partial.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load(

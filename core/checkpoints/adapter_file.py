@@ -11,27 +11,34 @@ weight grows by scale * up @ down; without a scale it is 1), `adapter.<layer>.we
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError
 from ..recipe import from_header, to_header
-from .adapter_names import STABLE_DIFFUSION, Key, Layout, reader
-from .adapters import Adapter, Delta, LowRank, Part
+from .adapter_names import STABLE_DIFFUSION, Key, Layout, adapts
+from .adapters import Adapter, Delta, LowRank, Part, first
 from .checkpoint import ADAPTER_KEY, read_metadata_if_any
+from .fingerprint import is_fingerprint
 from .foreign_adapter import assemble, read_foreign, refuse_unread
-from .tensors import CheckpointError, find_files, header_object, read_shapes, shown
+from .tensors import CheckpointError, find_files, header_object, read_shapes, save_tensors, shown
 from .tiny_vae_file import Stored, named
 
 STEMS = ("pytorch_lora_weights", "adapter_model")
-MANIFEST = ("base", "fingerprint", "licence", "data")
+MANIFEST: dict[str, Callable[[Any], bool]] = {
+    "base": lambda value: isinstance(value, str),
+    "fingerprint": is_fingerprint,
+    "licence": lambda value: isinstance(value, str),
+    "data": lambda value: isinstance(value, str),
+}
+"""What the header says of an adapter besides its recipes, and whether a value can be that."""
 OWN = re.compile(r"adapter\.(.+)\.(down|up|scale|weight|bias)")
 """The project's own names."""
 BESIDE = ("head.", "decoder.", "encoder.", "context.")
@@ -40,12 +47,13 @@ BESIDE = ("head.", "decoder.", "encoder.", "context.")
 
 def find_adapter(path: Path) -> Path:
     """The adapter's file: `path` itself, or the one in the folder. CheckpointError if there is none."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     for name in (f"{stem}{suffix}" for stem in STEMS for suffix in (".safetensors", ".bin")):
-        if (path / name).is_file():
+        if os.path.isfile(path / name):
             return path / name
-    files = find_files(path / "unet") or find_files(path) or tuple(sorted(path.glob("*.safetensors")))
+    alone = (file for file in sorted(path.glob("*.safetensors")) if os.path.isfile(file))
+    files = find_files(path / "unet") or find_files(path) or tuple(alone)
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise CheckpointError(f"{shown(path)} should hold one adapter file, and holds {names}: name the file.")
@@ -56,11 +64,9 @@ def is_adapter(path: Path) -> bool:
     """Whether a file or folder holds an adapter rather than a network; also where the adapter is of no use to us."""
     try:
         names = list(read_shapes(find_adapter(path)))
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return False
-    read_key = reader()
-    keys = [read_key(name) for name in names]
-    return any(OWN.fullmatch(name) for name in names) or any(key is not None and key.role != "base" for key in keys)
+    return any(OWN.fullmatch(name) for name in names) or adapts(names)
 
 
 def read_adapter(path: Path, layout: Layout = STABLE_DIFFUSION) -> Adapter:
@@ -83,25 +89,15 @@ def read_own(file: Path, metadata: Mapping[str, str]) -> Adapter:
         recipes = from_header(dict(metadata), shown(file))
     except UserError as error:
         raise CheckpointError(str(error)) from None
-    manifest = checked(header_object(metadata, ADAPTER_KEY, file), file)
+    manifest = header_object(metadata, ADAPTER_KEY, file)
+    wrong = [name for name in MANIFEST if name in manifest and not MANIFEST[name](manifest[name])]
+    if wrong:
+        raise CheckpointError(f"{shown(file)} has a damaged header ({first(wrong)}): export or download it again.")
     names = [name for name in read_shapes(file) if not name.startswith(BESIDE)]
     keys = {name: Key(match[1], match[2]) for name in names if (match := OWN.fullmatch(name))}
     refuse_unread(file, [name for name in names if name not in keys], len(names))
     adapter = Adapter(file, assemble(file, keys, lambda layer, rank: 1.0), "own", recipes=recipes)
     return replace(adapter, **{name: manifest[name] for name in MANIFEST if name in manifest})
-
-
-def checked(manifest: dict[str, Any], file: Path) -> dict[str, Any]:
-    """CheckpointError unless each of MANIFEST that is there is a text, and the fingerprint lists of numbers."""
-    prints = manifest.get("fingerprint") or {}
-    lists = prints.values() if isinstance(prints, dict) else ()
-    right = isinstance(prints, dict) and all(
-        isinstance(row, list) and all(isinstance(value, float | int) for value in row) for row in lists
-    )
-    words = [manifest.get(name, "") for name in MANIFEST if name != "fingerprint"]
-    if not right or not all(isinstance(word, str) for word in words):
-        raise CheckpointError(f"{shown(file)} has a damaged header ({ADAPTER_KEY}): export or download it again.")
-    return manifest
 
 
 def write_adapter(
@@ -127,7 +123,7 @@ def write_adapter(
         "spelling": adapter.spelling,
     }
     header = {**to_header(adapter.recipes), ADAPTER_KEY: json.dumps(manifest), "format": "pt", **(metadata or {})}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+    save_tensors(path, tensors, header)
 
 
 def named_tensors(part: Part) -> dict[str, Tensor]:

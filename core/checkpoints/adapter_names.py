@@ -172,3 +172,12 @@ def other_network(keys: list[str]) -> str:
 def other_method(keys: list[str]) -> str:
     """The adapter method of these keys if it is one of the known others, else ""."""
     return next((name for part, name in METHODS.items() if any(part in key for key in keys)), "")
+
+
+def adapts(keys: Iterable[str]) -> bool:
+    """Whether any of these keys is one of an adapter, for whichever network and by whichever method."""
+    return any(
+        any(role not in ("base", "alpha") and pattern.fullmatch(key) for pattern, role, _ in ENDINGS)
+        or any(f".{part}" in key for part in METHODS)
+        for key in keys
+    )

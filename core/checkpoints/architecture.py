@@ -83,12 +83,8 @@ class UNetArchitecture:
             return self
         # diffusers calls the number of heads attention_head_dim: a name it keeps for old files
         heads = tuple(stated) if isinstance(stated, list | tuple) else (stated,) * len(self.widths)
-        counts = all(isinstance(count, int) and count > 0 for count in heads)
-        if (
-            not counts
-            or len(heads) != len(self.widths)
-            or any(width % count for width, count in zip(self.widths, heads))
-        ):
+        counted = len(heads) == len(self.widths) and all(type(count) is int and count > 0 for count in heads)
+        if not counted or any(width % count for width, count in zip(self.widths, heads)):
             raise UserError(f"its config says {heads} attention heads, which do not divide the widths {self.widths}")
         return replace(self, heads=heads)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..backbone import Context, Shapes
@@ -30,9 +29,12 @@ from .tensors import (
     network,
     pick_unet,
     pick_vae,
+    quantised,
     read,
     read_json,
     read_metadata,
+    read_shapes,
+    save_tensors,
     shown,
     strip,
 )
@@ -87,7 +89,8 @@ def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoin
     """Every checkpoint in a file or folder, the preferred one of each task first."""
     path = absolute(path)
     if path.is_dir():
-        return open_folder(path, family, task)
+        own = own_file(path)
+        return open_own(own, task) if own else open_folder(path, family, task)
     if KEY in read_metadata_if_any(path):
         return open_own(path, task)
     return [open_single(path, family, task)]
@@ -104,6 +107,12 @@ def read_metadata_if_any(path: Path) -> dict[str, str]:
 
 
 # The project's own file
+
+
+def own_file(folder: Path) -> Path | None:
+    """The one in a folder that is called as in repositories, model.safetensors."""
+    files = find_files(folder) if unet_folders(folder) == [folder] else ()
+    return files[0] if len(files) == 1 and KEY in read_metadata_if_any(files[0]) else None
 
 
 def open_own(path: Path, task: str = "") -> list[Checkpoint]:
@@ -206,7 +215,7 @@ def write_checkpoint(
     # a copy each: recipes may share one, and the format refuses tensors that share memory
     tensors |= {f"context.{name}": tensor.clone() for name, tensor in (contexts or {}).items()}
     header |= {"format": "pt", **(metadata or {})}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+    save_tensors(path, tensors, header)
 
 
 def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]:
@@ -325,11 +334,23 @@ def needed_unet_folders(folder: Path) -> list[Path]:
 
 def unet_folders(folder: Path) -> list[Path]:
     """The UNet folders in a folder, or the folder itself if it is one."""
-    named = (path for path in folder.iterdir() if path.name == "unet" or path.name.startswith("unet_"))
-    inner = sorted(path for path in named if path.is_dir())
-    if any(find_files(path) for path in inner):
+    try:
+        names = [name for name in os.listdir(folder) if name == "unet" or name.startswith("unet_")]
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{shown(folder)} cannot be looked into ({reason}): check the path.") from None
+    inner = sorted(folder / name for name in names if os.path.isdir(folder / name))
+    if any(map(holds_weights, inner)):
         return inner
-    return [folder] if find_files(folder) else []
+    return [folder] if holds_weights(folder) else []
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether there are any, be they damaged: whoever reads them is told so."""
+    try:
+        return bool(find_files(folder))
+    except CheckpointError:
+        return True
 
 
 def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
@@ -412,13 +433,13 @@ def find_decoder(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], Beside]:
 def find_context(folders: tuple[Path, ...], architecture: UNetArchitecture) -> Context | None:
     """The empty prompt's embedding in one of these folders."""
     files = (folder / name for folder in folders for name in CONTEXT_FILES)
-    return next((as_context(read_context(file), architecture, file) for file in files if file.is_file()), None)
+    return next((as_context(read_context(file), architecture, file) for file in files if os.path.isfile(file)), None)
 
 
 def find_text_encoder(folder: Path) -> Path | None:
     """The text encoder's folder in a repository."""
     encoder = folder / "text_encoder"
-    return encoder if find_files(encoder) and (encoder / "config.json").is_file() else None
+    return encoder if find_files(encoder) and os.path.isfile(encoder / "config.json") else None
 
 
 def text_weights(folder: Path) -> Weights:
@@ -479,6 +500,8 @@ def as_context(tokens: Tensor, architecture: UNetArchitecture, path: Path) -> Co
             f"{shown(path)} holds a text context of shape {tuple(tokens.shape)}; this network reads "
             f"(1, tokens, {wanted}): give the embedding of its own text encoder."
         )
+    if not tokens.isfinite().all():
+        raise CheckpointError(f"{shown(path)} gives no numbers: its text context holds NaN; get the file again.")
     return Context(tokens.float())
 
 
@@ -525,8 +548,16 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
 
 
+def refuse_quantised(weights: Weights, path: Path) -> None:
+    """CheckpointError for weights that were packed into fewer bits, by whom."""
+    names = weights.shapes or [name for file in weights.files for name in read_shapes(file)]
+    if packer := quantised(names):
+        raise CheckpointError(f"{shown(path)} is quantised ({packer}); get the fp16 file of the same model.")
+
+
 def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
-    """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's."""
+    """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's, or packed into fewer bits."""
+    refuse_quantised(weights, path)
     try:
         architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
     except UserError as error:
@@ -544,6 +575,7 @@ def as_vae(
     weights: Weights, config: Mapping[str, Any], path: Path, base: str = CUSTOM
 ) -> tuple[Weights, VAEArchitecture]:
     """The VAE and its shape. base: whose latents it makes. CheckpointError if it is none of Stable Diffusion's."""
+    refuse_quantised(weights, path)
     try:
         return weights, VAEArchitecture.from_weights(weights.shapes, latent_space(base)).with_config(config)
     except UserError as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..backbone import Shapes
 from .adapters import Delta, LowRank, Part, collapsed, first
-from .tensors import CheckpointError
+from .tensors import CheckpointError, stored
 
 
 class Source(NamedTuple):
@@ -49,14 +49,17 @@ def extract_ranks(
         bias = difference(tuned, base, f"{layer}.bias")
         if weight is None and bias is None:
             continue
-        bias = None if bias is None else bias.to(dtype)
+        bias = None if bias is None else stored(f"{layer}.bias", bias, dtype)
         found = {}
         if weight is not None and weight.ndim > 1 and layer != "conv_in":
             thin = [rank for rank in ranks if rank is not None and is_smaller(weight, rank)]
             for rank, (down, up, energy) in truncations(weight, thin).items():
-                found[rank] = Extracted(layer, LowRank(down.to(dtype), up.to(dtype), bias=bias), energy)
+                found[rank] = Extracted(
+                    layer, LowRank(stored(layer, down, dtype), stored(layer, up, dtype), bias=bias), energy
+                )
         if len(found) < len(ranks):
-            whole = Extracted(layer, Delta(None if weight is None else matrix(weight).to(dtype), bias), 1.0)
+            kept = None if weight is None else stored(layer, matrix(weight), dtype)
+            whole = Extracted(layer, Delta(kept, bias), 1.0)
             found = {rank: found.get(rank, whole) for rank in ranks}
         yield found
 
@@ -91,6 +94,8 @@ def difference(tuned: Source, base: Source, name: str) -> Tensor | None:
         old = torch.cat([old, old.new_zeros(old.shape[0], new.shape[1] - old.shape[1], *old.shape[2:])], 1)
     old = old.reshape(new.shape)
     change = new - old
+    if not change.isfinite().all():
+        raise CheckpointError(f"{name} gives no numbers: one of the two files holds NaN there; get it again.")
     # to have been stored in another precision is no training; 2**-25 is half of what half precision can tell from zero
     unchanged = change.abs() <= (old.abs() * step + 2**-25 if step else 0.0)
     return None if bool(unchanged.all()) else change

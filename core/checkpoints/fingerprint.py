@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,14 @@ def sample(tensor: Tensor) -> list[float]:
     at = torch.linspace(0, flat.numel() - 1, VALUES).long()
     # five digits hold a half-precision number
     return [float(f"{value:.5g}") for value in flat[at.to(flat.device)].half().tolist()]
+
+
+def is_fingerprint(value: Any) -> bool:
+    """Whether what a file says is one."""
+    return isinstance(value, dict) and all(
+        isinstance(numbers, list) and all(isinstance(number, int | float) for number in numbers)
+        for numbers in value.values()
+    )
 
 
 def matches(one: Fingerprint, other: Fingerprint) -> bool:

@@ -42,6 +42,7 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
     keys = {name: key for name in ours if (key := read_key(name)) is not None}
     base = {name: key for name, key in keys.items() if key.role == "base"}
     whole = any(key.layer == "conv_in" for key in base.values())
+    refuse_saved_whole(file, ours, keys)
     if len(base) == len(keys) and whole:
         raise CheckpointError(
             f"{shown(file)} is a whole UNet, not an adapter: give it as the model, or make an adapter of it with "
@@ -74,6 +75,26 @@ def refuse_others(file: Path, names: list[str]) -> None:
         )
 
 
+def refuse_saved_whole(file: Path, names: list[str], keys: Mapping[str, Key]) -> None:
+    """CheckpointError for layers that were trained whole: without their base nobody can tell what they changed.
+
+    A run that saves its base along saves that of every layer it adapts, as no list of further layers does.
+    """
+    saved = {key.layer for name, key in keys.items() if key.role == "base" and name.endswith(".weight")}
+    adapted = {key.layer for key in keys.values() if key.role != "base"}
+    whole = [name for name in names if SAVED.search(name)]
+    if not adapted <= saved:
+        whole += [name for name, key in keys.items() if key.role == "base" and adapted]
+    if whole:
+        raise CheckpointError(
+            f"{shown(file)} also holds weights that were trained whole, by peft's modules_to_save or bias "
+            f"({first(sorted(whole))}): merge it into its base (merge_and_unload) and give the result as the model."
+        )
+
+
+SAVED = re.compile(r"\.(modules_to_save|original_module)\.")
+
+
 def refuse_unread(file: Path, unread: list[str], total: int) -> None:
     if total == 0 or unread:
         found = f"{len(unread)} of its {total} tensors are not of one ({first(unread)})" if total else "it is empty"
@@ -97,6 +118,11 @@ def assemble(file: Path, keys: Mapping[str, Key], scale_of: ScaleOf) -> dict[str
         if key.role in roles:
             raise CheckpointError(f"{shown(file)} holds several adapters: {name} is one too many for its layer.")
         roles[key.role] = in_full(file, name, tensors)
+    for layer, roles in layers.items():
+        if not all(bool(tensor.isfinite().all()) for tensor in roles.values()):
+            raise CheckpointError(
+                f"{shown(file)} gives no numbers: its weights of {layer} hold NaN; get the file again."
+            )
     return {layer: part_of(file, layer, layers[layer], scale_of) for layer in sorted(layers)}
 
 
@@ -179,7 +205,7 @@ def scales(file: Path, metadata: Mapping[str, str]) -> ScaleOf:
     config = peft_config(file, metadata)
     general, alphas = config.get("lora_alpha") or 0, config.get("alpha_pattern") or {}
     stated = (general, *alphas.values()) if isinstance(alphas, dict) else (None,)
-    if not all(isinstance(alpha, (int, float)) for alpha in stated):
+    if not all(isinstance(alpha, (int, float)) and math.isfinite(alpha) for alpha in stated):
         raise CheckpointError(f"{shown(file)} comes with a config whose alphas are no numbers: get it again.")
     if not general:
         return lambda layer, rank: 1.0

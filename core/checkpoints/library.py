@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
-from .adapter_file import is_adapter
+from .adapter_file import find_adapter, is_adapter
 from .adapters import first
-from .checkpoint import unet_folders
-from .tensors import CheckpointError, Weights
+from .checkpoint import CONTEXT_FILES, unet_folders
+from .families import FAMILIES
+from .tensors import STEMS, CheckpointError, Weights, find_files, pick_unet, quantised, read_shapes
 
 Network = TypeVar("Network")
-Stamps = tuple[tuple[str, int, int], ...]
-"""(path, time of the last change in ns, bytes) of each file."""
+Stamp = tuple[int, ...]
+"""Times of the last changes in ns, bytes and number of a file, whatever links lead to it; () if it cannot be told."""
+Stamps = tuple[tuple[str, Stamp], ...]
+"""(path, stamp) of each file."""
+Kind = Literal["checkpoint", "adapter", ""]
+"""What a person would call a file or folder, "" if it is no model."""
+MOST_FOLDERS = 2000
+"""More than these are not looked into, so that a link to a whole disk does not hang the host."""
+BESIDE = (
+    *("vae", "text_encoder", "tokenizer", "scheduler", "model_index.json"),
+    *CONTEXT_FILES,
+    *(name for family in FAMILIES.values() for name in (*family.beside.heads, *family.beside.decoder)),
+)
+"""What of a checkpoint may lie beside its file or its UNet's folder."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +49,13 @@ class Library:
         return f"(none: put one into {self.place})"
 
     def choices(self, adapters: bool = False) -> list[str]:
-        """Checkpoints, or adapters, with / between folders on every system."""
+        """Checkpoints, or adapters, with / between folders on every system. Nothing that lies there makes it raise."""
+        wanted = "adapter" if adapters else "checkpoint"
         found = [
             path.relative_to(folder).as_posix()
             for folder in self.folders()
-            for path in candidates(folder)
-            if _holds_adapter(path, _stamp(path)) == adapters
+            for path, kind in candidates(folder)
+            if kind == wanted
         ]
         return list(dict.fromkeys(sorted(found))) or [self.nothing]
 
@@ -53,7 +69,7 @@ class Library:
         if parts.is_absolute() or ".." in parts.parts or ":" in text:
             raise CheckpointError(f"{name!r} leads out of {self.place}: choose one of the listed names.")
         for folder in self.folders() if parts.name else ():
-            if (folder / parts).exists():
+            if os.path.exists(folder / parts):  # without raising where folders are closed or names too long
                 return folder / parts
         known = first(self.choices(adapters))
         raise CheckpointError(
@@ -61,39 +77,143 @@ class Library:
         )
 
 
-def candidates(folder: Path) -> Iterator[Path]:
-    """Files, and folders that are one checkpoint or adapter; of a repository of several UNets each of them too."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix == ".safetensors":
-            yield path
-        elif path.is_dir():
-            unets = unet_folders(path)
-            if unets or is_adapter(path):
-                yield path
-                yield from (unet for unet in unets if unet != path)
-            else:
-                yield from candidates(path)
+class Walk:
+    """The folders from one on: each real one once, those that are links after all others, shallow ones first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._real, self._links, self._seen = deque([folder]), deque[Path](), set[str]()
+
+    def __iter__(self) -> Iterator[Path]:
+        while (self._real or self._links) and len(self._seen) < MOST_FOLDERS:
+            folder = (self._real or self._links).popleft()
+            place = os.path.realpath(folder)
+            if place not in self._seen:
+                self._seen.add(place)
+                yield folder
+
+    def add(self, folders: Iterable[Path]) -> None:
+        """To be looked into as well."""
+        for folder in folders:
+            (self._links if folder.is_symlink() else self._real).append(folder)
 
 
-@lru_cache(maxsize=1024)
-def _holds_adapter(path: Path, stamp: tuple) -> bool:
-    """The answer is kept for as long as the file stays the same: a host asks with every look at its widgets."""
-    return is_adapter(path)
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder and is not hidden; nothing where it cannot be looked into."""
+    try:
+        return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    except OSError:
+        return []
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
+def candidates(root: Path) -> Iterator[tuple[Path, Kind]]:
+    """Files, and folders that are one checkpoint or adapter, each with its kind; of several UNets each of them too."""
+    walk = Walk(root)
+    for folder in walk:
+        held = entries(folder)
+        unets = [] if folder == root else unets_in(folder)
+        repository = bool(unets) and unets != [folder]
+        kind: Kind = "" if folder == root else kind_of_folder(folder, unets)
+        if kind:
+            yield folder, kind
+        if repository:
+            for unet in unets:
+                yield unet, kind_of_folder(unet, [unet])
+        else:
+            walk.add(path for path in held if os.path.isdir(path))
+        for path in held:
+            if is_apart(path, whole=bool(kind)):
+                yield path, kind_of_file(path)
+
+
+def is_apart(path: Path, whole: bool) -> bool:
+    """Whether a path is a file of tensors that may be a model by itself. whole: its folder is one already."""
+    part = whole and (path.name.startswith(tuple(STEMS)) or path == adapter_in(path.parent))
+    return path.suffix.lower() == ".safetensors" and os.path.isfile(path) and not part
+
+
+def unets_in(folder: Path) -> list[Path]:
+    """unet_folders() of those that hold weights, readable or not."""
+    try:
+        return [unet for unet in unet_folders(folder) if weights_in(unet) != ()]
+    except CheckpointError:
+        return []
+
+
+def weights_in(folder: Path) -> tuple[Path, ...] | None:
+    """find_files(), None where an index is damaged."""
+    try:
+        return find_files(folder)
+    except CheckpointError:
+        return None
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """find_adapter(), None where there is none."""
+    try:
+        return find_adapter(folder)
+    except (CheckpointError, OSError):
+        return None
+
+
+def kind_of_folder(folder: Path, unets: list[Path]) -> Kind:
+    """unets: unets_in() it, perhaps itself."""
+    adapter = adapter_in(folder)
+    if adapter is not None and kind_of_file(adapter) == "adapter":
+        return "adapter"
+    if unets != [folder]:
+        return "checkpoint" if unets else ""
+    files = weights_in(folder)
+    return "checkpoint" if files is None else _kind(files, stamps(files))
+
+
+def kind_of_file(file: Path) -> Kind:
+    return _kind((file,), stamps([file]))
+
+
+@lru_cache(maxsize=4096)
+def _kind(files: tuple[Path, ...], stamps: Stamps) -> Kind:
+    """The answer is kept for as long as the files stay the same: a host asks with every look at its widgets.
+
+    What cannot be read is taken for a checkpoint: whoever chooses it is told what is wrong with it.
+    """
+    if len(files) == 1 and is_adapter(files[0]):
+        return "adapter"
+    try:
+        names = [name for file in files for name in read_shapes(file)]
+        return "checkpoint" if pick_unet(names) or quantised(names) else ""
+    except CheckpointError:
+        return "checkpoint"
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def stamps(files: Iterable[Path]) -> Stamps:
-    """What changes when a file does."""
-    return tuple((str(file), *_stamp(file)) for file in files)
+    """What changes when a file does, or is gone, or is another behind its link."""
+    return tuple((str(file), _stamp(file)) for file in files)
 
 
 def contents(path: Path) -> Stamps:
-    """What changes when anything in a file or folder does."""
-    return stamps(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path])
+    """What changes when anything in a file or folder does, or in what belongs to it and lies beside it."""
+    beside = (path.parent / name for name in BESIDE)
+    return stamps(file for place in (path, *filter(os.path.exists, beside)) for file in files_in(place))
+
+
+def files_in(path: Path) -> Iterator[Path]:
+    """The files of a folder, through links too; of a file itself."""
+    if not os.path.isdir(path):
+        yield path
+        return
+    walk = Walk(path)
+    for folder in walk:
+        held = entries(folder)
+        walk.add(path for path in held if os.path.isdir(path))
+        yield from (path for path in held if not os.path.isdir(path))
 
 
 class Shared:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import plain_files
 from ..errors import UserError
 from ..plain_files import parse_json
+from ..whole_file import whole_file
 from . import ldm_names
 
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
@@ -59,6 +62,11 @@ class Weights:
         tensors = {}
         for file in self.files:
             tensors |= read(file, self.names)
+        packed = next((name for name, tensor in tensors.items() if tensor.dtype in (torch.int8, torch.uint8)), "")
+        if packed:
+            raise CheckpointError(
+                f"{shown(self.path)} keeps {packed} as whole numbers: get the fp16 file of the model."
+            )
         renamed = {self.names[name]: tensor for name, tensor in tensors.items()}
         return {name: tensor.reshape(self.shapes[name]) for name, tensor in renamed.items()}
 
@@ -67,17 +75,17 @@ def find_files(folder: Path) -> tuple[Path, ...]:
     """The weight files of a network's folder: safetensors, sharded or not, before .bin. Empty if there are none."""
     for stem in STEMS:
         index = folder / f"{stem}.safetensors.index.json"
-        if index.is_file():
+        if os.path.isfile(index):
             return shards(index)
-        if (folder / f"{stem}.safetensors").is_file():
+        if os.path.isfile(folder / f"{stem}.safetensors"):
             return (folder / f"{stem}.safetensors",)
-    return next(((file,) for stem in STEMS if (file := folder / f"{stem}.bin").is_file()), ())
+    return next(((file,) for stem in STEMS if os.path.isfile(file := folder / f"{stem}.bin")), ())
 
 
 def shards(index: Path) -> tuple[Path, ...]:
     """The files that an index of shards names, all beside it."""
     listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise CheckpointError(f"{shown(index)} lists no weight files: get the file again.")
     return tuple(index.parent / name for name in sorted({Path(name).name for name in listed.values()}))
 
@@ -122,6 +130,22 @@ def pick_vae(names: list[str]) -> dict[str, str]:
     return {}
 
 
+QUANTISED = (
+    (re.compile(r"bitsandbytes__|\.(absmax|quant_map|nested_absmax|SCB|weight_format)$"), "bitsandbytes"),
+    (re.compile(r"(^|\.)(scaled_fp8|scale_weight|weight_scale|scale_input|input_scale|comfy_quant)$"), "scaled fp8"),
+    (re.compile(r"\.weight(\._(data|scale|shift|zeropoint)|_qtype)$"), "quanto"),
+    (re.compile(r"\.(wscales|smooth_orig|proj_down)$"), "SVDQuant"),
+    (re.compile(r"\.(qweight|qzeros|g_idx)$"), "GPTQ or AWQ"),
+)
+"""Names of what stands beside packed weights, and who packs so."""
+
+
+def quantised(names: Iterable[str]) -> str:
+    """Who packed the weights of a network with these names into fewer bits, "" if nobody did."""
+    held = list(names)
+    return next((packer for pattern, packer in QUANTISED if any(map(pattern.search, held))), "")
+
+
 def strip(names: list[str], prefix: str) -> dict[str, str]:
     """{name: name without the prefix} of those that have it."""
     return {name: name[len(prefix) :] for name in names if name.startswith(prefix)}
@@ -163,6 +187,22 @@ def read_metadata(file: Path) -> dict[str, str]:
         return tensors.metadata() or {}
 
 
+def stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in the precision it is to be stored in. CheckpointError if that makes it no number, or it was none."""
+    made = tensor.to(dtype)
+    if made.isfinite().all():
+        return made
+    if tensor.isfinite().all():
+        raise CheckpointError(f"{name} has numbers that are too large for {dtype}: store it as bf16 or fp32.")
+    raise CheckpointError(f"{name} gives no numbers: it holds NaN; get the file again.")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write a .safetensors file, whole or not at all. UnwritableError if there is no room or no right."""
+    with whole_file(path) as partial:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
+
+
 def header_object(metadata: Mapping[str, str], key: str, file: Path) -> dict[str, Any]:
     """The JSON object in a field of a file's metadata, {} where there is none. CheckpointError if it is damaged."""
     try:
@@ -181,12 +221,23 @@ def opened(file: Path) -> safe_open:
     check_exists(file)
     if file.suffix in (".pt", ".pth", ".ckpt"):
         raise CheckpointError(f"{shown(file)} is a pickle, which can run code: convert it to .safetensors first.")
+    if starts_with(file, b"GGUF"):
+        raise CheckpointError(f"{shown(file)} is quantised (GGUF); get the fp16 file of the same model.")
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{shown(file)} is not a whole .safetensors file ({error}): download or export it again."
         ) from None
+
+
+def starts_with(file: Path, magic: bytes) -> bool:
+    """Whether a file does; what cannot be read does not."""
+    try:
+        with file.open("rb") as held:
+            return held.read(len(magic)) == magic
+    except OSError:
+        return False
 
 
 def unpickle(file: Path) -> dict[str, Tensor]:
@@ -223,16 +274,18 @@ def torch_version() -> tuple[int, int]:
 
 
 def check_exists(file: Path) -> None:
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CheckpointError(f"There is no file {file}: check the path.")
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object, {} where there is no such file. CheckpointError if it is damaged."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         return {}
     try:
         content = plain_files.read_json(file)
+    except OSError as error:
+        raise CheckpointError(f"{shown(file)} cannot be read ({error.strerror or error}): check its rights.") from None
     except UserError as error:
         raise CheckpointError(f"{shown(file)} is not readable JSON ({error}): get the file again.") from None
     if not isinstance(content, dict):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..backbone import Shapes
@@ -16,8 +15,19 @@ from ..errors import UserError
 from ..generations import GENERATIONS, LATENT, SD_LATENTS, SDXL, latent_space, share_latents
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tiny_vae import Role, build_light, channels_of, kind_of
-from .fingerprint import Fingerprint, fingerprint, matches
-from .tensors import CheckpointError, Weights, header_object, network, pick_vae, read_metadata, shown, strip, unpickle
+from .fingerprint import Fingerprint, fingerprint, is_fingerprint, matches
+from .tensors import (
+    CheckpointError,
+    Weights,
+    header_object,
+    network,
+    pick_vae,
+    read_metadata,
+    save_tensors,
+    shown,
+    strip,
+    unpickle,
+)
 
 LIGHT_KEY = KEY.replace(".recipe", ".light")
 """Header field of a file that holds nothing but a light half."""
@@ -232,7 +242,10 @@ def latents_in(path: Path) -> Fingerprint:
     metadata = read_metadata(path)
     if LATENTS_KEY not in metadata:
         return latents_of(network((path,), lambda names: strip(names, "vae.")))
-    return header_object(metadata, LATENTS_KEY, path)
+    latents = header_object(metadata, LATENTS_KEY, path)
+    if not is_fingerprint(latents):
+        raise CheckpointError(f"{shown(path)} has a damaged header ({LATENTS_KEY}): export or download it again.")
+    return latents
 
 
 def latents_note(vae: Weights | None) -> dict[str, str]:
@@ -248,7 +261,7 @@ Stored = Mapping[Role, Mapping[str, Mapping[str, Tensor]]]
 def write_light(path: Path, light: Stored, recipes: list[Recipe], about: Mapping[str, str]) -> None:
     """A file of light halves alone. recipes: those that name them; about: further header fields."""
     header = {**to_header(recipes), LIGHT_KEY: json.dumps(sorted(light)), "format": "pt", **about}
-    save_file({name: tensor.detach().contiguous() for name, tensor in named(light).items()}, path, metadata=header)
+    save_tensors(path, named(light), header)
 
 
 def named(light: Stored) -> dict[str, Tensor]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -138,6 +135,7 @@ def pages(map: PerceptionMap) -> list[Page]:
         "axes": convention.axes,
         "palette": convention.palette,
         "holds": "class numbers" if convention.classes else None,
+        "alpha": "straight" if map.task == "image" and map.values.shape[-1] == 4 else None,
     }
     meaning = {key: value for key, value in meaning.items() if value not in (None, "")}
     pairs = zip(map.values.float().cpu().numpy(), trusted(map).cpu().numpy(), strict=True)
@@ -181,22 +179,3 @@ def name_of(stem: str, number: int, map: PerceptionMap, format: str) -> str:
     """The file name as the host numbers them: stem_00001_.png, or stem_00001_mm.png for metric depth in millimetres."""
     unit = "mm" if FORMATS[format].scaled and unit_of(map.convention) == "metres" else ""
     return f"{stem}_{number:05}_{unit}{FORMATS[format].suffix}"
-
-
-def unwritable(path: Path, error: OSError) -> OSError:
-    """Why a file could not be written, in one sentence."""
-    reason = error.strerror or str(error)
-    return OSError(f"Could not write {path} ({reason}): free some space or choose another folder.")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever finds half of it. OSError in one sentence if there is no room or no right."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

@@ -91,13 +91,20 @@ def from_image(image: Tensor, meaning: Meaning) -> PerceptionMap:
     return PerceptionMap(meaning.task, values.contiguous(), meaning.convention)
 
 
+CHANNELS = (1, 3, 4)
+"""That the last axis of an IMAGE may have."""
+
+
 def check_image(image: Tensor) -> Tensor:
-    """IMAGE or MASK -> (B, H, W, C) float32. UserError if it has no pixels or one that is no number."""
-    if image.ndim in (2, 3):  # a mask, which may come without its batch
-        image = image.reshape(-1, *image.shape[-2:], 1)
+    """IMAGE or MASK -> (B, H, W, C) float32. UserError if it has no pixels or one that is no number.
+
+    A mask may come without its batch, or with its one channel where torch has channels: (B, 1, H, W).
+    """
     if image.numel() == 0:
         raise UserError(f"The image is empty, of shape {tuple(image.shape)}: give at least one picture with pixels.")
-    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+    if image.ndim in (2, 3) or (image.ndim == 4 and image.shape[1] == 1 and image.shape[-1] not in CHANNELS):
+        image = image.reshape(-1, *image.shape[-2:], 1)
+    if image.ndim != 4 or image.shape[-1] not in CHANNELS:
         raise UserError(f"The image has shape {tuple(image.shape)}: expected pictures of 1, 3 or 4 channels.")
     image = image.float()
     if not image.isfinite().all():

@@ -11,6 +11,7 @@ from comfyui_server import GraphRejected, Interrupted, NodeFailed
 from graph import Graph, perceive_file
 from networks import write_own_file
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import context, unet
 
@@ -89,7 +90,22 @@ def write_empty_folder(folder):
     (folder / "hollow").mkdir()
 
 
+def write_broken(folder):
+    """A whole file, one of whose weights is no number."""
+    file = folder / "broken.safetensors"
+    with safe_open(folder / "good.safetensors", "pt") as held:
+        metadata, tensors = held.metadata(), {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    tensors["unet.mid_block.resnets.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    save_file(tensors, file, metadata)
+
+
+def write_gguf(folder):
+    (folder / "gguf.safetensors").write_bytes(b"GGUF" + bytes(100))
+
+
 CHECKPOINTS = [
+    (write_broken, "broken.safetensors", ["gives no numbers: its weights hold NaN; get the file again"]),
+    (write_gguf, "gguf.safetensors", ["quantised (GGUF)", "fp16"]),
     (write_truncated, "truncated.safetensors", ["not a whole .safetensors", "download"]),
     (write_renamed_picture, "renamed.safetensors", ["not a whole .safetensors"]),
     (write_malicious, "malicious", ["something other than tensors", ".safetensors"]),

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...core.checkpoints.architecture import VAEArchitecture
+from ...core.checkpoints.tensors import save_tensors
 from ...core.generations import LATENT
 from ...core.image import CELL
 from ...core.measure.losses import LOSSES, Reduction, at_least_float32
+from ...core.whole_file import write_whole
 from ..config import Autoencoder as Settings
 from ..config import Config
 from ..data.batches import Batch, Feed, in_order
@@ -136,11 +137,9 @@ class Examiner:
         )
         weights = {key: weight.detach().cpu() for key, weight in self.apprentice.vae.state_dict().items()}
         file = folder / "diffusion_pytorch_model.safetensors"
-        partial = file.with_name(f".{file.name}.partial")
-        save_file(weights, partial, metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **shape.config()}, indent=2))
-        partial.chmod(0o644)
-        partial.replace(file)
+        config = json.dumps({"_class_name": "AutoencoderKL", **shape.config()}, indent=2)
+        write_whole(folder / "config.json", config.encode())
+        save_tensors(file, weights, {"format": "pt"})
 
     def deviation(self) -> float:
         """Of latents, over the pictures that are looked at."""

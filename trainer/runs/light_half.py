@@ -345,8 +345,5 @@ class Tutor(Validator):
         dtype = DTYPES[self.config.save_precision]
         weights = {key: weight.detach().to("cpu", dtype) for key, weight in self.student.light.state_dict().items()}
         path = Path(self.config.out) / f"{name}.safetensors"
-        partial = path.with_name(f".{path.name}.partial")
         latents = latents_note(Held.of(self.student.teacher.autoencoder.vae.state_dict()))
-        write_light(partial, {role: {called: weights}}, recipes, {NOTES: json.dumps(notes), **latents})
-        partial.chmod(0o644)  # safetensors writes files that only their owner can read
-        partial.replace(path)
+        write_light(path, {role: {called: weights}}, recipes, {NOTES: json.dumps(notes), **latents})

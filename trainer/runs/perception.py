@@ -279,7 +279,6 @@ class Written:
 
     def checkpoint(self, student: Student, path: Path, notes: Mapping[str, object]) -> None:
         """The one file of a run: the whole network, or the adapter of a LoRA run; complete or absent."""
-        partial = path.with_name(f".{path.name}.partial")
         recipes = list(student.recipes.values())
         contexts = {task: student.contexts[i : i + 1].detach().cpu() for i, task in enumerate(student.tasks)}
         heads = {} if student.head is None else {recipes[0].head: self.tensors(student.head.state_dict())}
@@ -296,14 +295,12 @@ class Written:
                 licence=self.config.licence,
                 data=recipes[0].data,
             )
-            write_adapter(partial, adapter, heads, contexts, metadata)
+            write_adapter(path, adapter, heads, contexts, metadata)
         else:
             vae = (self.vae_architecture, self.tensors(student.vae.state_dict()))
             weights = self.tensors(unet_weights(student.unet))
             unet = (replace(self.architecture, in_channels=weights["conv_in.weight"].shape[1]), weights)
-            write_checkpoint(partial, recipes, unet, vae, heads, contexts, metadata)
-        partial.chmod(0o644)  # safetensors writes files that only their owner can read
-        partial.replace(path)
+            write_checkpoint(path, recipes, unet, vae, heads, contexts, metadata)
 
     def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         dtype = DTYPES[self.config.save_precision]
