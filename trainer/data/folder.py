@@ -87,7 +87,7 @@ from torch import Tensor
 
 from ...core.geometry import intrinsics_from_fov
 from .arrays import READERS, BrokenRecord, check_packages, read_array
-from .records import Records, Sample, list_files, read_image, read_intrinsics, read_names, refuse_task
+from .records import MadeOf, Records, Sample, list_files, read_image, read_intrinsics, read_names, refuse_task
 from .tasks import TASK_DATA, data_of, truths
 from .truth import (
     Camera,
@@ -167,6 +167,10 @@ class PlainFolder(Records[Entry]):
             truth = truth.within(read_mask(self.root / record.valid))
         known = {} if intrinsics is None else {"intrinsics": intrinsics}
         return self.sample(record.stem, image, truth, **known)
+
+    def made_of(self, record: Entry) -> MadeOf:
+        truth = tuple(self.root / path for path in (record.truth, record.valid, record.camera) if path)
+        return MadeOf(record.image, (self.root / record.image,), truth, self.images, (self.settings, self.camera))
 
     def intrinsics(self, record: Entry, image: Tensor) -> np.ndarray | None:
         """The camera matrix, from its file or the field of view; None if neither is there."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .arrays import BrokenRecord, check_packages, read_array
-from .records import Records, Sample, read_image, refuse_task, root_of, why_unusable
+from .records import MadeOf, Records, Sample, read_image, refuse_task, root_of, why_unusable
 from .truth import DatasetError, Depth, Light, Normal, Segmentation, Settings, Truth, planar, read_truth
 
 SIZE = (768, 1024)
@@ -135,6 +135,12 @@ class Hypersim(Records[Frame]):
         if isinstance(self.map.settings, Normal):
             truth = Truth(facing(truth.values, intrinsics), truth.valid)
         return self.sample(record.name, image, truth, intrinsics=intrinsics)
+
+    def made_of(self, record: Frame) -> MadeOf:
+        entity, colours = record.path("geometry", "render_entity_id"), record.path("final", "color")
+        truth = record.path(self.map.folder, self.map.file)
+        picture = tuple(self.root / path for path in (colours, record.preview, entity))
+        return MadeOf(record.name, picture, (self.root / truth,), said_of_truth=self.map)
 
     def picture(self, record: Frame, hit: np.ndarray) -> Tensor:
         path = self.root / record.path("final", "color")

@@ -20,7 +20,7 @@ from ...core.pose import SPREAD
 from ...core.recipe import Recipe
 from ...core.skeletons import SKELETONS, Skeleton
 from .arrays import READERS, BrokenRecord
-from .records import Records, Sample, list_files, read_image, read_json
+from .records import MadeOf, Records, Sample, list_files, read_image, read_json
 from .truth import DatasetError, Truth
 
 SIZE = (256, 192)
@@ -63,6 +63,11 @@ class People(Records[Person]):
         other = copy.copy(self)
         other.size = size
         return other
+
+    def made_of(self, record: Person) -> MadeOf:
+        """Everything of a person but the picture lies in the record."""
+        seen, known = (record.box, self.size), (record.keypoints, self.skeleton.names)
+        return MadeOf(f"{record.image} {record.name}", (self.root / record.image,), (), seen, known)
 
     def read(self, record: Person) -> Sample:
         picture, _ = read_image(self.root / record.image)

@@ -20,7 +20,7 @@ from .arrays import BrokenRecord, check_packages, read_array
 from .folder import PlainFolder
 from .hypersim import Hypersim
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
-from .records import Records, Sample, list_files, read_image, read_names, refuse_task, root_of, why_unusable
+from .records import MadeOf, Records, Sample, list_files, read_image, read_names, refuse_task, root_of, why_unusable
 from .tasks import data_of, truths
 from .truth import DatasetError, Depth, Level, Normal, Segmentation, Settings, Truth, read_description, read_truth
 
@@ -86,6 +86,10 @@ class Pairs(Records[Pair]):
             intrinsics = None if intrinsics is None else intrinsics - cut.shift()
         known = {} if intrinsics is None else {"intrinsics": intrinsics}
         return self.sample(record.image, image, truth, **known)
+
+    def made_of(self, record: Pair) -> MadeOf:
+        truth = tuple(self.root / path for path in (record.truth, record.valid) if path)
+        return MadeOf(record.image, (self.root / record.image,), truth, self.crop, self.settings)
 
     def truth(self, record: Pair) -> Truth:
         return read_truth(self.root / record.truth, self.settings)

@@ -45,6 +45,46 @@ class Sample:
     float64: x, y in pixels, visibility, and `mirror` (K,): which keypoint each becomes in a mirror."""
 
 
+class MadeOf(NamedTuple):
+    """What a record is read from."""
+
+    name: str
+    """Of its picture, in the dataset."""
+    picture: tuple[Path, ...] = ()
+    truth: tuple[Path, ...] = ()
+    """Files, those too that only say where the truth can be trusted."""
+    said_of_picture: object = ""
+    said_of_truth: object = ""
+    """What they depend on besides: settings of the dataset, and numbers that lie in no file of the record's own."""
+
+    def marks(self) -> Marks:
+        """As it lies on disk now."""
+        files = " ".join(path.as_posix() for path in self.truth)
+        picture = (self.said_of_picture, [stamp(path) for path in self.picture])
+        truth = (self.said_of_truth, [stamp(path) for path in self.truth])
+        return Marks(self.name, f"{self.name} {files}", repr(picture), repr((picture, truth)))
+
+
+class Marks(NamedTuple):
+    """What tells a record's picture and truth from all others, and from what they were before they were changed."""
+
+    picture: str
+    truth: str
+    """Names."""
+    picture_stamp: str
+    truth_stamp: str
+    """Sizes and times of their files; truth may depend on the picture's too."""
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """What changes with a file's content: its size and time; of none that is there, nothing."""
+    try:
+        about = path.stat()
+    except OSError:
+        return (-1, -1)
+    return (about.st_size, about.st_mtime_ns)
+
+
 class Records(Dataset[Sample], ABC, Generic[Record]):
     """A dataset: a list of records, each of which can be read as a Sample.
 
@@ -88,6 +128,10 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
     @abstractmethod
     def read(self, record: Record) -> Sample:
         """From disk."""
+
+    def made_of(self, record: Record) -> MadeOf:
+        """Its files, by which a change of the dataset is noticed."""
+        return MadeOf(str(record), said_of_picture=record)
 
     def sample(self, record: str, image: Tensor, truth: Truth, **meta: Any) -> Sample:
         """A sample with its names, once it has been looked at. BrokenRecord if sizes differ or nothing is valid."""
