@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import signal
 import sys
 from dataclasses import fields
 from importlib.util import find_spec
@@ -26,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"diffusion-perception: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("diffusion-perception: cancelled", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"diffusion-perception: {str(stop) or 'cancelled'}", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
     return 0
 
 

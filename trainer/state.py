@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .config import Config, ConfigError, to_toml
+from .estimate import MOMENTS
 from .optimiser import Average, fill
+from .whole import NotWritten, whole
 
 FILE = "state.pt"
 FREE = (
@@ -32,6 +36,7 @@ def save(
     average: Average,
     scaler: dict[str, Any],
     progress: dict[str, Any],
+    data: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the state after `step` optimiser steps; data order, timesteps and noise follow from step and seed."""
     content = {
@@ -43,18 +48,28 @@ def save(
         "scaler": scaler,
         "progress": progress,
         "random": {"torch": torch.get_rng_state()},
+        "data": dict(data or {}),
     }
     write_whole(path, content)
 
 
+def check_room(out: Path, learning: Mapping[str, nn.Parameter], config: Config) -> None:
+    """UserError where not even one state would fit on the disk."""
+    needed = sum(weight.numel() for weight in learning.values()) * (4 + MOMENTS[config.optimiser.name])
+    there = shutil.disk_usage(out)
+    if there.total and there.free < needed:
+        raise NotWritten(
+            f"{out} has {there.free / 2**20:.0f} MiB of room and a state of this run takes {needed / 2**20:.0f} MiB, "
+            "its weights on top: make room, or choose another `out`."
+        )
+
+
 def write_whole(path: Path, content: dict[str, Any]) -> None:
     """A neighbour is filled and then takes the name: a kill leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load(
@@ -63,9 +78,15 @@ def load(
     """Fill weights, optimiser and average from a state; returns the rest of it. ConfigError if it is another run's."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     if content["config"] != told(config):
+        line = difference(content["config"], told(config))
         raise ConfigError(
-            f"{path.parent} holds a run with other settings ({difference(content['config'], told(config))}): "
-            "choose another `out`, or set resume = false to start anew."
+            f"{path.parent} holds a run with other settings ({line}): choose another `out`, or set resume = false to "
+            f"start anew.{longer(config) if line.startswith('steps =') else ''}"
+        )
+    if content["step"] > config.steps:
+        raise ConfigError(
+            f"{path.parent} is at step {content['step']} already, and steps = {config.steps}: raise steps, choose "
+            "another `out`, or set resume = false to start anew."
         )
     fill(learning, content["weights"])
     optimiser.load_state_dict(content["optimiser"])
@@ -73,6 +94,14 @@ def load(
         average.weights[name].copy_(weight)
     torch.set_rng_state(content["random"]["torch"])
     return content
+
+
+def longer(config: Config) -> str:
+    """How a run is set up that may be made longer."""
+    return (
+        f" Its {config.optimiser.schedule} rate ends with its last step: a run that is to be made longer has "
+        'optimiser.schedule = "constant", or optimiser.decay_steps set from the start.'
+    )
 
 
 def told(config: Config) -> str:
