@@ -150,7 +150,7 @@ def read_box(value: Any, corners: bool = False) -> Box:
             box = Box(*(float(number) for number in value))
             if corners and not isinstance(value, Box):
                 box = box._replace(width=box.width - box.x, height=box.height - box.y)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{value!r} is no box ({error}): expected x, y, width and height in pixels.") from None
     if not all(map(math.isfinite, box)) or box.width <= 0 or box.height <= 0:
         raise UserError(f"The box {tuple(box[:4])} has no extent: expected x, y, width > 0 and height > 0 in pixels.")

@@ -7,6 +7,7 @@ import difflib
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .codecs import CODECS, Codec
@@ -14,6 +15,7 @@ from .diffusion import PARADIGMS
 from .errors import UserError
 from .image import RESIZE_RULES, ResizeRule
 from .perception_map import Axis, Convention
+from .plain_files import parse_json
 from .skeletons import USUAL, Skeleton, skeleton_named
 from .tasks import Task, task_named
 
@@ -96,6 +98,8 @@ class Recipe:
     """What it was trained on; for people."""
 
     def __post_init__(self) -> None:
+        for field, kind in KINDS.items():
+            check_kind(field, getattr(self, field), kind)
         task_named(self.task)
         for field, choices in CHOICES.items():
             check_choice(field, getattr(self, field), choices)
@@ -111,8 +115,8 @@ class Recipe:
         for field, low, high in RANGES:
             if not low <= getattr(self, field) <= high:
                 raise UserError(f"{field}={getattr(self, field)} is outside {low}..{high}.")
-        if self.axes is not None and (len(self.axes) != 3 or not set(self.axes) <= set(get_args(Axis))):
-            raise UserError(f"axes={','.join(self.axes)} is not three of {', '.join(get_args(Axis))}.")
+        if self.axes is not None and (len(self.axes) != 3 or any(axis not in get_args(Axis) for axis in self.axes)):
+            raise UserError(f"axes={','.join(map(str, self.axes))} is not three of {', '.join(get_args(Axis))}.")
         skeleton_named(self.keypoints or USUAL, self.limbs)
 
     @property
@@ -185,8 +189,19 @@ RANGES = (
 )
 
 
+KINDS: dict[str, tuple[type, ...]] = {
+    name: {bool: (bool,), int: (int,), float: (float, int)}.get(hint, (tuple, NoneType) if name == "axes" else (str,))
+    for name, hint in get_type_hints(Recipe).items()
+}
+"""Of what types the values of a field are, as far as JSON tells them apart."""
 FROM_FILES = ("head", "name", "decoder", "encoder")
 """Fields that name what lies in the file."""
+
+
+def check_kind(field: str, value: Any, kind: tuple[type, ...]) -> None:
+    """UserError for a value of another type; true and false are no numbers."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
+        raise UserError(f"{field}={value!r}: expected a value of type {kind[0].__name__}.")
 
 
 def check_choice(field: str, value: str, choices: Collection[str]) -> None:
@@ -241,17 +256,22 @@ def from_header(metadata: dict[str, str], where: str) -> tuple[Recipe, ...]:
             f"{where} carries no {KEY}: name its family and task, or export it with `diffusion-perception export`."
         )
     try:
-        return tuple(recipe_from(row) for row in json.loads(metadata[KEY]))
-    except (TypeError, AttributeError, ValueError) as error:
+        rows = parse_json(metadata[KEY])
+        if not isinstance(rows, list):
+            raise UserError("it is no list of recipes")
+        return tuple(map(recipe_from, rows))
+    except UserError as error:
         raise UserError(
             f"{where} has a recipe that this version cannot read ({str(error).rstrip('.')}): update the pack."
         ) from None
 
 
 def recipe_from(row: dict[str, Any]) -> Recipe:
-    """The recipe of one JSON object. UserError for fields of a newer version."""
+    """The recipe of one JSON object. UserError for what is none, and for fields of a newer version."""
+    if not isinstance(row, dict) or "task" not in row:
+        raise UserError("it names no task")
     unknown = set(row) - {field.name for field in dataclasses.fields(Recipe)}
     if unknown:
         raise UserError(f"unknown fields {', '.join(sorted(unknown))}")
     axes = row.get("axes")
-    return Recipe(**{**row, "axes": tuple(axes) if axes else None})
+    return Recipe(**{**row, "axes": tuple(axes) if isinstance(axes, list) and axes else axes or None})

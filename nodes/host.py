@@ -26,11 +26,11 @@ from ..core.backbone import Context, Features
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.attachment import Adapted, uncompiled
 from ..core.checkpoints.bases import Base
-from ..core.checkpoints.checkpoint import keep
+from ..core.checkpoints.checkpoint import text_weights
 from ..core.checkpoints.layers import shapes_of
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
 from ..core.checkpoints.library import Shared
-from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, read_json
+from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
 from ..core.checkpoints.tiny_vae_file import Held
 from ..core.errors import UserError
 from ..core.generations import LATENT
@@ -307,8 +307,7 @@ class ComfyHost:
         return SHARED(HostLight, weights)
 
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
-        weights = network(find_files(text_encoder), keep)
-        return encode_prompt(weights, read_json(text_encoder / "config.json"), tokens)
+        return encode_prompt(text_weights(text_encoder), read_json(text_encoder / "config.json"), tokens)
 
     def empty_prompt(self, base: str, tokens: int) -> Tensor | None:
         return sd2_empty_prompt() if (base, tokens) == ("sd21", 2) else None
@@ -596,11 +595,21 @@ def without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patc
 
 
 def encode_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:
-    """(1, L, D) float32 of L token ids, by the host's CLIP in single precision."""
-    encoder = comfy.clip_model.CLIPTextModel_(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
-    tensors = {name.removeprefix("text_model."): tensor.float() for name, tensor in weights.load().items()}
-    encoder.load_state_dict(tensors, strict=False)
-    return encoder(torch.tensor([tokens]))[0].float()
+    """(1, L, D) float32 of L token ids, by the host's CLIP in single precision.
+
+    weights: named as `text_names` does. CheckpointError if they are not the encoder's, or config.json describes none.
+    """
+    try:
+        encoder = comfy.clip_model.CLIPTextModel_(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    except KeyError as error:
+        told = shown(weights.path.with_name("config.json"))
+        raise CheckpointError(f"{told} describes no text encoder ({error} is missing): get the file again.") from error
+    # the module's memory is as it was found: nothing of it may stay unfilled
+    filled(encoder, {name: tensor.float() for name, tensor in weights.load().items()}, weights)
+    # hosts add all their positions at once; CLIP is causal, so that what follows the prompt is not seen by it
+    positions = encoder.embeddings.position_embedding.weight.shape[0]
+    filling = [tokens[-1]] * (positions - len(tokens))
+    return encoder(torch.tensor([tokens + filling]))[0][:, : len(tokens)].float()
 
 
 def sd2_empty_prompt() -> Tensor | None:

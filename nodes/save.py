@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +18,8 @@ from ..core.tasks import TASKS
 from . import host
 from .schema import found_by
 from .sockets import GEOMETRIES, Given, convention_input, map_input, read
+
+log = logging.getLogger(__name__)
 
 
 class SaveMap(io.ComfyNode):
@@ -86,9 +90,21 @@ def place(prefix: str, map: PerceptionMap) -> tuple[Path, str, int, str]:
 
 def workflow(cls: type[io.ComfyNode]) -> list[Any]:
     """The PNG chunks by which the host finds the workflow in a picture; none where the user has switched that off."""
-    make = getattr(ui.ImageSaveHelper, "_create_png_metadata", None)
-    metadata = make(cls) if make else None
+    make = getattr(ui.ImageSaveHelper, EMBEDDER, None)
+    if make is None:
+        warn_once(f"This ComfyUI has no {EMBEDDER}: PNGs are saved without the workflow; update the pack.")
+        return []
+    metadata = make(cls)
     return [chunk[:2] for chunk in metadata.chunks] if metadata else []
+
+
+EMBEDDER = "_create_png_metadata"
+"""A private method of the host, which has no public one for this; releases may call it otherwise."""
+
+
+@cache
+def warn_once(sentence: str) -> None:
+    log.warning("%s", sentence)
 
 
 NODES = [SaveMap]

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
-import json
 import multiprocessing
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.errors import UserError
+from ..core.plain_files import read_json
 from . import assets
 from .plan import Plan, parse_size, stem
 from .renderers import RENDERERS
@@ -105,11 +105,23 @@ def write_credits(plan: Plan) -> None:
     """Who made the models that the views in the folder show, whichever run made the views."""
     shown: set[str] = set()
     for path in plan.out.glob("*/camera/*.json"):
-        shown.update(json.loads(path.read_text()).get("models", ()))
+        shown.update(models_in(path))
     items = open_shelf().items
     bodies = any(name.startswith("body/") for name in shown)
     text = assets.credits([items[name] for name in sorted(shown & items.keys())], bodies)
     write_text(plan.out / "CREDITS.md", text)
+
+
+def models_in(path: Path) -> list[str]:
+    """Those that a view's camera file names. UserError if it is damaged."""
+    try:
+        notes = read_json(path)
+    except UserError as error:
+        raise UserError(f"{path} is damaged ({error}): remove it and render again.") from None
+    models = notes.get("models", []) if isinstance(notes, dict) else None
+    if not isinstance(models, list) or not all(isinstance(name, str) for name in models):
+        raise UserError(f"{path} names no models: remove it and render again.")
+    return models
 
 
 def _render_all(plan: Plan) -> None:

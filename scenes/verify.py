@@ -123,7 +123,19 @@ def smooth_pixels(depth: np.ndarray, normal: np.ndarray, instance: np.ndarray, s
 
 
 def read_maps(folder: Path, name: str) -> dict[str, Any]:
-    """The maps of one view in the units that `dataset.toml` states."""
+    """The maps of one view in the units that `dataset.toml` states. UserError for files that are not as written."""
+    try:
+        return decoded_maps(folder, name)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, EOFError) as error:
+        raise UserError(
+            f"{folder} has a damaged dataset.toml, or files of {name} in camera/, keypoints/ or depth/ ({error!r}): "
+            f"remove {folder / 'camera' / name}.json and render again."
+        ) from error
+
+
+def decoded_maps(folder: Path, name: str) -> dict[str, Any]:
     import cv2
 
     def picture(kind: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
@@ -219,6 +221,51 @@ def test_a_damaged_text_encoder_is_told_in_one_sentence(bare):
     with pytest.raises(
         CheckpointError, match="marigold-depth/text_encoder/model.safetensors is not a whole .safetensors"
     ):
+        load(open_checkpoint(bare))
+
+
+def lacking(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {other: tensor for other, tensor in tensors.items() if other != name}
+
+
+SPOILT = {
+    "missing": lambda tensors, name: lacking(tensors, name),
+    "misshapen": lambda tensors, name: {**tensors, name: tensors[name][:, :5].contiguous()},
+    "unknown": lambda tensors, name: {**tensors, "logit_scale": torch.ones(1)},
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_a_text_encoder_that_is_not_whole_is_told_in_one_sentence_and_never_made_up(bare, encoder, tmp_path, spoil):
+    text, _ = encoder
+    shutil.copytree(text, tmp_path / "spoilt")
+    file = tmp_path / "spoilt" / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("layers.1.mlp.fc1.weight"))
+    save_file(spoil(tensors, name), file, {"format": "pt"})
+    add_encoder(bare, tmp_path / "spoilt")
+    with pytest.raises(CheckpointError, match=r"text_encoder/model.safetensors does not fit its CLIP") as told:
+        load(open_checkpoint(bare))
+    assert "\n" not in str(told.value)
+
+
+def test_the_numbers_of_positions_that_old_text_encoders_hold_are_passed_over(bare, encoder, tmp_path):
+    text, expected = encoder
+    shutil.copytree(text, tmp_path / "old")
+    file = tmp_path / "old" / "text_encoder" / "model.safetensors"
+    tensors = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(file).items()}
+    save_file({**tensors, "text_model.embeddings.position_ids": torch.arange(77)[None]}, file, {"format": "pt"})
+    add_encoder(bare, tmp_path / "old")
+    assert torch.equal(load(open_checkpoint(bare)).context.tokens, expected)
+
+
+@pytest.mark.parametrize("config", ["[]", "{", '{"hidden_size": "wide"}', '{"num_attention_heads": 0}'])
+def test_a_config_that_describes_no_text_encoder_is_told_in_one_sentence(bare, encoder, tmp_path, config):
+    text, _ = encoder
+    shutil.copytree(text, tmp_path / "odd")
+    (tmp_path / "odd" / "text_encoder" / "config.json").write_text(config)
+    add_encoder(bare, tmp_path / "odd")
+    with pytest.raises(CheckpointError, match=r"text_encoder/config.json "):
         load(open_checkpoint(bare))
 
 

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.run(arguments)
     except (UserError, OSError) as error:
-        print(f"diffusion-perception: {error}", file=sys.stderr)
+        # a library's reason may have several lines
+        print(f"diffusion-perception: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"diffusion-perception: {str(stop) or 'cancelled'}", file=sys.stderr)

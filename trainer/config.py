@@ -215,6 +215,8 @@ class Optimiser:
             check_range(name, getattr(self, name), 0, 1e6)
         for name in ("warmup", "decay_steps"):
             check_range(name, getattr(self, name), 0, 10**9)
+        for beta in self.betas:
+            check_range("betas", beta, 0, 1 - 1e-9)
         check_range("ema", self.ema, 0, 1)
         check_range("final_ratio", self.final_ratio, 0, 1)
 
@@ -337,7 +339,7 @@ def parse_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no config {path}: check the path.")
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of bytes, numbers too long, brackets too deep
         raise ConfigError(f"{path} is not TOML ({error}).") from None
 
 
@@ -425,6 +427,8 @@ def scalar(hint: type, value: Any, where: str) -> Any:
     """A number, a truth value or a text."""
     if isinstance(value, str) and hint is not str:
         value = parsed(hint, value)
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where} = {value!r} holds a zero byte, which no path or name can.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -12,7 +12,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -126,6 +132,16 @@ def estimate(
         activations=living.peak,
         seconds=counter.get_total_flops() * config.accumulation / (speed(device, autocast) * EFFICIENCY),
     )
+
+
+UNFORESEEABLE = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+    NotImplementedError,
+)
+"""What PyTorch raises of operators that cannot run on tensors without contents."""
 
 
 def speed(device: torch.device, autocast: Callable[[], Any], size: int = 1024) -> float:

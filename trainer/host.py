@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,14 +12,14 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from ..core.backbone import Context, Features
+from ..core.backbone import Context, Features, Shapes
 from ..core.checkpoints.adapters import Adapter
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.assemble import assemble, text_context
 from ..core.checkpoints.bases import one_by_one
-from ..core.checkpoints.checkpoint import Checkpoint, as_context, read_context
+from ..core.checkpoints.checkpoint import Checkpoint, as_context, read_context, text_names, text_weights
 from ..core.checkpoints.fingerprint import fingerprint
-from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, read_shapes, shown
+from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
 from ..core.checkpoints.tiny_vae_file import FULL
 from ..core.errors import UserError
 from ..core.halves import Half
@@ -229,21 +229,28 @@ def load_vae(weights: Weights, architecture: VAEArchitecture) -> AutoencoderKL:
 
 def filled(module: Module, tensors: dict[str, Tensor], weights: Weights) -> Module:
     """The module with these float32 weights. CheckpointError names what does not fit."""
-    missing, unexpected = compare(module, tensors)
+    check_fits(module, shapes_of(module), shapes_in(tensors), weights)
+    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def check_fits(module: nn.Module, expected: Shapes, given: Shapes, weights: Weights) -> None:
+    """CheckpointError names what a module lacks, has in another shape, or does not know."""
+    missing = sorted(name for name in expected if given.get(name) != expected[name])
+    unexpected = sorted(set(given) - set(expected))
     if missing or unexpected:
         raise CheckpointError(
             f"{shown(weights.path)} does not fit its {type(module).__name__}: {len(missing)} weights are missing or "
             f"misshapen, {len(unexpected)} are unknown ({(missing + unexpected)[0]} ...); download or export it again."
         )
-    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    return module.eval().requires_grad_(False)
 
 
-def compare(module: nn.Module, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Names that the module lacks, or has in another shape, and names that it does not know."""
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return sorted(name for name in expected if given.get(name) != expected[name]), sorted(set(given) - set(expected))
+def shapes_of(module: nn.Module) -> Shapes:
+    return shapes_in(module.state_dict())
+
+
+def shapes_in(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def named_context(text: str, architecture: UNetArchitecture) -> Context:
@@ -253,12 +260,28 @@ def named_context(text: str, architecture: UNetArchitecture) -> Context:
 
 
 def encode_prompt(folder: Path, tokens: list[int]) -> Tensor:
-    """(1, L, D) float32 of L token ids, by transformers' CLIP. CheckpointError for damaged weights."""
+    """(1, L, D) float32 of L token ids, by transformers' CLIP. CheckpointError for weights that are not
+    its own, where transformers would make up what is missing."""
     from transformers import CLIPTextModel
 
-    for file in find_files(folder):
-        read_shapes(file)  # says in one sentence what is wrong with it
+    weights, expected = text_weights(folder), text_network(folder)
+    known = shapes_of(expected)
+    check_fits(expected, {new: known[old] for old, new in text_names(list(known)).items()}, weights.shapes, weights)
     # .float(): transformers keeps the dtype of the file since version 5
     encoder = CLIPTextModel.from_pretrained(folder, local_files_only=True).float()
     with torch.no_grad():
         return encoder(torch.tensor([tokens]))[0]
+
+
+def text_network(folder: Path) -> nn.Module:
+    """The text encoder that config.json describes, without weights. CheckpointError if it describes none."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    read_json(folder / "config.json")  # says in one sentence what is wrong with it
+    try:
+        with torch.device("meta"):
+            return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+    except Exception as error:  # its releases each raise others of a wrong value
+        raise CheckpointError(
+            f"{shown(folder / 'config.json')} describes no text encoder ({error}): get the file again."
+        ) from error

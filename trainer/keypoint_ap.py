@@ -197,7 +197,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         measure(said)
     except (UserError, OSError) as error:
-        sys.stderr.write(f"keypoint_ap: {error}\n")
+        sys.stderr.write(f"keypoint_ap: {' '.join(str(error).split())}\n")
         return 2
     return 0
 

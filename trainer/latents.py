@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import UserError
+from ..core.plain_files import read_npy
 from ..core.recipe import Recipe
 from .config import Config
 from .whole import whole
@@ -97,11 +99,13 @@ def digest(*about: object) -> str:
 
 def kept(file: Path) -> Tensor | None:
     """What was saved; None if nothing was, or it is damaged."""
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    if not file.is_file():
         return None
-    return torch.from_numpy(array)
+    try:
+        return torch.from_numpy(read_npy(file))
+    except UserError as error:
+        log.warning("%s is damaged (%s): it is made anew.", file, error)
+        return None
 
 
 def save(file: Path, latent: Tensor) -> None:

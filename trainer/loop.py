@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -101,8 +101,8 @@ class Run:
 
 def fit(run: Run) -> None:
     """Train from `first_step` to the last step."""
-    with run.wish.listening():
-        stream = batches.load(run.data, run.first_step * run.config.accumulation, run.config.workers)
+    first = run.first_step * run.config.accumulation
+    with run.wish.listening(), closing(batches.load(run.data, first, run.config.workers)) as stream:
         run.model.train()
         for step in progress(run):
             take_step(run, list(itertools.islice(stream, run.config.accumulation)), step)

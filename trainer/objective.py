@@ -53,6 +53,8 @@ def terms_of(recipe: Recipe, settings: Settings) -> list[Term]:
         terms.append(Term(LOSSES[settings.latent_loss], 1.0, "latent"))
     if settings.loss != "latent":
         listed = settings.pixel_losses.get(row.name, recipe.target_codec().losses or row.losses)
+        if not isinstance(listed, str | list | tuple):
+            raise ConfigError(f"objective.pixel_losses.{row.name} = {listed!r}: expected a list of losses.")
         terms += [picture_term(text, row.name) for text in ([listed] if isinstance(listed, str) else listed)]
     return terms
 

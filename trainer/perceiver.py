@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..core.crops import Box
@@ -15,6 +15,8 @@ from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, predict
 from ..core.pose import predict_people
+from .data.arrays import BrokenRecord, read_colours, read_picture
+from .data.records import shown
 
 EXPECTED = (
     "a path, a PIL image, an array (H, W, 3) or (B, H, W, 3) of uint8, uint16 or floats in [0, 1], or a tensor "
@@ -79,15 +81,16 @@ def _described(value: Any) -> str:
 
 
 def read_image(path: Path) -> Tensor:
-    """(1, 3, H, W) in [0, 1], upright as its camera says."""
+    """(1, 3, H, W) in [0, 1], upright as its camera says: what training sees of the same file."""
     try:
-        with Image.open(path) as image:
-            pixels = as_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError:
-        raise UserError(f"{path.name} is not an image that can be read: give a PNG, JPEG, WebP or TIFF.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path.name} is not a readable image ({error}): give a whole one.") from None
-    return torch.from_numpy(pixels).movedim(-1, 0)[None]
+        colours, _ = read_colours(path, other=read_picture)
+    except BrokenRecord as fault:
+        if isinstance(fault.__cause__, UnidentifiedImageError):
+            raise UserError(f"{path.name} is not an image that can be read: give a PNG, JPEG, WebP or TIFF.") from None
+        raise UserError(
+            f"{path.name} is not a readable image ({fault.__cause__ or fault}): give a whole one."
+        ) from None
+    return torch.from_numpy(np.ascontiguousarray(shown(colours), np.float32)).movedim(-1, 0)[None]
 
 
 def as_rgb(image: Image.Image) -> np.ndarray:

@@ -21,8 +21,10 @@ from ..core.display.picture import as_gray, ready
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, wanted_resolution
+from ..core.plain_files import read_json
 from ..core.pose import passes_of_people, predict_people
 from ..core.recipe import Recipe
+from .data.arrays import check_packages
 from .host import device_named, load_chosen
 from .model_choice import ModelChoice
 from .perceiver import read_image
@@ -121,8 +123,8 @@ def finder(wanted: Prediction) -> Finder:
 def boxes_named(file: Path, picture: Path) -> list[Box]:
     """Those of a picture in a JSON file {picture's name: [[x, y, width, height], ...]}. UserError for what is none."""
     try:
-        table = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+        table = read_json(file)
+    except UserError as error:
         raise UserError(f"{file} is not JSON ({error}).") from None
     if not isinstance(table, dict):
         raise UserError(f"{file} names no pictures: expected {{picture's name: [[x, y, width, height], ...], ...}}.")
@@ -183,6 +185,7 @@ def check_images(images: list[Path]) -> None:
     missing = [path for path in images if not path.is_file()]
     if missing:
         raise UserError(f"There is no image {missing[0]}: check the path.")
+    check_packages(path.suffix.lower() for path in images)
     twice = [stem for stem, number in Counter(path.stem for path in images).items() if number > 1]
     if twice:
         raise UserError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")

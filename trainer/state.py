@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..core.checkpoints.tensors import UNREADABLE
 from .config import Config, ConfigError, to_toml
 from .estimate import MOMENTS
 from .optimiser import Average, fill
@@ -76,7 +77,7 @@ def load(
     path: Path, config: Config, learning: dict[str, nn.Parameter], optimiser: Optimizer, average: Average
 ) -> dict[str, Any]:
     """Fill weights, optimiser and average from a state; returns the rest of it. ConfigError if it is another run's."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read(path)
     if content["config"] != told(config):
         line = difference(content["config"], told(config))
         raise ConfigError(
@@ -88,11 +89,16 @@ def load(
             f"{path.parent} is at step {content['step']} already, and steps = {config.steps}: raise steps, choose "
             "another `out`, or set resume = false to start anew."
         )
-    fill(learning, content["weights"])
-    optimiser.load_state_dict(content["optimiser"])
-    for name, weight in content["average"].items():
-        average.weights[name].copy_(weight)
-    torch.set_rng_state(content["random"]["torch"])
+    if content["weights"].keys() != learning.keys():
+        raise damaged(path, "it holds other weights than the run's")
+    try:
+        fill(learning, content["weights"])
+        optimiser.load_state_dict(content["optimiser"])
+        for name, weight in content["average"].items():
+            average.weights[name].copy_(weight)
+        torch.set_rng_state(content["random"]["torch"])
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise damaged(path, error) from error
     return content
 
 
@@ -102,6 +108,37 @@ def longer(config: Config) -> str:
         f" Its {config.optimiser.schedule} rate ends with its last step: a run that is to be made longer has "
         'optimiser.schedule = "constant", or optimiser.decay_steps set from the start.'
     )
+
+
+KEYS = {
+    "config": str,
+    "step": int,
+    "weights": dict,
+    "optimiser": dict,
+    "average": dict,
+    "scaler": dict,
+    "progress": dict,
+    "random": dict,
+}
+"""What `save` writes, and of which type."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `save` wrote. ConfigError if it is damaged."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in KEYS.items()):
+        raise damaged(path, "it is no state of a run")
+    if not all(isinstance(records, Tensor) for records in content.setdefault("data", {}).values()):
+        raise damaged(path, "it is no state of a run")
+    return content
+
+
+def damaged(path: Path, reason: object) -> ConfigError:
+    first = next(iter(str(reason).splitlines()), "")
+    return ConfigError(f"{path} is damaged ({first}): remove it, or set resume = false, to start anew.")
 
 
 def told(config: Config) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ Answer = TypeVar("Answer")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_WISH_S = 1.0
 """Signals that come within this time are one wish."""
+GRACE_S = 20
+"""How long a process that reads pictures outlives a SIGTERM."""
 SOON = b"\ndiffusion-perception: stopping after this step and saving; once more stops at once\n"
 
 
@@ -82,5 +85,7 @@ class Wish:
 def deaf(worker: int) -> None:
     """What a process that reads pictures does of signals: a terminal sends them to all, and the run needs its pictures
     until it is saved. It ends with the run."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        # whoever ends it so, and means it, does not wait for ever
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))

@@ -24,7 +24,7 @@ from .base import Start, shape_of, start
 from .config import Config, ConfigError, check_known, to_toml
 from .data.batches import Batches, Feed, changes, listed, marked
 from .data.feeds import open_feeds
-from .estimate import GIB, advice, estimate, said_plainly
+from .estimate import GIB, UNFORESEEABLE, advice, estimate, said_plainly
 from .latents import Latents
 from .loop import Journal, Judge, Run, fit
 from .optimiser import OPTIMISERS, Average
@@ -72,15 +72,15 @@ def begin(run: Run) -> None:
 
 
 def foretell(run: Run) -> None:
-    """Say what a step will take. What cannot be foretold is passed over: the run itself will tell."""
+    """Say what a step will take, or why that cannot be told: the run itself will tell."""
     accelerator, config = run.accelerator, run.config
     if not accelerator.is_main_process:
         return
     device = accelerator.device
     try:
         found = estimate(config, run.learner, run.data[0], lambda: accelerator.autocast(), device)
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
-        log.debug("No estimate: %s", error)
+    except UNFORESEEABLE as error:
+        log.warning("Memory and time of a step cannot be foretold (%s).", next(iter(str(error).splitlines()), error))
         return
     tqdm.write(found.sentence(config.steps - run.first_step), sys.stderr)
     room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0

@@ -83,12 +83,25 @@ def read_own(file: Path, metadata: Mapping[str, str]) -> Adapter:
         recipes = from_header(dict(metadata), shown(file))
     except UserError as error:
         raise CheckpointError(str(error)) from None
-    manifest = header_object(metadata, ADAPTER_KEY, file)
+    manifest = checked(header_object(metadata, ADAPTER_KEY, file), file)
     names = [name for name in read_shapes(file) if not name.startswith(BESIDE)]
     keys = {name: Key(match[1], match[2]) for name in names if (match := OWN.fullmatch(name))}
     refuse_unread(file, [name for name in names if name not in keys], len(names))
     adapter = Adapter(file, assemble(file, keys, lambda layer, rank: 1.0), "own", recipes=recipes)
     return replace(adapter, **{name: manifest[name] for name in MANIFEST if name in manifest})
+
+
+def checked(manifest: dict[str, Any], file: Path) -> dict[str, Any]:
+    """CheckpointError unless each of MANIFEST that is there is a text, and the fingerprint lists of numbers."""
+    prints = manifest.get("fingerprint") or {}
+    lists = prints.values() if isinstance(prints, dict) else ()
+    right = isinstance(prints, dict) and all(
+        isinstance(row, list) and all(isinstance(value, float | int) for value in row) for row in lists
+    )
+    words = [manifest.get(name, "") for name in MANIFEST if name != "fingerprint"]
+    if not right or not all(isinstance(word, str) for word in words):
+        raise CheckpointError(f"{shown(file)} has a damaged header ({ADAPTER_KEY}): export or download it again.")
+    return manifest
 
 
 def write_adapter(

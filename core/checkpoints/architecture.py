@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -82,7 +83,12 @@ class UNetArchitecture:
             return self
         # diffusers calls the number of heads attention_head_dim: a name it keeps for old files
         heads = tuple(stated) if isinstance(stated, list | tuple) else (stated,) * len(self.widths)
-        if len(heads) != len(self.widths) or any(width % count for width, count in zip(self.widths, heads)):
+        counts = all(isinstance(count, int) and count > 0 for count in heads)
+        if (
+            not counts
+            or len(heads) != len(self.widths)
+            or any(width % count for width, count in zip(self.widths, heads))
+        ):
             raise UserError(f"its config says {heads} attention heads, which do not divide the widths {self.widths}")
         return replace(self, heads=heads)
 
@@ -172,7 +178,10 @@ class VAEArchitecture:
         for row in STRANGERS:
             if config.get("scaling_factor") == row.scaling_factor:
                 raise UserError(f"it is the VAE of {row.title}; expected one of Stable Diffusion 1.x or 2.x")
-        return replace(self, scaling_factor=config.get("scaling_factor") or self.scaling_factor)
+        factor = config.get("scaling_factor") or self.scaling_factor
+        if not isinstance(factor, float | int) or not 0 < factor < math.inf:
+            raise UserError(f"its config says scaling_factor={factor!r}; expected a number above 0")
+        return replace(self, scaling_factor=factor)
 
     def config(self) -> dict[str, Any]:
         """The diffusers config of this network."""
@@ -201,7 +210,7 @@ def check_is_sd_unet(shapes: Shapes) -> None:
         raise UserError(f"it holds an {SDXL.title} UNet; this version runs SD 1.x and SD 2.x UNets")
     if any(".base_layer." in key for key in shapes):
         raise UserError("it holds a LoRA and its base as peft wraps them; give it as an adapter, with the base apart")
-    missing = [key for key in NEEDED if key not in shapes]
+    missing = [key for key in NEEDED if len(shapes.get(key, ())) < 2]
     if missing:
         found = f"{missing[0]} is not among its {len(shapes)} tensors" if shapes else "it holds none"
         raise UserError(f"expected the weights of a Stable Diffusion UNet, but {found}")

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..backbone import Context, Shapes
 from ..errors import UserError
 from ..generations import CUSTOM, END, INPAINTING, START, latent_space
+from ..plain_files import read_npy
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
 from .architecture import UNetArchitecture, VAEArchitecture
@@ -420,17 +421,36 @@ def find_text_encoder(folder: Path) -> Path | None:
     return encoder if find_files(encoder) and (encoder / "config.json").is_file() else None
 
 
+def text_weights(folder: Path) -> Weights:
+    """Of a text encoder's folder, by the names of `text_names`. CheckpointError if a file is damaged."""
+    return network(find_files(folder), text_names)
+
+
+def text_names(names: list[str]) -> dict[str, str]:
+    """{name: what it is called in the encoder}. Releases of transformers differ in whether text_model. stands before
+    every name, and whether the positions' numbers, which every encoder knows, are kept."""
+    return {name: name.removeprefix("text_model.") for name in names if not name.endswith(".position_ids")}
+
+
 def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:
     """The token ids of the empty prompt, by the tokenizer beside the encoder: start and end, padded to 77 or not."""
     folder = text_encoder.parent / "tokenizer"
     whole = read_json(folder / "tokenizer.json")
-    vocabulary = read_json(folder / "vocab.json") or whole.get("model", {}).get("vocab", {})
+    vocabulary = read_json(folder / "vocab.json") or table(table(whole, "model"), "vocab")
     start, end = vocabulary.get("<|startoftext|>", START), vocabulary.get("<|endoftext|>", END)
     # SD1 pads with the end, SD2 with "!"; where both files speak, the map is right
     said = {**read_json(folder / "tokenizer_config.json"), **read_json(folder / "special_tokens_map.json")}
     stated = said.get("pad_token") or "<|endoftext|>"
-    pad = vocabulary.get(stated["content"] if isinstance(stated, dict) else stated, end)
+    pad = vocabulary.get(str(stated.get("content") if isinstance(stated, dict) else stated), end)
+    if not all(isinstance(token, int) for token in (start, end, pad)):
+        raise CheckpointError(f"{shown(folder)} gives words other numbers than whole ones: get the folder again.")
     return [start, end, *([pad] * 75 if padded else [])]
+
+
+def table(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The JSON object under a key, empty where there is none."""
+    held = holder.get(key)
+    return held if isinstance(held, dict) else {}
 
 
 def read_context(path: Path, key: str = "") -> Tensor:
@@ -439,8 +459,8 @@ def read_context(path: Path, key: str = "") -> Tensor:
         raise CheckpointError(f"There is no text embedding {path}: check the path.")
     if path.suffix == ".npy":
         try:
-            tokens = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-        except (ValueError, OSError, EOFError) as error:
+            tokens = torch.from_numpy(read_npy(path).astype(np.float32))
+        except UserError as error:
             raise CheckpointError(f"{shown(path)} is not a plain .npy array ({error}): get it again.") from None
     else:
         held = network((path,), keep).load()
@@ -509,7 +529,7 @@ def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[We
     """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's."""
     try:
         architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
-    except ValueError as error:
+    except UserError as error:
         raise CheckpointError(f"{shown(path)} cannot be used: {error}.") from None
     channels = latent_space(architecture.base).channels
     if architecture.out_channels != channels:
@@ -526,5 +546,5 @@ def as_vae(
     """The VAE and its shape. base: whose latents it makes. CheckpointError if it is none of Stable Diffusion's."""
     try:
         return weights, VAEArchitecture.from_weights(weights.shapes, latent_space(base)).with_config(config)
-    except ValueError as error:
+    except UserError as error:
         raise CheckpointError(f"{shown(path)} cannot be used as a VAE: {error}.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .. import plain_files
 from ..errors import UserError
+from ..plain_files import parse_json
 from . import ldm_names
 
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
@@ -165,8 +166,8 @@ def read_metadata(file: Path) -> dict[str, str]:
 def header_object(metadata: Mapping[str, str], key: str, file: Path) -> dict[str, Any]:
     """The JSON object in a field of a file's metadata, {} where there is none. CheckpointError if it is damaged."""
     try:
-        content = json.loads(metadata.get(key, "{}"))
-    except json.JSONDecodeError as error:
+        content = parse_json(metadata.get(key, "{}"))
+    except UserError as error:
         raise CheckpointError(f"{shown(file)} has a damaged header ({error}): export or download it again.") from None
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -231,8 +232,8 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = plain_files.read_json(file)
+    except UserError as error:
         raise CheckpointError(f"{shown(file)} is not readable JSON ({error}): get the file again.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{shown(file)} holds no JSON object: get the file again.")

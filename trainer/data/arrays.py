@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from ...core.errors import UserError
 
@@ -24,26 +25,41 @@ EXR_NAMES = ("RGBA", "RGB", "XYZ", "Y", "V", "Z")
 """Channels that belong together; the first set that a file has is read."""
 
 
+Reader = Callable[[Path, bool], np.ndarray]
+"""(path, indexed) -> array, as in read_array."""
+
+
 class BrokenRecord(UserError):
     """One record of a dataset that cannot be used, in one sentence that names it."""
 
 
-def read_array(path: Path, indexed: bool = False) -> np.ndarray:
+def read_array(path: Path, indexed: bool = False, other: Reader | None = None) -> np.ndarray:
     """(H, W) or (H, W, C), RGB order, in the file's own type. BrokenRecord if it is missing, empty or damaged.
 
-    indexed: the numbers of a paletted picture are wanted, not its colours.
+    indexed: the numbers of a paletted picture are wanted, not its colours; other: reads files of any other name.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(path.suffix.lower(), other)
     if reader is None:
         raise BrokenRecord(f"{path} is of a kind that is not read; take one of {', '.join(sorted(READERS))}.")
     check_file(path)
+    return in_shape(decoded(path, reader, indexed), path)
+
+
+def decoded(path: Path, reader: Reader, indexed: bool) -> np.ndarray:
+    """What a library makes of a file. BrokenRecord for whatever it raises of a damaged one."""
     try:
-        array = reader(path, indexed)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, zipfile.BadZipFile) as error:
-        raise BrokenRecord(f"{path} cannot be read ({error}).") from error
+        return reader(path, indexed)
     except Image.DecompressionBombError as error:
         raise BrokenRecord(f"{path} is too large a picture ({error}).") from error
-    return in_shape(array, path)
+    except UNREADABLE as error:
+        raise BrokenRecord(f"{path} cannot be read ({error}).") from error
+
+
+UNREADABLE = (
+    OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError, struct.error, zlib.error,
+    zipfile.BadZipFile, tokenize.TokenError,
+)  # fmt: skip
+"""What the libraries that decode pictures and arrays raise of damaged files."""
 
 
 def check_file(path: Path) -> None:
@@ -68,9 +84,10 @@ def in_shape(array: np.ndarray, path: Path) -> np.ndarray:
 
 
 def read_picture(path: Path, indexed: bool) -> np.ndarray:
-    """Upright as its camera says, like every picture that `predict` reads."""
-    if is_deep_colour(path):
-        return read_deep(path)
+    """Upright as its camera says, at the depth of the file: of several channels Pillow keeps 8 bits."""
+    deep = read_deep_png(path) if is_deep_png(path) else read_deep_tiff(path)
+    if deep is not None:
+        return deep
     with Image.open(path) as picture:
         picture = ImageOps.exif_transpose(picture)
         if not (picture.mode in PILLOW_MODES or (indexed and picture.mode == "P")):
@@ -81,21 +98,62 @@ def read_picture(path: Path, indexed: bool) -> np.ndarray:
     return array
 
 
-def is_deep_colour(path: Path) -> bool:
-    """16 bits and more than one channel, of which Pillow keeps 8: PNG says so in its header, of TIFF it is assumed."""
+def is_deep_png(path: Path) -> bool:
+    """16 bits and more than one channel, as its header says."""
     with path.open("rb") as file:
         head = file.read(26)
-    if head.startswith(PNG_SIGNATURE) and len(head) == 26:
-        return head[24] == 16 and head[25] != GREY_PNG
-    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return head.startswith(PNG_SIGNATURE) and len(head) == 26 and head[24] == 16 and head[25] != GREY_PNG
 
 
-def read_deep(path: Path) -> np.ndarray:
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+def read_deep_png(path: Path) -> np.ndarray:
+    array = read_by_opencv(path)
     if array is None:
         raise UserError("it is damaged or cut off")
-    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}  # OpenCV's colours lie the other way round
-    return array if array.ndim == 2 else array[..., order[array.shape[-1]]]
+    with Image.open(path) as picture:  # OpenCV leaves PNGs lying as they are stored
+        return TURNS.get(picture.getexif().get(ORIENTATION, 1), np.asarray)(array)
+
+
+ORIENTATION = ExifTags.Base.Orientation
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda array: np.rot90(array, 2),
+    4: np.flipud,
+    5: lambda array: array.swapaxes(0, 1),
+    6: lambda array: np.rot90(array, -1),
+    7: lambda array: np.rot90(array, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+"""What turns a picture upright, by the number that its camera gave it."""
+
+
+def read_deep_tiff(path: Path) -> np.ndarray | None:
+    """A TIFF of greys or colours of more than 8 bits, upright; None for any other file, or if OpenCV cannot."""
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head[:4] not in TIFF_SIGNATURES:
+            return None
+        directory = TiffImagePlugin.ImageFileDirectory_v2(head + file.read(8) if head[2:4] in BIG_TIFF else head)
+        file.seek(directory.next)
+        directory.load(file)
+    deep = max(directory.get(BITS, (1,))) > 8
+    return read_by_opencv(path) if deep and directory.get(COLOURS, 1) in GREY_OR_RGB else None
+
+
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BIG_TIFF = (b"+\0", b"\0+")
+BITS, COLOURS = 258, 262
+"""TIFF's numbers for bits per sample and photometric interpretation."""
+GREY_OR_RGB = (0, 1, 2)
+
+
+def read_by_opencv(path: Path) -> np.ndarray | None:
+    """(H, W) or (H, W, C) in RGB order; None if it cannot."""
+    try:
+        array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    order = {2: [0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # OpenCV's colours lie the other way round
+    return array if array is None or array.ndim == 2 else array[..., order[array.shape[-1]]]
 
 
 def read_exr(path: Path, indexed: bool) -> np.ndarray:
@@ -136,7 +194,7 @@ def read_hdf5(path: Path, indexed: bool) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
-READERS: dict[str, Callable[[Path, bool], np.ndarray]] = {
+READERS: dict[str, Reader] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"), read_picture),
     ".exr": read_exr,
     ".npy": read_npy,
@@ -160,9 +218,12 @@ def full_scale(array: np.ndarray) -> float:
     return float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
 
 
-def read_colours(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (H, W, 3) in [0, 1] for integer types, as stored for floats, and its alpha (H, W) in [0, 1]."""
-    array = read_array(path)
+def read_colours(path: Path, other: Reader | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """A picture (H, W, 3) in [0, 1] for integer types, as stored for floats, and its alpha (H, W) in [0, 1].
+
+    other: reads files of any other name than the keys of READERS.
+    """
+    array = read_array(path, other=other)
     values = (array / full_scale(array)).astype(np.float32)
     values = values[..., None] if values.ndim == 2 else values
     alpha = values[..., -1] if values.shape[-1] in (2, 4) else np.ones(values.shape[:2], np.float32)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -373,7 +373,7 @@ class Guarded(Dataset[Batch | Failure]):
             return Failure(str(error))
 
 
-def load(batches: Batches, first: int, workers: int, pin: bool = False) -> Iterator[Batch]:
+def load(batches: Batches, first: int, workers: int, pin: bool = False) -> Generator[Batch, None, None]:
     """Micro-batches from number `first` to the last. DatasetError in one sentence, whichever process met it."""
     # a worker reads whole batches, so that their order does not depend on how many there are
     loader = DataLoader(
@@ -385,10 +385,15 @@ def load(batches: Batches, first: int, workers: int, pin: bool = False) -> Itera
         pin_memory=pin,
         worker_init_fn=deaf,
     )
-    for found in loader:
-        if isinstance(found, Failure):
-            raise DatasetError(found.reason)
-        yield found
+    reading = iter(loader)
+    try:
+        for found in reading:
+            if isinstance(found, Failure):
+                raise DatasetError(found.reason)
+            yield found
+    finally:
+        # at once: a traceback would hold on to the workers, which then outlive whatever waits for them
+        getattr(reading, "_shutdown_workers", bool)()
 
 
 class Tally:

@@ -18,6 +18,8 @@ from .truth import DatasetError, Depth, Light, Normal, Segmentation, Settings, T
 SIZE = (768, 1024)
 FOCAL_PX = 886.81
 SPLITS = "metadata_images_split_scene_v1.csv"
+COLUMNS = ("scene_name", "camera_name", "frame_id", "included_in_public_release", "split_partition_name")
+"""Of that table, those that are read."""
 NOTHING = -1
 """The render entity where no surface was hit."""
 BACKFACING = 1e-3
@@ -105,8 +107,7 @@ class Hypersim(Records[Frame]):
             yield Frame(path.parts[-4], camera, int(path.name.split(".")[1]))
 
     def frames_in(self, table: Path, split: str) -> Iterator[Frame]:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_splits(table)
         splits = {row.get("split_partition_name", "") for row in rows}
         if split not in splits:
             raise DatasetError(f"{table} has no split {split!r}: it has {', '.join(sorted(filter(None, splits)))}.")
@@ -150,6 +151,18 @@ class Hypersim(Records[Frame]):
         if colours.shape[:2] != hit.shape or colours.ndim != 3:
             raise BrokenRecord(f"{path} has shape {colours.shape}, but its entities {hit.shape}.")
         return torch.from_numpy(np.moveaxis(tone_map(colours, hit), -1, 0).copy())
+
+
+def read_splits(table: Path) -> list[dict[str, str]]:
+    """The rows of Hypersim's CSV. DatasetError if it is none."""
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{table} is no CSV ({error}).") from None
+    if not all(None not in map(row.get, COLUMNS) and row["frame_id"].isdecimal() for row in rows):
+        raise DatasetError(f"{table} is not Hypersim's: a row lacks one of {', '.join(COLUMNS)}.")
+    return rows
 
 
 def intrinsics_of(height: int, width: int) -> np.ndarray:

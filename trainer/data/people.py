@@ -113,39 +113,48 @@ def people_of(table: Any, images: dict[Any, str], skeleton: Skeleton, where: str
     """The labelled persons of a COCO file, and what is wrong. images: {id: path inside the root}, those there are."""
     people, faults = [], []
     for row in table["annotations"]:
+        if not isinstance(row, dict) or not is_numbers(row.get("keypoints", [])):
+            faults.append(f"{where}: an annotation is no object with a list of keypoints.")
+            continue
         if row.get("iscrowd") or not row.get("num_keypoints", 1) or not any(row.get("keypoints", ())[2::3]):
             continue
-        picture = images.get(row.get("image_id"), "")
+        named = row.get("image_id")
+        picture = images.get(named, "") if isinstance(named, int | str) else ""
         name = f"{Path(picture).stem}/{row.get('id')}"
         fault = fault_of(row, images, skeleton)
         if fault:
             faults.append(f"{where}: person {name} {fault}.")
             continue
         x, y, width, height = (float(number) for number in row["bbox"])
-        area = float(row.get("area", 0)) or width * height
+        area = row.get("area") if is_numbers([row.get("area")]) else 0
         numbers = tuple(float(number) for number in row["keypoints"])
-        people.append(Person(name, picture, (x, y, width, height), area, numbers))
+        people.append(Person(name, picture, (x, y, width, height), float(area or width * height), numbers))
     return people, faults
 
 
 def fault_of(row: dict[str, Any], images: dict[Any, str], skeleton: Skeleton) -> str:
     """Why an annotation cannot be used; empty if it can."""
-    numbers, box = row["keypoints"], row.get("bbox", ())
-    if row.get("image_id") not in images:
+    numbers, box = row["keypoints"], row.get("bbox", [])
+    if not isinstance(row.get("image_id"), int | str) or row["image_id"] not in images:
         return f"has no picture (image {row.get('image_id')})"
     if len(numbers) != 3 * len(skeleton.names):
         return f"has {len(numbers)} numbers for {len(skeleton.names)} keypoints"
-    if len(box) != 4 or not all(math.isfinite(number) for number in (*box, *numbers)) or min(box[2:]) <= 0:
-        return f"has the box {list(box)}"
+    if not is_numbers(box) or len(box) != 4 or min(box[2:]) <= 0 or not all(map(math.isfinite, numbers)):
+        return f"has the box {box}"
     return ""
+
+
+def is_numbers(value: Any) -> bool:
+    """Whether it is a list of finite numbers, or of NaN and infinities, but of nothing else."""
+    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
 
 
 def skeleton_of(table: Any, where: str) -> Skeleton:
     """Of the file's one category that has keypoints, with the limbs that it names."""
-    rows = [row for row in table.get("categories", ()) if row.get("keypoints")]
+    rows = [row for row in table.get("categories", ()) if isinstance(row, dict) and row.get("keypoints")]
     if len(rows) != 1:
         raise DatasetError(f"{where} has {len(rows)} categories with keypoints; expected one, such as person.")
-    names = tuple(rows[0]["keypoints"])
+    names = tuple(map(str, rows[0]["keypoints"])) if isinstance(rows[0]["keypoints"], list) else ()
     known = next((row for row in SKELETONS.values() if row.names == names), None)
     try:
         limbs = tuple((int(one) - 1, int(other) - 1) for one, other in rows[0].get("skeleton", ()))
@@ -175,7 +184,7 @@ def plain_people(root: str | Path, name: str, names: Sequence[str] = (), size: t
         try:
             table = read_annotations(root / files.get(stem, f"keypoints/{stem}.json"))
             skeleton = skeleton or skeleton_of(table, str(root / "keypoints"))
-            table["annotations"] = [{**row, "image_id": 0} for row in table["annotations"]]
+            table["annotations"] = [{**row, "image_id": 0} for row in table["annotations"] if isinstance(row, dict)]
             found, wrong = people_of(table, {0: images[stem]} if stem in images else {}, skeleton, f"{name}: {stem}")
         except BrokenRecord as fault:
             found, wrong = [], [str(fault)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -14,13 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.errors import UserError
+from ...core.plain_files import parse_json
 from ...core.tasks import task_named
 from .arrays import READERS as FILE_READERS
 from .arrays import BrokenRecord, check_packages, read_array
 from .folder import PlainFolder
 from .hypersim import Hypersim
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
-from .records import MadeOf, Records, Sample, list_files, read_image, read_names, refuse_task, root_of, why_unusable
+from .records import (
+    MadeOf,
+    Records,
+    Sample,
+    list_files,
+    read_image,
+    read_lines,
+    read_names,
+    refuse_task,
+    root_of,
+    why_unusable,
+)
 from .tasks import data_of, truths
 from .truth import DatasetError, Depth, Level, Normal, Segmentation, Settings, Truth, read_description, read_truth
 
@@ -34,11 +46,19 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
         near = difflib.get_close_matches(kind, DATASETS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
         raise DatasetError(f"There is no reader {kind!r}: {hint}")
+    parameters = signature(DATASETS[kind]).parameters
     try:
         signature(DATASETS[kind]).bind(task=task, **settings)
     except TypeError as error:
         raise DatasetError(f"The settings of the reader {kind!r} do not fit ({error}).") from None
+    wrong = [name for name in settings if parameters[name].annotation == "str" and not is_text(settings[name])]
+    if wrong:
+        raise DatasetError(f"{wrong[0]} = {settings[wrong[0]]!r} of the reader {kind!r}: expected a text.")
     return DATASETS[kind](task=task, **settings)
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str | Path)
 
 
 def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
@@ -392,13 +412,13 @@ def read_pairs(files: list[Path], key: str) -> list[Pair]:
     """`image` and `key` of every row. DatasetError names the first line that lacks one."""
     pairs = []
     for file in files:
-        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(read_lines(file), 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-                pairs.append(Pair(row["image"], row[key]))
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                row = parse_json(line)
+                pairs.append(Pair(str(row["image"]), str(row[key])))
+            except (UserError, LookupError, TypeError) as error:
                 raise DatasetError(f"{file}, line {number}, names no `image` and `{key}` ({error}).") from None
     return pairs
 
@@ -417,7 +437,10 @@ def coco_keypoints(root: str, task: str, annotations: str, images: str, size: tu
         raise DatasetError(str(fault)) from None
     skeleton = skeleton_of(table, annotations)
     there = {path.name for path in folder.iterdir()}
-    files = {row["id"]: f"{images}/{row['file_name']}" for row in table.get("images", ()) if row["file_name"] in there}
+    try:
+        files = {row["id"]: f"{images}/{row['file_name']}" for row in table["images"] if row["file_name"] in there}
+    except (LookupError, TypeError) as error:
+        raise DatasetError(f"{annotations} lacks `images`, or one has no id or file_name ({error!r}).") from None
     people, faults = people_of(table, files, skeleton, annotations)
     return People(Path(annotations).stem, Path(root), people, faults, skeleton, (size[0], size[1]))
 

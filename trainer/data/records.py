@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ...core import plain_files
 from ...core.display.colour import Palette
+from ...core.errors import UserError
 from ...core.perception_map import Convention
 from ...core.srgb import to_srgb
 from .arrays import BrokenRecord, check_file, read_colours
@@ -156,18 +157,22 @@ def check_truth(where: str, image: Tensor, truth: Truth) -> None:
 def read_image(path: Path, colour: str = "srgb") -> tuple[Tensor, Tensor]:
     """A picture (3, H, W) float32 in [0, 1], sRGB, and where it is not transparent (1, H, W) bool."""
     colours, alpha = read_colours(path)
-    colours = np.nan_to_num(colours, nan=0.0, posinf=1.0, neginf=0.0)
-    colours = to_srgb(colours) if colour == "linear" else colours.clip(0, 1)
-    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(colours, -1, 0), np.float32))
+    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(shown(colours, colour), -1, 0), np.float32))
     return image, torch.from_numpy(np.ascontiguousarray(alpha > 0))[None]
+
+
+def shown(colours: np.ndarray, colour: str = "srgb") -> np.ndarray:
+    """Colours as they are stored -> sRGB in [0, 1]."""
+    colours = np.nan_to_num(colours, nan=0.0, posinf=1.0, neginf=0.0)
+    return to_srgb(colours) if colour == "linear" else colours.clip(0, 1)
 
 
 def read_json(path: Path) -> Any:
     """BrokenRecord if it is missing or no JSON."""
     check_file(path)
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return plain_files.read_json(path)
+    except UserError as error:
         raise BrokenRecord(f"{path} is not JSON ({error}).") from error
 
 
@@ -175,7 +180,9 @@ def read_intrinsics(path: Path) -> np.ndarray:
     """The camera matrix (3, 3) of a camera file."""
     try:
         matrix = np.asarray(read_json(path)["K"], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+    except BrokenRecord:
+        raise
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise BrokenRecord(f"{path} holds no camera matrix K ({error}).") from error
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
         raise BrokenRecord(f"{path}: K is no camera matrix of 3 rows and 3 columns.")
@@ -214,7 +221,15 @@ def read_names(path: str | Path) -> list[str]:
         return []
     if not Path(path).is_file():
         raise DatasetError(f"There is no list of names {path}.")
-    return [line.strip() for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(Path(path)) if line.strip()]
+
+
+def read_lines(path: Path) -> list[str]:
+    """DatasetError if it is no text."""
+    try:
+        return path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is no text ({error}).") from None
 
 
 def root_of(root: str | Path) -> Path:

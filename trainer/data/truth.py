@@ -370,7 +370,7 @@ def read_description(root: Path, truths: Iterable[Kind]) -> Description:
         return Description(root.name, known)
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of bytes, numbers too long, brackets too deep
         raise DatasetError(f"{path} is not TOML ({error}).") from error
     for key, value in table.items():
         check_key(key, known if isinstance(value, dict) else TITLES, str(path))
