@@ -192,7 +192,7 @@ def add_train(verb: argparse.ArgumentParser) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """`train`."""
-    from .config import leaves, read, to_toml
+    from .config import leaves, read
 
     said = vars(arguments)
     flags = {key: said[key] for key, *_ in leaves() if key in said}
@@ -204,7 +204,13 @@ def run_train(arguments: argparse.Namespace) -> None:
         flags |= {f"recipe.{field}": value for field, value in map(parse_assignment, arguments.overrides)}
     config = read(arguments.config, flags)
     if arguments.print_config:
-        print(to_toml(config), end="")
+        from .checks import check_said, missing
+        from .resolved import resolved
+
+        check_said(config)
+        print(resolved(config), end="")
+        if lacks := missing(config):
+            print(f"diffusion-perception: to train, this is not enough yet. {lacks}", file=sys.stderr)
         return
     from .train import run
 

@@ -102,6 +102,14 @@ def load(
     return content
 
 
+def is_of(config: Config) -> bool:
+    """Whether `out` holds a state of this very run."""
+    path = Path(config.out) / FILE
+    if not config.resume or not path.is_file():
+        return False
+    return read(path)["config"] == told(config)
+
+
 def longer(config: Config) -> str:
     """How a run is set up that may be made longer."""
     return (

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from ..core.diffusion import PARADIGMS
 from ..core.display.colour import palette_named
-from ..core.heads.table import HEADS, untrained_head
+from ..core.heads.table import untrained_head
 from ..core.recipe import Recipe
 from . import lock, objective, state
 from .base import Start, shape_of, start
-from .config import Config, ConfigError, check_known, to_toml
+from .checks import check
+from .config import Config, ConfigError, to_toml
 from .data.batches import Batches, Feed, changes, listed, marked
 from .data.feeds import open_feeds
 from .estimate import GIB, UNFORESEEABLE, advice, estimate, said_plainly
@@ -86,33 +87,6 @@ def foretell(run: Run) -> None:
     room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     if 0 < room < found.memory:
         tqdm.write(f"The GPU has {room / GIB:.1f} GiB. If that is not enough: {advice(config)}.", sys.stderr)
-
-
-def check(config: Config) -> None:
-    """What can be told before anything is read."""
-    if not config.tasks:
-        raise ConfigError('Nothing says what to learn: set tasks, such as tasks = ["depth"].')
-    for task in config.tasks:
-        if not config.sources(task):
-            raise ConfigError(f"There is no [[data]] to learn {task} from: name a dataset that has it.")
-    if config.learn == "perception" and len(config.tasks) > 1 and not config.learns_context:
-        raise ConfigError(
-            'Several tasks on one network are told apart by learnt contexts: set network.learn_context = "auto".'
-        )
-    if config.network.head:
-        check_known("head", config.network.head, HEADS)
-    if config.network.encoder and (config.objective.loss != "pixel" or config.cache_latents):
-        raise ConfigError(
-            "An encoder that learns moves the latents that others are compared with: with network.encoder set "
-            'objective.loss = "pixel" and cache_latents = false.'
-        )
-    if config.network.encoder and config.network.unet == "lora":
-        raise ConfigError("An adapter holds no encoder: with network.encoder train the whole UNet, or none of it.")
-    if len(config.tasks) > 1 and config.network.head:
-        raise ConfigError("A head is made for one task: train one, or leave network.head out.")
-    frozen, precision = config.network.frozen_precision, config.precision
-    if frozen not in ("fp32", precision):
-        raise ConfigError(f'network.frozen_precision = "{frozen}" needs precision = "{frozen}".')
 
 
 def prepare(config: Config) -> Run:

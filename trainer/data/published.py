@@ -42,10 +42,7 @@ KITTI_SIZE = (352, 1216)
 
 def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
     """A row of DATASETS, opened. DatasetError names the nearest right spelling."""
-    if kind not in DATASETS:
-        near = difflib.get_close_matches(kind, DATASETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
-        raise DatasetError(f"There is no reader {kind!r}: {hint}")
+    check_reader(kind)
     parameters = signature(DATASETS[kind]).parameters
     try:
         signature(DATASETS[kind]).bind(task=task, **settings)
@@ -55,6 +52,14 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
     if wrong:
         raise DatasetError(f"{wrong[0]} = {settings[wrong[0]]!r} of the reader {kind!r}: expected a text.")
     return DATASETS[kind](task=task, **settings)
+
+
+def check_reader(kind: str) -> None:
+    """DatasetError that names the nearest right one."""
+    if kind not in DATASETS:
+        near = difflib.get_close_matches(kind, DATASETS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
+        raise DatasetError(f"There is no reader {kind!r}: {hint}")
 
 
 def is_text(value: Any) -> bool:
