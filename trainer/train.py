@@ -83,7 +83,7 @@ def foretell(run: Run) -> None:
     except UNFORESEEABLE as error:
         log.warning("Memory and time of a step cannot be foretold (%s).", next(iter(str(error).splitlines()), error))
         return
-    tqdm.write(found.sentence(config.steps - run.first_step), sys.stderr)
+    tqdm.write(found.sentence(), sys.stderr)
     room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     if 0 < room < found.memory:
         tqdm.write(f"The GPU has {room / GIB:.1f} GiB. If that is not enough: {advice(config)}.", sys.stderr)

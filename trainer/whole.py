@@ -41,6 +41,8 @@ def reason_of(error: BaseException) -> str | None:
     """Why a disk did not take a file, in words; None for any other error."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
+    if error.__context__ is not None:  # torch.save() stumbles once more while it cleans up
+        return reason_of(error.__context__)
     return next((reason for reason in REASONS if reason in str(error)), None)
 
 

@@ -31,11 +31,13 @@ dataset.toml. This is everything that it can say, with what holds where nothing 
     kind = "planar"                # or "ray": along the line of sight; needs camera/ or camera.fov_deg
     invalid = 0                    # number or list, as stored: nothing was measured. NaN, inf and values <= 0 always
     near = 0.0                     # trusted from here
-    far = inf                      # to here, in metres
+    far = inf                      # to here, in metres; 10,000 in float files of metres, whose background is a number
+    rotated = 0                    # by how many bits the levels of a 16-bit PNG are turned round; 3 in SUN RGB-D
 
     [disparity]
     unit = "relative"              # known up to an affine transform; or "1/m", or how many 1/metres one level is
     invalid = []
+    offset = 0                     # the stored level of what is infinitely far
 
     [normal]
     axes = ["right", "up", "back"] # where red, green and blue point; or "opengl", "directx", "opencv", "controlnet_bae"

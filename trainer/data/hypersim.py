@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .arrays import BrokenRecord, check_packages, read_array
-from .records import MadeOf, Records, Sample, read_image, refuse_task, root_of, why_unusable
+from .records import MadeOf, Records, Sample, read_image, read_lines, refuse_task, root_of, why_unusable
 from .truth import DatasetError, Depth, Light, Normal, Segmentation, Settings, Truth, planar, read_truth
 
 SIZE = (768, 1024)
@@ -156,8 +156,7 @@ class Hypersim(Records[Frame]):
 def read_splits(table: Path) -> list[dict[str, str]]:
     """The rows of Hypersim's CSV. DatasetError if it is none."""
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(read_lines(table)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table} is no CSV ({error}).") from None
     if not all(None not in map(row.get, COLUMNS) and row["frame_id"].isdecimal() for row in rows):

@@ -441,13 +441,31 @@ def coco_keypoints(root: str, task: str, annotations: str, images: str, size: tu
     except BrokenRecord as fault:
         raise DatasetError(str(fault)) from None
     skeleton = skeleton_of(table, annotations)
+    files, faults = pictures_of(table, folder, images, annotations)
+    people, wrong = people_of(table, files, skeleton, annotations)
+    return People(Path(annotations).stem, Path(root), people, [*faults, *wrong], skeleton, (size[0], size[1]))
+
+
+def pictures_of(table: Any, folder: Path, images: str, where: str) -> tuple[dict[int | str, str], list[str]]:
+    """{id: path, with `images` before it} of a COCO file's pictures that are there, and what is wrong with others.
+
+    A file_name may have folders before it, of which exporters write those of their own disk.
+    """
+    if not isinstance(table.get("images"), list):
+        raise DatasetError(f"{where} lacks `images`.")
     there = {path.name for path in folder.iterdir()}
-    try:
-        files = {row["id"]: f"{images}/{row['file_name']}" for row in table["images"] if row["file_name"] in there}
-    except (LookupError, TypeError) as error:
-        raise DatasetError(f"{annotations} lacks `images`, or one has no id or file_name ({error!r}).") from None
-    people, faults = people_of(table, files, skeleton, annotations)
-    return People(Path(annotations).stem, Path(root), people, faults, skeleton, (size[0], size[1]))
+    files, faults = {}, []
+    for number, row in enumerate(table["images"]):
+        named, key = (row.get("file_name"), row.get("id")) if isinstance(row, dict) else (None, None)
+        if not isinstance(named, str) or not isinstance(key, int | str):
+            faults.append(f"{where}: row {number} of `images` has no id or file_name.")
+            continue
+        inside = named.replace("\\", "/")
+        if "/" in inside and not (folder / inside).is_file():
+            inside = inside.rpartition("/")[2]
+        if "/" in inside or inside in there:
+            files[key] = f"{images}/{inside}"
+    return files, faults
 
 
 DATASETS: dict[str, Callable[..., Records[Any]]] = {

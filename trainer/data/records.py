@@ -19,6 +19,7 @@ from ...core.display.colour import Palette
 from ...core.errors import UserError
 from ...core.perception_map import Convention
 from ...core.srgb import to_srgb
+from ...core.texts import read_text
 from .arrays import BrokenRecord, check_file, read_colours
 from .truth import DatasetError, Truth, size_text
 
@@ -227,9 +228,9 @@ def read_names(path: str | Path) -> list[str]:
 def read_lines(path: Path) -> list[str]:
     """DatasetError if it is no text."""
     try:
-        return path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is no text ({error}).") from None
+        return read_text(path).splitlines()
+    except UserError as error:
+        raise DatasetError(f"{path} cannot be read ({error}).") from None
 
 
 def root_of(root: str | Path) -> Path:
