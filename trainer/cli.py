@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import signal
 import sys
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit code 2 and one line on standard error for bad input."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # tests put others in their place
+        if isinstance(stream, io.TextIOWrapper):  # tests put others in their place
             # a console or a pipe of Windows knows few letters: the others are written as their numbers
             stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)

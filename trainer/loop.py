@@ -27,6 +27,7 @@ from .data.batches import Batch, Batches, Tally
 from .objective import Counted
 from .optimiser import Average, set_rates, share_of_peak
 from .stop import Stopped, Wish
+from .whole import NotWritten
 
 
 class Learner(Protocol):
@@ -323,9 +324,13 @@ class Journal:
             self.scalar(f"validation/{name}", value, done)
 
     def event(self, row: dict[str, Any]) -> None:
-        if self.file is not None:
+        if self.file is None:
+            return
+        try:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
+        except OSError as error:
+            raise NotWritten(f"{self.file.name} could not be written ({error.strerror}); {self.left()}.") from error
 
     def scalar(self, name: str, value: float, step: int) -> None:
         if self.board is not None:
