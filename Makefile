@@ -69,4 +69,4 @@ $(RENDERER): $(READY)
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
-	find core nodes trainer tools tests -name __pycache__ -type d -prune -exec rm -r {} +
+	find core nodes trainer scenes benchmarks tools tests -name __pycache__ -type d -prune -exec rm -r {} +

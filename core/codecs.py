@@ -42,6 +42,11 @@ class Settling:
     losses: ClassVar[tuple[str, ...]] = ()
     """What predictions are compared with targets by, rows of core.measure.losses.LOSSES; empty: by the task's own."""
 
+    @property
+    def colours(self) -> bool:
+        """Whether values are colours in [0, 1], before and after their size changes."""
+        return False
+
     def finish(self, values: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -68,6 +73,10 @@ class UnitRange(Settling):
     def high(self) -> float | None:
         return self.span
 
+    @property
+    def colours(self) -> bool:
+        return self.channels == 3 and self.span == 1
+
     def encode(self, values: Tensor) -> Tensor:
         """(B, C, H, W) in the task's units -> (B, 3, H, W) in [-1, 1]."""
         return (values / self.span * 2 - 1).expand(-1, 3, -1, -1)
@@ -89,6 +98,10 @@ class Unbounded(UnitRange):
     @property
     def high(self) -> float | None:
         return None if self.scale > 0 else 1.0
+
+    @property
+    def colours(self) -> bool:
+        return False
 
     def decode(self, picture: Tensor) -> Tensor:
         values = (reduce_channels(picture, self.channels) / 2 + 0.5).clamp(min=0)
@@ -113,6 +126,10 @@ class MinMax(UnitRange):
 @dataclass(frozen=True)
 class LateMinMax(MinMax):
     """GenPercept v1's depth: clamped first, stretched per image only at the image's own size."""
+
+    @property
+    def colours(self) -> bool:
+        return False
 
     def decode(self, picture: Tensor) -> Tensor:
         return reduce_channels(picture, self.channels).clamp(-1, 1)
@@ -225,6 +242,10 @@ class Heatmaps(UnitRange):
     @property
     def high(self) -> float | None:
         return None
+
+    @property
+    def colours(self) -> bool:
+        return False
 
     def encode(self, values: Tensor) -> Tensor:
         return values

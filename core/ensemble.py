@@ -15,30 +15,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_EDGE = 1024
-"""Alignment is computed on maps no larger than this."""
+"""Alignment is computed on maps no larger than this, unless a recipe says otherwise."""
 
-Merge = Callable[[Tensor], tuple[Tensor, Tensor]]
+Merge = Callable[..., tuple[Tensor, Tensor]]
+"""(members, max_edge): the edge of what an alignment is computed on, 0 for MAX_EDGE."""
 
 
-def affine(members: Tensor) -> tuple[Tensor, Tensor]:
+def affine(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
     """Affine-invariant maps (E, 1, H, W): aligned by scale and shift, median, stretched to [0, 1].
 
     Returns (1, 1, H, W) twice: the map, and the median absolute deviation from it.
     """
-    aligned = apply_affine(members, solve_affine(shrink(members.float())))
+    aligned = apply_affine(members, solve_affine(shrink(members.float(), max_edge)))
     merged, deviation = median(aligned)
     low, span = merged.min(), (merged.max() - merged.min()).clamp(min=1e-6)
     return (merged - low) / span, deviation / span
 
 
-def median(members: Tensor) -> tuple[Tensor, Tensor]:
+def median(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
     """(E, C, H, W) in a common scale -> the lower median and the median absolute deviation from it, averaged over C."""
     merged = members.median(0, keepdim=True).values
     deviation = (members - merged).abs().median(0, keepdim=True).values
     return merged, deviation.mean(1, keepdim=True)
 
 
-def direction(members: Tensor) -> tuple[Tensor, Tensor]:
+def direction(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
     """Unit vectors (E, 3, H, W): the member closest to the mean direction, and the mean angle to it over pi."""
     mean = F.normalize(members.mean(0, keepdim=True), dim=1, eps=1e-6)
     cosine = (mean * members).sum(1, keepdim=True).clamp(-1, 1)
@@ -49,13 +50,14 @@ def direction(members: Tensor) -> tuple[Tensor, Tensor]:
 MERGES: dict[str, Merge] = {"affine": affine, "median": median, "direction": direction}
 
 
-def shrink(members: Tensor) -> Tensor:
-    """No edge above MAX_EDGE, by nearest neighbour."""
+def shrink(members: Tensor, max_edge: int = 0) -> Tensor:
+    """No edge above `max_edge` (0: MAX_EDGE), by nearest neighbour."""
     height, width = members.shape[-2:]
-    longest = max(height, width)
-    if longest <= MAX_EDGE:
+    longest, most = max(height, width), max_edge or MAX_EDGE
+    if longest <= most:
         return members
-    return F.interpolate(members, (height * MAX_EDGE // longest, width * MAX_EDGE // longest), mode="nearest-exact")
+    size = (max(height * most // longest, 1), max(width * most // longest, 1))
+    return F.interpolate(members, size, mode="nearest-exact")
 
 
 def solve_affine(members: Tensor) -> np.ndarray:

@@ -27,11 +27,13 @@ class ResizeRule:
     levels: bool = False
     """Round to 8-bit levels before and after, as pipelines do that resize uint8."""
     separate: bool = False
-    """Round between the horizontal and the vertical pass too, as Pillow does."""
+    """Round between the horizontal and the vertical pass too, and halves up, as Pillow does."""
     multiple: int = 1
     """Pad right and bottom, repeating the border, to a multiple of this; cut off again afterwards."""
     back_filter: str = "bilinear"
     back_antialias: bool = False
+    back_levels: bool = False
+    """Resize colours as 8-bit levels the way Pillow does, as pipelines do that give pictures of bytes."""
 
 
 RESIZE_RULES: dict[str, ResizeRule] = {
@@ -41,7 +43,7 @@ RESIZE_RULES: dict[str, ResizeRule] = {
         scale_first=True, filter="bicubic", levels=True, separate=True, back_filter="nearest"
     ),
     "marigold": ResizeRule(multiple=CELL),
-    "dmp": ResizeRule(edge=min, filter="bicubic", antialias=False, back_filter="bicubic"),
+    "dmp": ResizeRule(edge=min, filter="bicubic", antialias=False, back_filter="bicubic", back_levels=True),
 }
 
 
@@ -54,11 +56,15 @@ class Fit:
     """(H, W) of the image."""
     inner: tuple[int, int]
     """(H, W) at processing size, before padding."""
+    colours: bool = True
+    """Whether values of three channels are colours in [0, 1]."""
 
     def restore(self, values: Tensor, filter: str = "") -> Tensor:
         """Values (B, C, 8h, 8w) as decoded -> (B, C, H, W) of the image. filter: another one than the rule's."""
         if self.rule.multiple > 1:
             values = values[..., : self.inner[0], : self.inner[1]]
+        if self.rule.back_levels and self.colours and values.shape[1] == 3 and not filter:
+            return resize_colours(values, self.original, self.rule.back_filter)
         antialias = self.rule.back_antialias and not filter
         return resize(values, self.original, filter or self.rule.back_filter, antialias)
 
@@ -70,13 +76,9 @@ def fit(image: Tensor, resolution: int, rule: ResizeRule) -> tuple[Tensor, Fit]:
     """
     original = (image.shape[-2], image.shape[-1])
     inner = processing_size(original, resolution, rule)
-    passes = ((original[0], inner[1]), inner) if rule.separate else (inner,)
     if rule.levels:
         # whole levels in whole numbers: halfway values must round as they do for the authors, who resize bytes
-        levels = to_levels(image)
-        for size in passes:
-            levels = resize(levels, size, rule.filter, rule.antialias).round().clamp(0, 255)
-        image = levels / 255 * 2 - 1
+        image = resize_levels(to_levels(image), inner, rule) / 255 * 2 - 1
     else:
         image = resize(image, inner, rule.filter, rule.antialias)
     return pad(image, rule.multiple), Fit(rule, original, inner)
@@ -99,6 +101,28 @@ def resize(image: Tensor, size: tuple[int, int], filter: str, antialias: bool) -
     if (image.shape[-2], image.shape[-1]) == size:
         return image
     return F.interpolate(image, size, mode=filter, antialias=antialias)
+
+
+def resize_levels(levels: Tensor, size: tuple[int, int], rule: ResizeRule) -> Tensor:
+    """Levels 0..255 (B, C, H, W) -> (B, C, *size), by the rule's filter there."""
+    if rule.separate:
+        return resize_as_pillow(levels, size, rule.filter)
+    return resize(levels, size, rule.filter, rule.antialias).round().clamp(0, 255)
+
+
+def resize_as_pillow(levels: Tensor, size: tuple[int, int], filter: str) -> Tensor:
+    """Across, then down, half a level rounded up. Pillow takes the cheaper pass first in newer versions."""
+    exact = levels.cpu().double()  # not every device has float64, or the antialiased bicubic filter
+    for part in ((levels.shape[-2], size[1]), size):
+        exact = (resize(exact, part, filter, True) + 0.5).floor().clamp(0, 255)
+    return exact.to(levels)
+
+
+def resize_colours(values: Tensor, size: tuple[int, int], filter: str) -> Tensor:
+    """Colours (B, 3, H, W) in [0, 1] -> (B, 3, *size), as Pillow resizes bytes; of the same size, as they are."""
+    if (values.shape[-2], values.shape[-1]) == size:
+        return values
+    return resize_as_pillow((values * 255).round().clamp(0, 255), size, filter) / 255
 
 
 def to_levels(image: Tensor) -> Tensor:

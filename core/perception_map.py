@@ -53,8 +53,6 @@ class Crops:
     """(N, 4) float64: x, y of the upper left corner, width, height, in pixels of the image; may reach beyond it."""
     scores: tuple[float, ...]
     """How sure whoever found the person was, 0 to 1."""
-    areas: tuple[float, ...]
-    """Of the boxes around the people, in pixels of the image; windows are larger, and of the network's shape."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ def perceive(
         decoded.append(crop(codec.decode(picture), fitted))
         tick()
     values, uncertainty = merge(torch.cat(decoded), count, recipe)
-    values, doubt = codec.settle(values, fitted.restore)
+    values, doubt = codec.settle(values, replace(fitted, colours=codec.colours).restore)
     if uncertainty is not None:
         doubt = fitted.restore(uncertainty)
     return values.movedim(1, -1).contiguous().cpu(), None if doubt is None else doubt[:, 0].cpu()
@@ -189,7 +189,8 @@ def merge(values: Tensor, count: int, recipe: Recipe) -> tuple[Tensor, Tensor | 
     """(B * E, C, H, W) -> (B, C, H, W) and the uncertainty (B, 1, H, W) of more than one member."""
     if count == 1:
         return values, None
-    merged, uncertainty = zip(*(MERGES[recipe.merge](group) for group in values.split(count)))
+    edge = {"max_edge": recipe.ensemble_edge} if recipe.ensemble_edge else {}
+    merged, uncertainty = zip(*(MERGES[recipe.merge](group, **edge) for group in values.split(count)))
     return torch.cat(merged), torch.cat(uncertainty)
 
 

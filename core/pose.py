@@ -45,7 +45,8 @@ class Person:
     """(K,) float64: how high each heatmap rises."""
     score: float
     area: float
-    """Of the person's box, in pixels."""
+    """Of the crop that the person was seen in, padding included, in pixels of the image: OKS-NMS goes by it in
+    SimpleBaseline, HRNet and MMPose."""
 
     def seen(self, threshold: float = SEEN) -> np.ndarray:
         """(K,) bool."""
@@ -103,7 +104,7 @@ def predict_people(
         recipe=perceiver.recipe.id,
         crops=Crops(
             size, len(images), tuple(number for number, _ in placed), torch.from_numpy(windows),
-            tuple(box.score for _, box in placed), tuple(box.width * box.height for _, box in placed),
+            tuple(box.score for _, box in placed),
         ),
     )  # fmt: skip
 
@@ -210,10 +211,11 @@ def people_of(map: PerceptionMap, same: float = SAME) -> list[list[Person]]:
         heatmaps = map.values.detach().float().cpu().nan_to_num().movedim(-1, 1)
         points, scores = (part.numpy() for part in find_keypoints(heatmaps))
         cells = np.array(map.values.shape[1:3][::-1])
-        for number, window, sure, area, its_points, its_scores in zip(
-            crops.images, crops.windows.numpy(), crops.scores, crops.areas, points, scores
+        for number, window, sure, its_points, its_scores in zip(
+            crops.images, crops.windows.numpy(), crops.scores, points, scores
         ):
             placed = window[:2] + its_points * (window[2:] / cells)
+            area = float(window[2] * window[3])
             found[number].append(Person(placed, its_scores, sure * mean_found(its_scores), area))
     return [alone(people, skeleton, same) for people in found]
 
@@ -222,8 +224,7 @@ def whole_images(map: PerceptionMap) -> Crops:
     """Every entry is an image."""
     count, height, width = map.values.shape[:3]
     windows = torch.tensor([[0.0, 0.0, width, height]] * count, dtype=torch.float64).reshape(-1, 4)
-    area = float(height * width)
-    return Crops((height, width), count, tuple(range(count)), windows, (1.0,) * count, (area,) * count)
+    return Crops((height, width), count, tuple(range(count)), windows, (1.0,) * count)
 
 
 def mean_found(scores: np.ndarray) -> float:

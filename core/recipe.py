@@ -60,6 +60,8 @@ class Recipe:
     guidance_scale: float = 1.0
     """Classifier-free guidance between the context and a negative context; 1 is off."""
     ensemble_size: int = 1
+    ensemble_edge: int = 0
+    """Pixels of the longer edge at which the members of an ensemble are aligned; 0 is Marigold's 1024."""
     seed: int = 0
     """Of the initial noise; only the stochastic paradigm draws any."""
 
@@ -182,6 +184,7 @@ RANGES = (
     ("tokens", 0, 77),
     ("guidance_scale", -100.0, 100.0),
     ("ensemble_size", 1, 100),
+    ("ensemble_edge", 0, 16384),
     ("seed", 0, 2**63 - 1),
     ("resolution", 0, 16384),
     ("target_scale", -1e6, 1e6),

@@ -237,7 +237,7 @@ class MaskFromMap(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Mode threshold: what lies above is selected.",
+                    tooltip="Mode threshold: what does not lie below is selected.",
                 ),
                 classes_input("For segmentations: classes by name or by number from 0, with commas between: sky, 12."),
                 io.Float.Input(

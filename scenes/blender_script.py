@@ -1,4 +1,4 @@
-"""What Blender's own interpreter runs: `python blender_render.py FOLDER` renders the job in FOLDER.
+"""What Blender's own interpreter runs: `python blender_script.py FOLDER` renders the job in FOLDER.
 
 It stands alone: only bpy and numpy are there. Maps that must be exact (depth, normal, object) come from a pass of their
 own, one sample at pixel centres without a lens; alpha from another in which all but people and animals is held out.

@@ -43,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mitsuba",
         help="; ".join(f"{name} {row.about}" for name, row in RENDERERS.items()),
     )
-    parser.add_argument(
-        "--samples", type=int, default=0, help="light paths a pixel before denoising; 0 = 4, blender 16"
-    )
+    samples = ", ".join(f"{row.samples} by {name}" for name, row in RENDERERS.items())
+    parser.add_argument("--samples", type=int, default=0, help=f"light paths a pixel before denoising; 0: {samples}")
     parser.add_argument(
         "--bodies",
         type=int,

@@ -193,3 +193,13 @@ def test_values_that_tell_no_doubt_have_none():
         values, doubt = CODECS[name](channels=3).settle(random(1, 3, 4, 4), lambda values, filter="": values)
         assert doubt is None
         assert values.shape == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_only_values_between_0_and_1_are_called_colours(name):
+    codec = CODECS[name](channels=3)
+    picture = random(2, 3, 8, 8, low=-3, high=3)
+    decoded = codec.decode(picture)
+    if codec.colours:
+        assert 0 <= decoded.min() <= decoded.max() <= 1
+    assert codec.colours == (name in ("unit-range", "class-colours", "min-max"))

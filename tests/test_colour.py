@@ -1,4 +1,4 @@
-"""Tests of core.colour: colormaps, palettes and the way back to a class."""
+"""Tests of core.display.colour: colormaps, palettes and the way back to a class."""
 
 from __future__ import annotations
 

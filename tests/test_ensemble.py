@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import MarigoldDepthPipeline, MarigoldNormalsPipeline
@@ -11,6 +13,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from diffusion_perception.core.ensemble import MAX_EDGE, MERGES, affine, direction, median, shrink
+from diffusion_perception.core.pipeline import merge
+from diffusion_perception.core.recipe import Recipe
 
 SEEDS = st.integers(0, 10**6)
 
@@ -46,6 +50,26 @@ def test_depth_larger_than_the_solver_is_merged_as_diffusers_merges_it():
     assert shrink(members).shape == (2, 1, 5, MAX_EDGE)
     expected, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True)
     assert_close(affine(members)[0], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (96, 64)])
+def test_depth_is_aligned_at_edge_50_as_diffusers_does_it_when_told_to(size):
+    """GenPercept solves on maps of 50 pixels; the ensemble of diffusers is the one that it was made from."""
+    members = maps(5, *size, spread=0.2)
+    expected, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True, max_res=50)
+    usual, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True)
+    assert_close(affine(members, 50)[0], expected, atol=1e-6, rtol=0)
+    assert (expected - usual).abs().max() > 1e-3
+    assert all(MERGES[name](members, 50)[0].shape == MERGES[name](members)[0].shape for name in MERGES)
+
+
+def test_a_recipe_says_at_which_edge_its_ensemble_is_aligned():
+    members = maps(3, 60, 80, spread=0.2)
+    recipe = Recipe("depth", paradigm="stochastic", ensemble_size=3)
+    expected, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True, max_res=50)
+    usual, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True)
+    assert_close(merge(members, 3, replace(recipe, ensemble_edge=50))[0], expected, atol=1e-6, rtol=0)
+    assert_close(merge(members, 3, recipe)[0], usual, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

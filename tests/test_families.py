@@ -131,6 +131,33 @@ def test_marigold_v1_0_differs_in_its_schedule():
     assert (recipe.zero_snr, recipe.spacing) == (False, "leading")
 
 
+NOISY = "marigold_wo_rgb_blending_"
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "betas"),
+    [
+        (NOISY, {}, (0.00085, 0.012)),
+        (f"{NOISY}0point00340_0point048", {}, (0.0034, 0.048)),
+        (f"{NOISY}0point05440_0point768", {}, (0.544, 0.768)),  # the folder's name is wrong by a factor of ten
+        (f"{NOISY}1point0_1point0", {}, (1.0, 1.0)),
+        (f"{NOISY}1point0_1point0", {"beta_start": 0.136, "beta_end": 0.192}, (0.136, 0.192)),
+    ],
+)
+def test_genpercept_from_noise_is_run_as_its_authors_run_it(name, scheduler, betas):
+    """Ten leading steps, the last one's sample, pictures resized as bytes, members aligned at edge 50."""
+    clues = Clues(WIDE, "unet", name, scheduler=scheduler)
+    family = recognise(clues)
+    assert family is FAMILIES["genpercept-stochastic"]
+    recipe = recipe_for(family, clues, "depth")
+    assert (recipe.beta_start, recipe.beta_end) == betas
+    assert recipe == Recipe(
+        "depth", family="genpercept-stochastic", base="sd21", paradigm="stochastic", steps=10, beta_start=betas[0],
+        beta_end=betas[1], spacing="leading", steps_offset=1, prediction_type="v_prediction", final="sample",
+        tokens=2, resolution=768, resize="genpercept", ensemble_edge=50,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("full", "codec"), [(True, "unit-vector"), (False, "half-sphere"), (None, "unit-vector")])
 def test_normals_of_marigold_say_which_half_of_z_they_use(full, codec):
     index = {**MARIGOLD_INDEX, "_class_name": "MarigoldNormalsPipeline", "prediction_type": "normals"}

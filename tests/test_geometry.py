@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -137,3 +138,16 @@ def test_missing_depth_leaves_its_neighbours_right():
 def test_a_map_one_pixel_thin_faces_the_camera(size):
     found = depth_to_normal(torch.rand(1, *size) + 1, intrinsics_from_fov(60, *size))
     assert (found == torch.tensor([0.0, 0.0, 1.0])).all()
+
+
+@pytest.mark.parametrize("centre", [(32.0, 24.0), (11.4, 40.3)])
+def test_a_plane_in_a_stretched_camera_has_one_normal(centre):
+    """Other focal lengths across and down, as pictures have that were brought to another aspect."""
+    camera = np.array([[38.16, 0.0, centre[0]], [0.0, 98.86, centre[1]], [0.0, 0.0, 1.0]])
+    rows, columns = np.mgrid[:48, :64] + 0.5
+    rays = np.linalg.solve(camera, np.stack([columns.ravel(), rows.ravel(), np.ones(rows.size)]))
+    normal = np.array([0.1, 0.3, 0.9]) / np.linalg.norm([0.1, 0.3, 0.9])  # right, down, forward: away from the camera
+    depth = torch.from_numpy((2 / (normal @ rays)).reshape(1, 48, 64)).float()
+    found = depth_to_normal(depth, torch.from_numpy(camera).float()[None])[0]
+    expected = torch.tensor([-normal[0], normal[1], normal[2]]).float()
+    assert (found - expected).abs().max() < 2e-3

@@ -111,11 +111,11 @@ def test_genpercept_v1_resizes_like_pillow(height, width, resolution):
     image = tiny.picture(height, width)
     picture, _ = fit(image * 2 - 1, resolution, RESIZE_RULES["genpercept-v1"])
     new_height, new_width = genpercept_size(height, width, resolution)
-    pillow = Image.fromarray(tiny.expected_levels(image)).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    pillow = pillow_resized(tiny.expected_levels(image), (new_height, new_width))
     ours = ((picture[0].movedim(0, -1) + 1) * 127.5).round().numpy()
-    off = np.abs(ours - np.asarray(pillow).astype(np.float32))
+    off = np.abs(ours - pillow)
     assert off.max() <= 1
-    assert (off > 0).mean() < 0.02
+    assert (off > 0).mean() < 2e-3
 
 
 def test_marigold_pads_by_repeating_the_border():
@@ -138,7 +138,39 @@ def test_dmp_resizes_the_shorter_side_bicubically_without_antialiasing():
     image = tiny.picture(90, 140) * 2 - 1
     picture, fitted = fit(image, 64, RESIZE_RULES["dmp"])
     assert_close(picture, F.interpolate(image, (64, 99), mode="bicubic"))
-    assert_close(fitted.restore(picture), F.interpolate(picture, (90, 140), mode="bicubic"))
+    depth = torch.rand(1, 1, 64, 99) * 8
+    assert_close(fitted.restore(depth), F.interpolate(depth, (90, 140), mode="bicubic"))
+
+
+SIZES = [(300, 300), (1024, 700), (37, 201)]
+
+
+def pillow_resized(pixels, size):
+    """By two calls: newer versions take the passes in another order, which a tenth of the pixels of noise show."""
+    across = Image.fromarray(pixels).resize((size[1], len(pixels)), Image.Resampling.BICUBIC)
+    return np.asarray(across.resize(size[::-1], Image.Resampling.BICUBIC)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("noise", [True, False])
+def test_dmp_s_colours_come_back_as_pillow_resizes_their_bytes(size, noise):
+    picture = torch.rand(1, 3, 128, 96) if noise else F.interpolate(tiny.picture(40, 30), (128, 96), mode="bilinear")
+    pixels = (picture[0].movedim(0, -1).clamp(0, 1) * 255).round().byte().numpy()
+    pillow = pillow_resized(pixels, size)
+    ours = Fit(RESIZE_RULES["dmp"], size, (128, 96)).restore(picture)[0].movedim(0, -1).numpy() * 255
+    assert np.abs(ours - np.round(ours)).max() < 1e-3
+    off = np.abs(ours - pillow)
+    assert off.max() <= 1.001
+    assert (off > 0.5).mean() < 2e-3
+
+
+def test_what_is_no_colour_is_not_resized_as_bytes():
+    """Unit vectors, three heatmaps and a decoded picture of the right size keep their fractions."""
+    vectors = torch.rand(1, 3, 64, 64) * 2 - 1
+    fitted = Fit(RESIZE_RULES["dmp"], (90, 140), (64, 64), colours=False)
+    assert_close(fitted.restore(vectors), F.interpolate(vectors, (90, 140), mode="bicubic"))
+    colours = torch.rand(1, 3, 64, 64)
+    assert torch.equal(Fit(RESIZE_RULES["dmp"], (64, 64), (64, 64)).restore(colours), colours)
 
 
 BACK = [("genpercept", "bilinear", True), ("genpercept-v1", "bilinear", False), ("marigold", "bilinear", False)]

@@ -1,4 +1,4 @@
-"""Tests of core.files: what was written is read back by other people's readers."""
+"""Tests of core.display.map_files: what was written is read back by other people's readers."""
 
 from __future__ import annotations
 

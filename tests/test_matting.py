@@ -1,4 +1,4 @@
-"""Tests of core.matting: the estimated foreground against known layers and an exact solver."""
+"""Tests of core.display.matting: the estimated foreground against known layers and an exact solver."""
 
 from __future__ import annotations
 

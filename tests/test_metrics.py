@@ -291,6 +291,21 @@ def test_max_f_is_the_best_of_the_mean_curve():
     assert METRICS["max-f"](prediction, target, valid) == pytest.approx(np.mean(curves, 0).max(), rel=1e-10)
 
 
+BYTES = np.arange(256, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_grey_truth_is_cut_where_the_published_code_cuts_its_bytes(dtype):
+    """PySODMetrics compares bytes: object where > 128. Here is each level once."""
+    truth = (BYTES > 128).reshape(1, 1, 16, 16)
+    target = torch.from_numpy(BYTES.reshape(1, 1, 16, 16)).to(dtype) / 255
+    valid, seen = torch.ones(1, 1, 16, 16, dtype=torch.bool), torch.from_numpy(truth).to(dtype)
+    assert METRICS["mae"](seen, target, valid) == 0
+    assert METRICS["iou"](seen, target, valid) == 1
+    assert METRICS["max-f"](seen, target, valid) == 1
+    assert METRICS["s-measure"](seen, target, valid) == pytest.approx(METRICS["s-measure"](seen, seen, valid))
+
+
 def test_mae_is_of_the_stretched_mask_and_mad_of_the_values_as_they_come():
     tensors = sample("mae")
     assert METRICS["mae"](*tensors) == pytest.approx(per_image(lambda p, y: np.abs(stretched(p) - y).mean(), *tensors))

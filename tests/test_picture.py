@@ -1,4 +1,4 @@
-"""Tests of core.picture: conventions proven on a rendered sphere, and defined answers to broken values."""
+"""Tests of core.display.picture: conventions proven on a rendered sphere, and defined answers to broken values."""
 
 from __future__ import annotations
 

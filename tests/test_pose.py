@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from painted import RECIPE, person, picture
 
 from diffusion_perception.core.crops import Box
-from diffusion_perception.core.perception_map import Convention, PerceptionMap
+from diffusion_perception.core.perception_map import Convention, Crops, PerceptionMap
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.pose import (
     Person,
@@ -126,12 +126,34 @@ def test_boxes_outside_the_picture_are_refused():
 
 
 @pytest.mark.parametrize("padding", [1.0, 1.25, 2.0])
-def test_a_persons_area_is_that_of_the_box_whatever_surrounds_it(padding):
-    wide = Box(20, 60, 240, 40)  # its window is far taller
-    seen = predict_people(painted.perceiver(), picture((200, 330), [wide]), [[wide]], padding=padding)
-    assert people_of(seen)[0][0].area == 240 * 40
-    beyond = predict_people(painted.perceiver(), picture((200, 330), BOXES), [[Box(-30, -20, 100, 200)]])
-    assert people_of(beyond)[0][0].area == 70 * 180
+def test_a_persons_area_is_that_of_the_padded_crop(padding):
+    """MMPose widens a box to the crop's aspect, enlarges it, and gives OKS-NMS the product of the sides."""
+    wide, tall = Box(20, 60, 240, 40), Box(20, 10, 60, 180)
+    for box, sides in ((wide, (240, 240 / 0.75)), (tall, (180 * 0.75, 180))):
+        seen = predict_people(painted.perceiver(), picture((200, 330), [box]), [[box]], padding=padding)
+        assert people_of(seen)[0][0].area == pytest.approx(sides[0] * sides[1] * padding**2)
+
+
+def seen_twice(shift: float) -> PerceptionMap:
+    """17 joints in the crop of a box of 60x200 pixels, and the same ones `shift` pixels to the right and below."""
+    points = np.random.default_rng(1).uniform([8, 6], [40, 58], (17, 2))
+    window = torch.tensor([-61.25, -15, 187.5, 250], dtype=torch.float64)  # 200 high, 150 wide, and a quarter more
+    moved = points + shift * 64 / 250
+    heatmaps = torch.cat([gaussians(points, (64, 48), 2.0), 0.9 * gaussians(moved, (64, 48), 2.0)]).movedim(1, -1)
+    crops = Crops((240, 120), 1, (0, 0), torch.stack([window, window]), (1.0, 1.0))
+    return PerceptionMap("keypoints", heatmaps.float(), Convention(high=None, skeleton=COCO), crops=crops)
+
+
+def test_who_is_seen_twice_four_pixels_apart_in_a_box_of_60x200_is_one_person():
+    """OKS .961 by the area of the padded crop, 187.5 x 250; .864, and two people, by that of the box."""
+    (one,), (two,) = people_of(seen_twice(4)), people_of(seen_twice(4), same=1.0)
+    assert (len(one), len(two)) == (1, 2)
+    spreads = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
+    by_area = {
+        area: np.exp(-(4**2 + 4**2) / (2 * area * (2 * spreads) ** 2)).mean() for area in (187.5 * 250, 60 * 200)
+    }
+    assert list(by_area.values()) == pytest.approx([0.961, 0.864], abs=1e-3)
+    assert similarity(*two, COCO) == pytest.approx(by_area[187.5 * 250], abs=2e-3)
 
 
 def test_a_whole_image_has_its_own_area():

@@ -59,6 +59,7 @@ def test_the_defaults_that_old_files_rely_on_have_not_changed():
         "paradigm": "one-step", "steps": 1, "timestep": 1, "beta_start": 1.0, "beta_end": 1.0, "zero_snr": False,
         "spacing": "leading", "steps_offset": 1, "final_alpha_one": False, "prediction_type": "v_prediction",
         "keep_image": False, "final": "sample", "tokens": 0, "guidance_scale": 1.0, "ensemble_size": 1, "seed": 0,
+            "ensemble_edge": 0,
         "resolution": 768, "resize": "genpercept", "head": "", "decoder": "", "decoder_cost": "",
         "encoder": "", "encoder_cost": "", "codec": "", "target_scale": 1.0, "metric": False,
         "axes": None, "palette": "", "keypoints": "", "limbs": "", "aspect": 0.75, "licence": "", "data": "",

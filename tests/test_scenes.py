@@ -485,20 +485,6 @@ def test_a_bad_argument_is_named_before_anything_is_fetched(tmp_path, extra, mes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_renderer_is_one_row(tmp_path, monkeypatch):
-    def render(plan, room, number, wanted):
-        yield from ((k, slanted_view(plan.size[0])) for k in wanted)
-
-    row = renderers.Renderer(samples=7, find=lambda plan: None, render=render, about="paints one slope")
-    monkeypatch.setitem(renderers.RENDERERS, "slope", row)
-    monkeypatch.setattr(command, "open_shelf", lambda: Shelf(tmp_path, ITEMS, PIECES, {}))
-    asked = command.plan_of(arguments(tmp_path, "--renderer", "slope", "--rooms", "1", "--views", "2", "--size", "64"))
-    assert asked.samples == 7
-    assert sum(command.render_room(asked, 0)) == 2
-    assert len(list(tmp_path.glob("*/images/*.png"))) == 2
-    assert asked.missing(0) == []
-
-
 def test_views_are_rendered_in_the_same_batches_whatever_is_missing():
     assert parse_size("320x240") == (320, 240)
     batches = renderers.batches(12, (256, 256), 4)

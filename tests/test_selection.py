@@ -1,4 +1,4 @@
-"""Tests of core.selection: what of a map becomes a mask."""
+"""Tests of core.display.selection: what of a map becomes a mask."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def test_a_threshold_comes_after_the_min_max_of_the_image():
     dim = levels(0.0, 0.1, 0.3, 0.4)
     assert select(dim, Selection("threshold")).flatten().tolist() == [0, 0, 1, 1]
     assert select(dim, Selection("threshold", threshold=0.9)).flatten().tolist() == [0, 0, 0, 1]
+
+
+def test_what_is_at_the_threshold_is_selected_as_the_paper_has_it():
+    """ "Below 0.5 is 0, others are 1": a byte of 128 of 0..256, halfway between the ends of its image."""
+    assert select(levels(0.0, 0.5, 1.0, task="mask"), Selection("threshold")).flatten().tolist() == [0, 1, 1]
+    assert select(levels(0.25, 0.375, 0.5), Selection("threshold")).flatten().tolist() == [0, 1, 1]
 
 
 def test_the_matting_clamp_is_the_paper_s():

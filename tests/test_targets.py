@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from diffusion_perception.core.codecs import CODECS
 from diffusion_perception.core.display.colour import PALETTES, classify
@@ -18,7 +19,10 @@ from diffusion_perception.core.measure.losses import valid_cells
 from diffusion_perception.core.perception_map import Convention
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
+from diffusion_perception.trainer.config import read
 from diffusion_perception.trainer.data import targets
+from diffusion_perception.trainer.data.augment import Augmentation
+from diffusion_perception.trainer.data.feeds import feed, open_source, recipe_for
 from diffusion_perception.trainer.data.targets import TargetOptions, check_fit, options_for
 from diffusion_perception.trainer.data.tasks import data_of
 
@@ -294,6 +298,22 @@ def test_shading_is_scaled_by_its_upper_quantile_and_keeps_zero():
     assert (values[:, 0, 0] == 0).all()
     top = np.quantile(light.numpy(), 0.98)
     assert np.allclose(values.numpy(), (light.numpy() / top).clip(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["albedo", "shading"])
+def test_dmps_light_is_learnt_as_its_bytes_are_stored(task, tmp_path):
+    """Stretched to its ends before it was stored: a second span would saturate what lies above a quantile."""
+    stored = np.linspace(1, 255, 48 * 64).round().astype(np.uint8).reshape(48, 64)
+    for folder, pixels in (("images", np.stack([stored] * 3, -1)), (task, stored)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels).save(tmp_path / folder / "ramp.png")
+    config = read(None, {"preset": f"dmp-{task}", "data": [{"root": str(tmp_path)}]})
+    recipe = recipe_for(task, config, "sd15")
+    (source,) = config.sources(task)
+    records = open_source(source, recipe, config.size)
+    values, valid = feed(config, recipe, source, records, Augmentation()).supervision.normalise(records[0])
+    assert valid.all()
+    assert np.abs(values.numpy() - stored / 255).max() < 1e-5
 
 
 def test_a_latent_cell_counts_only_if_all_its_pixels_do():

@@ -86,6 +86,9 @@ DMP: dict[str, Any] = {
 }
 """DMP (genpercept_dmp.md 4.4): LoRA of rank 4 in all attention, v-prediction, five steps from the image."""
 
+AS_STORED: dict[str, Any] = {"augment": {"flip": 0.5}, "target": {"span": "unit"}}
+"""Its 8-bit maps were stretched to their ends before they were stored: they are learnt as they are."""
+
 
 def genpercept(task: str, losses: list[str], **more: Any) -> dict[str, Any]:
     """GenPercept for one task, with its losses between pictures."""
@@ -208,8 +211,8 @@ PRESETS: dict[str, Preset] = {
         "DMP, depth in metres up to 8",
         over(DMP, {"tasks": ["depth"], "recipe": {"codec": "unbounded", "target_scale": 8.0, "metric": True}}),
     ),
-    "dmp-albedo": Preset("DMP, albedo", over(DMP, {"tasks": ["albedo"], "augment": {"flip": 0.5}})),
-    "dmp-shading": Preset("DMP, shading", over(DMP, {"tasks": ["shading"], "augment": {"flip": 0.5}})),
+    "dmp-albedo": Preset("DMP, albedo", over(DMP, AS_STORED, {"tasks": ["albedo"]})),
+    "dmp-shading": Preset("DMP, shading", over(DMP, AS_STORED, {"tasks": ["shading"]})),
     "dmp-segmentation": Preset("DMP, segmentation", over(DMP, {"tasks": ["segmentation"], "augment": {"flip": 0.5}})),
     "dmp-x": Preset(
         "DMP's ablation: the network predicts the image (x)",

@@ -1,10 +1,10 @@
 """Adapter files: read in any spelling, write in the project's own.
 
-The project's file is the one of core.checkpoint without networks. Header: `diffusion_perception.recipe` (a JSON list of
-recipes) and `diffusion_perception.adapter` (a JSON object: base, fingerprint, rank, alpha, licence, data, and the
-spelling that it was made from). Tensors: `adapter.<layer>.down`, `.up` and `.scale` of low-rank parts (the weight grows
-by scale * up @ down; without a scale it is 1), `adapter.<layer>.weight` and `.bias` of differences, `head.<name>.*`,
-`decoder.<name>.*` and `encoder.<name>.*` of light halves, and `context.<recipe>` with, for guidance,
+The project's file is the one of core.checkpoints.checkpoint without networks. Header: `diffusion_perception.recipe` (a
+JSON list of recipes) and `diffusion_perception.adapter` (a JSON object: base, fingerprint, rank, alpha, licence, data,
+and the spelling that it was made from). Tensors: `adapter.<layer>.down`, `.up` and `.scale` of low-rank parts (the
+weight grows by scale * up @ down; without a scale it is 1), `adapter.<layer>.weight` and `.bias` of differences,
+`head.<name>.*`, `decoder.<name>.*` and `encoder.<name>.*` of light halves, and `context.<recipe>` with, for guidance,
 `context.<recipe>.negative`. Layers go by their diffusers names.
 """
 

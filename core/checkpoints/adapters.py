@@ -1,4 +1,4 @@
-"""Adapters: low-rank and difference weights; core.attachment runs them beside a UNet's own, merge() adds them in."""
+"""Adapters: low-rank and difference weights; attachment.py runs them beside a UNet's own, merge() adds them in."""
 
 from __future__ import annotations
 

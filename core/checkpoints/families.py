@@ -186,6 +186,35 @@ MARIGOLD_CONFIG: tuple[tuple[str, str, Any], ...] = (
 """What the recipe has no field for: (which config, its field, the value that can be run)."""
 
 
+def genpercept_stochastic(clues: Clues, task: str) -> Recipe:
+    """GenPercept's ablation that starts from noise: Marigold's network, its own resize, the last step's sample."""
+    start, end = noise_betas(clues)
+    return Recipe(
+        task,
+        family="genpercept-stochastic",
+        base=clues.architecture.base,
+        paradigm="stochastic",
+        steps=10,
+        beta_start=start,
+        beta_end=end,
+        tokens=2,
+        ensemble_edge=50,
+        **SHARED.get(task, {}),
+    )
+
+
+SLIPS = {"0point05440": "0point5440"}
+"""What the names of its folders say: what is meant."""
+
+
+def noise_betas(clues: Clues) -> tuple[float, float]:
+    """As its scheduler says, or the name of its folder, such as ..._wo_rgb_blending_0point00340_0point048."""
+    named = re.search(r"(\d+point\d+)_(\d+point\d+)", clues.repository)
+    words = named.groups() if named else ("0point00085", "0point012")
+    start, end = (float(SLIPS.get(word, word).replace("point", ".")) for word in words)
+    return clues.scheduler.get("beta_start", start), clues.scheduler.get("beta_end", end)
+
+
 def dmp(clues: Clues, task: str) -> Recipe:
     """DMP: LoRA on Stable Diffusion 1.4, five deterministic steps from the image; prompted unless its name says not."""
     return Recipe(
@@ -246,6 +275,13 @@ FAMILIES: dict[str, Family] = {
             genpercept,
             preference=3,
             beside=Beside(decoder=DECODER, pick_vae=pick_trained_vae, vae="Stable Diffusion 2.1"),
+        ),
+        Family(
+            "genpercept-stochastic",
+            "GenPercept from noise (ablation)",
+            2 * LATENT,
+            lambda clues: "wo_rgb_blending" in clues.repository,
+            genpercept_stochastic,
         ),
     )
 }

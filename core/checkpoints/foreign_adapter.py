@@ -1,4 +1,4 @@
-"""Spellings: adapters as other trainers write them, read into core.adapters' one form."""
+"""Spellings: adapters as other trainers write them, read into core.checkpoints.adapters' one form."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def soft(map: PerceptionMap, selection: Selection) -> Tensor:
 
 
 def thresholded(map: PerceptionMap, selection: Selection) -> Tensor:
-    """Dichotomous segmentation: min-max, then 0 or 1 (GenPercept, Xu et al. 2024)."""
-    return (stretch_each(level(map), trusted(map)) > selection.threshold).float()
+    """Dichotomous segmentation: min-max, then 0 below the threshold, else 1 (GenPercept, Xu et al. 2024)."""
+    return (stretch_each(level(map), trusted(map)) >= selection.threshold).float()
 
 
 def matting_clamp(map: PerceptionMap, selection: Selection) -> Tensor:

@@ -151,8 +151,8 @@ def virtual_normal(
     """|n_y - n_p|, summed over x, y, z, of planes through random point triplets (virtual normals, Yin et al. 2019).
 
     Depths (B, 1, H, W), `offset` added (give 0 for metres), are lifted to points by `intrinsics` (B, 3, 3) in
-    pixels: the focal length is K[0, 0], x and y count from the centre of the first pixel. `seeds`, one per image,
-    make the draw independent of which process holds it. min(sample_ratio H W, valid) triplets come from three
+    pixels, which count from the first one's corner and may be wider than high. `seeds`, one per image, make the draw
+    independent of which process holds it. min(sample_ratio H W, valid) triplets come from three
     permutations of an image's valid pixels. As in GenPercept's trainer a triplet is dropped if two of its sides
     have |cos| > 0.867, if in each of x, y and z some two points are closer than 0.005, or if a z <= 1e-5; then the
     quarter of lowest loss goes, here per image instead of per batch (else the loss would depend on how images are
@@ -419,8 +419,8 @@ def triplet_errors(
 def lifted(depth: Tensor, pixels: Tensor, camera: Tensor, offset: float) -> Tensor:
     """Flat pixel numbers (3, T) of a depth (H, W), plus `offset` -> points (3, T, 3): x right, y down, z forward."""
     z, camera = widest(depth.flatten()[pixels]) + offset, widest(camera.to(depth.device))
-    x = (pixels % depth.shape[1] - camera[0, 2]) * z / camera[0, 0]
-    y = (pixels // depth.shape[1] - camera[1, 2]) * z / camera[0, 0]
+    x = (pixels % depth.shape[1] + 0.5 - camera[0, 2]) * z / camera[0, 0]
+    y = (pixels // depth.shape[1] + 0.5 - camera[1, 2]) * z / camera[1, 1]
     return torch.stack((x, y, z), -1)
 
 

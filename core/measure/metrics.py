@@ -31,6 +31,8 @@ Measure = Callable[..., Reduction]
 
 THRESHOLDS = 256
 """Levels at which a soft mask is cut."""
+CUT = np.float32(128 / 255)
+"""What of a target is above this is the object: the published evaluations of masks cut bytes at 128."""
 BETA_SQUARED = 0.3
 CLASSES = 256
 """Class indices that a confusion matrix can hold."""
@@ -199,12 +201,12 @@ def angle_histogram(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduct
 
 
 def stretched(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The prediction stretched per image to [0, 1] unless it is constant, and the target as bool, cut above 0.5.
+    """The prediction stretched per image to [0, 1] unless it is constant, and the target as bool, cut above CUT.
 
     So do the published evaluations of masks (DIS5K, PySODMetrics).
     """
-    span = prediction.max() - prediction.min()
-    return (prediction - prediction.min()) / span if span > 0 else prediction.clip(0, 1), target > 0.5
+    truth, span = target.astype(np.float32) > CUT, prediction.max() - prediction.min()
+    return (prediction - prediction.min()) / span if span > 0 else prediction.clip(0, 1), truth
 
 
 def level_counts(prediction: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -216,7 +218,7 @@ def level_counts(prediction: np.ndarray, where: np.ndarray) -> np.ndarray:
 def f_curve(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Per image and threshold, (1 + b) P R / (b P + R) of masks with b = beta^2 = 0.3 (Achanta et al. 2009): (256,).
 
-    Predictions are stretched (see `stretched`), targets cut above 0.5.
+    Predictions are stretched (see `stretched`), targets cut above CUT.
     """
     curves = []
     for p, y, v in images(prediction, target, valid):
@@ -333,9 +335,9 @@ def on_background(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> tuple[np.n
 
 
 def iou_counts(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
-    """Intersection and union, in pixels, of what is above 0.5."""
+    """Intersection and union, in pixels, of what is at least 0.5 in the prediction, above CUT in the target."""
     check(prediction, target, valid)
-    one, other = (prediction > 0.5) & valid, (target > 0.5) & valid
+    one, other = (prediction >= 0.5) & valid, (target.float() > float(CUT)) & valid
     return Reduction((one & other).sum().double().cpu()[None], (one | other).sum().cpu()[None])
 
 

@@ -409,3 +409,57 @@ def test_a_compiled_or_half_resident_model_perceives_the_same_and_generates_on(i
     assert 0 < seen["resident"] < 1
     assert seen["same"]
     assert seen["hooks"] == 0
+
+
+def generate_perceive_generate(unet, model):
+    """Two generations with a perception by an adapter between them; how often the model was put off its device."""
+    import comfy.model_management as management
+    import comfy.sd
+    import torch
+
+    from diffusion_perception.nodes.adapt import ApplyAdapter
+    from diffusion_perception.nodes.load import LoadModel
+    from diffusion_perception.nodes.perceive import Perceive
+
+    patcher = comfy.sd.load_diffusion_model(unet)
+    vae = LoadModel.execute(model, "auto", "as trained", "").result[1]
+    put_off = []
+
+    def counted(name):
+        plain = getattr(type(patcher), name)
+
+        def call(self, *arguments, **named):
+            # the host calls these before it loads, too, and says then by a False that weights stay where they are
+            stays = any(value is False for value in (*arguments, *named.values()))
+            put_off.extend([name] * (self.model is patcher.model and not stays))
+            return plain(self, *arguments, **named)
+
+        setattr(type(patcher), name, call)
+
+    for name in ("detach", "partially_unload", "unpatch_model"):
+        counted(name)
+
+    def generate():
+        management.load_models_gpu([patcher])
+        latent, sigma = torch.ones(1, 4, 8, 8), torch.tensor([1.0])
+        return patcher.model.apply_model(latent, sigma, c_crossattn=torch.zeros(1, 2, 1024), transformer_options={})
+
+    image = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(0))
+    before = generate()
+    perception = ApplyAdapter.execute(patcher, vae, "adapter.safetensors", "as trained", "").result[0]
+    values = Perceive.execute(perception, image, -1, 1).result[0].values
+    after = generate()
+    off = list(put_off)
+    management.unload_all_models()
+    return {"same": torch.equal(before, after), "spread": values.std().item(), "off": off, "noticed": len(put_off)}
+
+
+def test_the_users_model_stays_on_its_device_all_along(inside_host, tmp_path):
+    unet = write_narrow_sd2(tmp_path / "narrow.safetensors")
+    write_adapter_for(unet, inside_host.base / "models" / "perception" / "adapter.safetensors")
+    model = write_own_file(inside_host.base / "models" / "perception" / "with_vae.safetensors", "depth").name
+    seen = inside_host(generate_perceive_generate, unet=unet, model=model)
+    assert seen["same"]
+    assert seen["spread"] > 0
+    assert seen["off"] == []
+    assert seen["noticed"] > 0  # when the host itself unloads it

@@ -124,7 +124,7 @@ class Feed:
 
     @property
     def supervision(self) -> Supervision:
-        return Supervision(self.data.target, self.records.convention, self.recipe, self.options)
+        return Supervision(self.data.target, self.records.convention, self.recipe, self.options, self.records.protocol)
 
     def sample(self, index: int, random: np.random.Generator) -> tuple[Sample, Mark]:
         """A record as it is learnt, flipped, cropped, normalised, resized; and its mark. BrokenRecord if it is none."""

@@ -14,7 +14,7 @@ name but for the ending; subfolders are fine (images/a/1.jpg goes with depth/a/1
     shading/       the light that falls on them: image = albedo * shading, all linear; a colour or grey picture
     keypoints/     COCO JSON, one file a picture, see below
     valid/         where the truth can be trusted: 0 is not. Applies to every kind of truth
-    camera/        JSON, one file a picture, with "K": the camera matrix (3x3) in pixels
+    camera/        JSON, one file a picture, with "K": the camera matrix (3x3) in pixels, the first one's middle at 0.5
     dataset.toml   what the numbers mean
 
 Arrays are (H, W) or (H, W, C); EXR needs the package OpenEXR. Masks, mattes, and depth in metres in EXR or NPY need no
@@ -101,6 +101,7 @@ from .truth import (
     Truth,
     one_channel,
     planar,
+    protocol_of,
     read_description,
     read_truth,
 )
@@ -133,6 +134,7 @@ class PlainFolder(Records[Entry]):
         entries, faults = pair_up(self.root, self.kind.folder, read_names(names))
         palette = self.settings.table() if isinstance(self.settings, Segmentation) else None
         super().__init__(self.description.name, task, self.settings.convention(), entries, faults, palette)
+        self.protocol = protocol_of(self.settings)
         check_packages(Path(path).suffix.lower() for entry in entries for path in (entry.image, entry.truth))
         self.probe()
 

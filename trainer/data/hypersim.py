@@ -13,7 +13,18 @@ from torch import Tensor
 
 from .arrays import BrokenRecord, check_packages, read_array
 from .records import MadeOf, Records, Sample, read_image, read_lines, refuse_task, root_of, why_unusable
-from .truth import DatasetError, Depth, Light, Normal, Segmentation, Settings, Truth, planar, read_truth
+from .truth import (
+    DatasetError,
+    Depth,
+    Light,
+    Normal,
+    Segmentation,
+    Settings,
+    Truth,
+    planar,
+    protocol_of,
+    read_truth,
+)
 
 SIZE = (768, 1024)
 FOCAL_PX = 886.81
@@ -88,6 +99,7 @@ class Hypersim(Records[Frame]):
             else:
                 frames.append(frame)
         settings = self.map.settings
+        self.protocol = protocol_of(settings)
         palette = settings.table() if isinstance(settings, Segmentation) else None
         super().__init__(f"Hypersim {split}", task, settings.convention(), frames, faults, palette)
 

@@ -30,14 +30,16 @@ Prepare = Callable[[Tensor, Sample, Supervision], Measured | None]
 
 
 def distances(values: Tensor, sample: Sample, taught: Supervision) -> Measured | None:
-    """Depth or disparity, brought to the truth's metres by the task's alignment; None for truth of unknown shift."""
+    """Depth or disparity, brought to the truth's metres by the task's alignment as the dataset's protocol has it; None
+    for truth of unknown shift."""
     target, valid = sample.target, sample.valid & (sample.target > 0)
     if taught.convention.near == "high":
         if not taught.convention.metric:
             return None
         target, valid = inverse(target, valid)
-    row = ALIGNMENTS["none" if taught.recipe.metric else taught.recipe.row.align]
-    return Measured(row(values, target[None], valid[None]), target[None], valid[None])
+    row, protocol = ALIGNMENTS["none" if taught.recipe.metric else taught.recipe.row.align], taught.protocol
+    aligned = row(values, target[None], valid[None], depth_range=protocol.depth_range, max_edge=protocol.max_edge)
+    return Measured(aligned, target[None], valid[None])
 
 
 def vectors(values: Tensor, sample: Sample, taught: Supervision) -> Measured:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UserError
+from ...core.measure.align import MAX_EDGE
 from ...core.plain_files import parse_json
 from ...core.tasks import task_named
 from .arrays import READERS as FILE_READERS
@@ -34,7 +35,19 @@ from .records import (
     why_unusable,
 )
 from .tasks import data_of, truths
-from .truth import DatasetError, Depth, Level, Normal, Segmentation, Settings, Truth, read_description, read_truth
+from .truth import (
+    DatasetError,
+    Depth,
+    Level,
+    Normal,
+    Protocol,
+    Segmentation,
+    Settings,
+    Truth,
+    protocol_of,
+    read_description,
+    read_truth,
+)
 
 KITTI_SIZE = (352, 1216)
 """(H, W) of the part of a KITTI picture that all benchmarks use: the bottom, in the middle."""
@@ -67,7 +80,7 @@ def is_text(value: Any) -> bool:
 
 
 def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
-    """The plain folder of data.py, for dense truth or for people."""
+    """The plain folder of folder.py, for dense truth or for people."""
     if task_named(data_of(task).name).per == "person":
         return plain_people(root, read_description(Path(root), truths()).name, read_names(names))
     return PlainFolder(root, task, names)
@@ -96,6 +109,7 @@ class Pairs(Records[Pair]):
     ) -> None:
         """crop: (H, W) that is cut from the bottom, in the middle; 0, 0 leaves pictures whole."""
         self.root, self.settings, self.crop = root, settings, crop
+        self.protocol = protocol_of(settings)
         check_packages({Path(path).suffix.lower() for pair in pairs for path in pair[:2]})
         palette = settings.table() if isinstance(settings, Segmentation) else None
         super().__init__(name, task, settings.convention(), pairs, faults, palette)
@@ -268,6 +282,17 @@ class Source:
     """Which column of a list names the file of valid pixels."""
     raw: tuple[int, int] = (0, 0)
     """(H, W) of depth that is stored as bare float32."""
+    resolution: int = -1
+    """At which pictures are processed where the set is evaluated; -1 is as trained, 0 their own."""
+    max_edge: int | None = None
+    """See Protocol."""
+    clip: tuple[float, float] | None = None
+    """Metres that predictions are clipped to, where that is not what the depth is read to."""
+
+    @property
+    def protocol(self) -> Protocol:
+        """Of Marigold's and GenPercept's evaluation."""
+        return Protocol(self.clip or self.depth.protocol().depth_range, self.max_edge, self.resolution)
 
 
 SOURCES: dict[str, Source] = {
@@ -275,20 +300,26 @@ SOURCES: dict[str, Source] = {
     "vkitti": Source(Depth(unit="cm", near=1e-5, far=80.0), crop=KITTI_SIZE),
     "taskonomy": Source(Depth(unit=1 / 512, near=1e-5, far=65.0)),
     "cityscapes": Source(Depth(unit=1 / 300, near=1e-5, far=80.0)),
-    "nyu_v2": Source(Depth(unit="mm", near=1e-3, far=10.0), trusted=(45 / 480, 471 / 480, 41 / 640, 601 / 640)),
-    "kitti": Source(Depth(unit=1 / 256, near=1e-5, far=80.0), crop=KITTI_SIZE, trusted=EIGEN_CROP),
-    "scannet": Source(Depth(unit="mm", near=1e-3, far=10.0)),
-    "diode": Source(Depth(unit="m"), mask_column=2),
-    "eth3d": Source(Depth(unit="m", near=1e-5), raw=(4032, 6048)),
+    "nyu_v2": Source(
+        Depth(unit="mm", near=1e-3, far=10.0), trusted=(45 / 480, 471 / 480, 41 / 640, 601 / 640), resolution=0
+    ),
+    "kitti": Source(Depth(unit=1 / 256, near=1e-5, far=80.0), crop=KITTI_SIZE, trusted=EIGEN_CROP, resolution=0),
+    "scannet": Source(Depth(unit="mm", near=1e-3, far=10.0), resolution=0),
+    # its masks say what is valid, whatever its depth
+    "diode": Source(Depth(unit="m"), mask_column=2, resolution=640, clip=(0.6, 350.0)),
+    "eth3d": Source(Depth(unit="m", near=1e-5), raw=(4032, 6048), resolution=756, max_edge=MAX_EDGE),
 }
-"""Units, ranges and crops of the lists that Marigold's and GenPercept's code come with."""
+"""Units, ranges, crops and evaluation of the lists that Marigold's and GenPercept's code come with."""
 
 
 class DepthList(Pairs):
     """A list of pictures and depth maps, `rgb.png depth.png ...` a line, as Marigold and GenPercept publish them."""
 
-    def __init__(self, root: str, task: str, list: str, source: str) -> None:
-        """list: the text file. source: a row of SOURCES. Lines whose depth is None are left out, as is published."""
+    def __init__(self, root: str, task: str, list: str, source: str, resolution: int | None = None) -> None:
+        """list: the text file. source: a row of SOURCES. Lines whose depth is None are left out, as is published.
+
+        resolution: at which its pictures are measured, -1 as trained, 0 their own; None as is published.
+        """
         if task not in ("depth", "disparity"):
             raise refuse_task(f"The list {list}", task, ("depth", "disparity"))
         self.source = source_named(source)
@@ -300,6 +331,8 @@ class DepthList(Pairs):
         named = [Pair(row[0], row[1], row[column] if column > 0 else "") for row in rows if row[1] != "None"]
         pairs, faults = those_there(root_of(root), named)
         super().__init__(source, task, Path(root), pairs, self.source.depth, faults, self.source.crop)
+        published = self.source.protocol
+        self.protocol = published if resolution is None else replace(published, resolution=resolution)
 
     def truth(self, record: Pair) -> Truth:
         path = self.root / record.truth
@@ -403,6 +436,7 @@ class JsonLists(Pairs):
         depth = Depth(unit="m", near=row.depth.near, far=row.depth.far) if in_metres else row.depth
         said = Said(depth, axes if isinstance(axes, str) else tuple(axes), palette)
         super().__init__(source, task, Path(root), pairs, LISTED[task].settings(said), faults, row.crop)
+        self.protocol = row.protocol
 
 
 def json_files(path: Path) -> list[Path]:

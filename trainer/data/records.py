@@ -21,7 +21,7 @@ from ...core.perception_map import Convention
 from ...core.srgb import to_srgb
 from ...core.texts import read_text
 from .arrays import BrokenRecord, check_file, read_colours
-from .truth import DatasetError, Truth, size_text
+from .truth import DatasetError, Protocol, Truth, size_text
 
 Record = TypeVar("Record")
 
@@ -92,6 +92,9 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
 
     Subclasses are classes of a module and hold paths and settings only, so that they travel to worker processes.
     """
+
+    protocol: Protocol = Protocol()
+    """How predictions of its depth are measured."""
 
     def __init__(
         self,

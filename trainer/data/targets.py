@@ -10,7 +10,7 @@ Values are finite everywhere, and never NaN on an empty mask.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from ...core.recipe import Recipe
 from ...core.srgb import to_srgb
 from ...core.tasks import task_named
 from .records import Sample
+from .truth import Protocol
 
 DEFAULT_AXES: Axes = CAMERA
 """Right, up, back: what normals are trained along unless the recipe says otherwise."""
@@ -296,6 +297,8 @@ class Supervision:
     """The dataset's."""
     recipe: Recipe
     options: TargetOptions
+    protocol: Protocol = field(default_factory=Protocol)
+    """How the dataset is measured."""
 
     def normalise(self, sample: Sample, **changes: bool) -> Normalised:
         """A record's truth, as the options say but for `changes`."""

@@ -71,6 +71,18 @@ METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """How the published evaluation of a dataset measures depth, besides its metrics."""
+
+    depth_range: tuple[float, float] = (0.0, np.inf)
+    """Metres that aligned predictions are clipped to."""
+    max_edge: int | None = None
+    """The longer edge that pictures are thinned out to before predictions are aligned."""
+    resolution: int = -1
+    """Processing resolution, as core.pipeline.predict takes it: -1 is as trained, 0 the picture's own."""
+
+
+@dataclass(frozen=True)
 class Depth:
     """[depth]"""
 
@@ -91,6 +103,9 @@ class Depth:
 
     def convention(self) -> Convention:
         return Convention(high=None, near="low", metric=self.unit != "relative")
+
+    def protocol(self) -> Protocol:
+        return Protocol((max(self.near, 0.0), self.far))
 
     def factor(self, stored: np.ndarray) -> float:
         """Metres of one level; 1 for relative depth."""
@@ -459,3 +474,8 @@ def planar(distance: Tensor, intrinsics: np.ndarray) -> Tensor:
     x = (torch.arange(width, dtype=torch.float64) + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]
     y = (torch.arange(height, dtype=torch.float64)[:, None] + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
     return distance / (x**2 + y**2 + 1).sqrt().float()
+
+
+def protocol_of(settings: Settings) -> Protocol:
+    """Depth is clipped to where it was measured."""
+    return settings.protocol() if isinstance(settings, Depth) else Protocol()

@@ -323,11 +323,11 @@ class Tutor(Validator):
             self.feed = feed
             yield feed, sample
 
-    def predict(self, perceiver: Perceiver, sample: Sample) -> PerceptionMap:
+    def predict(self, perceiver: Perceiver, sample: Sample, resolution: int = -1) -> PerceptionMap:
         """What the predictor sees; where there is none, what its decoder would make of a perfect prediction."""
         recipe = perceiver.recipe
         if recipe.id in self.student.teacher.perceivers:
-            return super().predict(perceiver, sample)
+            return super().predict(perceiver, sample, resolution)
         values, _ = self.feed.supervision.normalise(sample)
         latent = self.student.teacher.autoencoder.encode(recipe.target_codec().encode(values[None].to(self.device)))
         answers = replace(recipe, paradigm="one-step", steps=1, prediction_type="sample")

@@ -103,7 +103,7 @@ class Validator:
     def predictions(self, task: str, feeds: list[Feed], done: int) -> Iterator[Predicted]:
         perceiver = self.student.perceiver(task)
         for number, (feed, sample) in enumerate(tqdm(self.records(feeds), desc=f"validate {task}", leave=False)):
-            seen = self.predict(perceiver, sample)
+            seen = self.predict(perceiver, sample, feed.records.protocol.resolution)
             if number < self.config.samples:
                 self.picture(seen, sample, feed, done, number)
             yield seen.values.movedim(-1, 1), sample, feed
@@ -118,9 +118,9 @@ class Validator:
                 except BrokenRecord:
                     continue
 
-    def predict(self, perceiver: Perceiver, sample: Sample) -> PerceptionMap:
+    def predict(self, perceiver: Perceiver, sample: Sample, resolution: int = -1) -> PerceptionMap:
         with self.passes():
-            return predict(perceiver, sample.image[None].to(self.device))
+            return predict(perceiver, sample.image[None].to(self.device), resolution=resolution)
 
     def picture(self, seen: PerceptionMap, sample: Sample, feed: Feed, done: int, number: int) -> None:
         """samples/<task>_<number>_<step>.png: the picture, its truth, and what was predicted."""
