@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 
@@ -431,3 +432,28 @@ def test_an_odd_row_of_a_coco_file_is_skipped_and_the_rest_is_learnt(tmp_path, c
 def test_limbs_that_cannot_be_drawn_keep_nobody_from_learning(tmp_path, limbs):
     records = coco(tmp_path, lambda table: table["categories"][0].update(skeleton=limbs))
     assert (len(records), records.skeleton.names, records.skeleton.limbs) == (4, ("nose", "fin", "tail"), ())
+
+
+def test_two_processes_end_after_the_same_step_whichever_of_them_is_asked(root, tmp_path):
+    file = root / "asked.toml"
+    settings = {"steps": 10_000, "log_every": 1000, "save_every": 5000}
+    file.write_text(to_toml(runs.config(root, out=str(tmp_path / "run"), **settings)))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    words = [sys.executable, "-m", "diffusion_perception.trainer", "train", str(file)]
+    ranks = [
+        subprocess.Popen(
+            words,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **launch, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    wait_for_steps(ranks[0], 3)
+    ranks[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=120)[1] for process in ranks]
+    step = torch.load(tmp_path / "run" / state.FILE)["step"]
+    assert all(f"stopped at step {step} of 10000".encode() in words for words in said)
+    assert [process.returncode for process in ranks] == [128 + signal.SIGTERM] * 2
