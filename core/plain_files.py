@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
+from .texts import read_text
 
 
 def parse_json(text: str) -> Any:
@@ -23,11 +24,7 @@ def parse_json(text: str) -> Any:
 
 def read_json(path: Path) -> Any:
     """UserError likewise, OSError if there is no such file."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(str(error)) from None
-    return parse_json(text)
+    return parse_json(read_text(path))
 
 
 def read_npy(path: Path) -> np.ndarray:

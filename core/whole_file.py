@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,18 @@ class UnwritableError(UserError, OSError):
 def unwritable(path: Path, error: Exception) -> UnwritableError:
     """Why a file could not be written."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return UnwritableError(f"Could not write {path} ({reason}): free some space or choose another folder.")
+    kept = "; the one from before was kept" if path.exists() else ""
+    return UnwritableError(
+        f"Could not write {path} ({reason}{_room(path)}){kept}: free some space or choose another folder."
+    )
+
+
+def _room(path: Path) -> str:
+    """How much there is, as the end of a sentence in brackets; nothing where that cannot be asked."""
+    try:
+        return f", {shutil.disk_usage(path.parent).free / 2**20:.0f} MiB free"
+    except OSError:
+        return ""
 
 
 @contextmanager

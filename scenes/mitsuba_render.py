@@ -7,6 +7,7 @@ import functools
 import glob
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ LLVM = ("/usr/lib/*/libLLVM.so.19*", "/usr/lib/*/libLLVM-19.so*", "/usr/lib/llvm
 
 def load_mitsuba() -> Any:
     """The module, ready to compile for this CPU; says what is missing if it is not."""
+    missing = [name for name in ("mitsuba", "mitsuba_oidn") if find_spec(name) is None]
+    if missing:
+        raise MissingAssetError(
+            f"{' and '.join(missing)} {'are' if missing[1:] else 'is'} not installed: run `pip install "
+            "diffusion-perception[scenes]`; on Linux it needs the LLVM 19 library too (Debian: apt-get install "
+            "libllvm19)."
+        )
     if "DRJIT_LIBLLVM_PATH" not in os.environ:
         found = [path for pattern in LLVM for path in sorted(glob.glob(pattern))]
         if found:
@@ -48,7 +56,7 @@ def load_mitsuba() -> Any:
         import mitsuba_oidn  # type: ignore  # noqa: F401
     except ImportError as error:
         raise MissingAssetError(
-            f"{error.name} is not installed: run `pip install mitsuba==3.9.1 mitsuba-oidn==0.1.2`."
+            f"{error.name} cannot be loaded ({error}): run `pip install diffusion-perception[scenes]`."
         ) from error
     mi.set_variant("llvm_ad_rgb")
     mi.set_log_level(mi.LogLevel.Error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
+import signal
 import sys
 from dataclasses import fields
 from importlib.util import find_spec
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit code 2 and one line on standard error for bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # tests put others in their place
+            # a console or a pipe of Windows knows few letters: the others are written as their numbers
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     try:
         arguments.run(arguments)
@@ -27,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         # a library's reason may have several lines
         print(f"diffusion-perception: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("diffusion-perception: cancelled", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"diffusion-perception: {str(stop) or 'cancelled'}", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
     return 0
 
 
@@ -191,7 +197,7 @@ def add_train(verb: argparse.ArgumentParser) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """`train`."""
-    from .config import leaves, read, to_toml
+    from .config import leaves, read
 
     said = vars(arguments)
     flags = {key: said[key] for key, *_ in leaves() if key in said}
@@ -203,7 +209,13 @@ def run_train(arguments: argparse.Namespace) -> None:
         flags |= {f"recipe.{field}": value for field, value in map(parse_assignment, arguments.overrides)}
     config = read(arguments.config, flags)
     if arguments.print_config:
-        print(to_toml(config), end="")
+        from .checks import check_said, missing
+        from .resolved import resolved
+
+        check_said(config)
+        print(resolved(config), end="")
+        if lacks := missing(config):
+            print(f"diffusion-perception: to train, this is not enough yet. {lacks}", file=sys.stderr)
         return
     from .train import run
 

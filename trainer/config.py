@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ..core.errors import UserError
 from ..core.tasks import TASKS
+from ..core.texts import read_text
 from .presets import PRESETS
 
 if sys.version_info >= (3, 11):
@@ -251,7 +252,7 @@ class Config:
     cache_latents: Annotated[
         bool, "encode each picture once and keep its latent on disk; only flips are then augmented"
     ] = False
-    estimate: Annotated[bool, "say before the first step what memory and time it will take"] = True
+    estimate: Annotated[bool, "say before the first step what memory it will take"] = True
     resume: Annotated[bool, "go on from the last state in `out`; false starts anew"] = True
     save_every: Annotated[int, "optimiser steps between saved states"] = 500
     validate_every: Annotated[int, "optimiser steps between validations; 0 only at the end"] = 500
@@ -338,7 +339,7 @@ def parse_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"There is no config {path}: check the path.")
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as error:  # of bytes, numbers too long, brackets too deep
         raise ConfigError(f"{path} is not TOML ({error}).") from None
 

@@ -1,9 +1,11 @@
-"""Estimate: memory and time of a training step, told before the first one and without taking it."""
+"""Estimate: the memory of a training step, told before the first one and without taking it.
+
+Its time is not foretold: what a processor reaches differs too much among networks, and the bar measures it at once.
+"""
 
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +23,6 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import UserError
 from .config import Config
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 GIB = 2**30
 MOMENTS = {"adam": 8, "adamw": 8, "adamw8bit": 2}
 """Bytes that an optimiser keeps for each weight."""
-EFFICIENCY = 0.5
-"""Of the speed of one large product of matrices, what a whole network reaches."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +45,16 @@ class Estimate:
     """Bytes of moments and moving averages."""
     activations: int
     """Bytes of what lives during a step besides: activations and gradients, at their peak."""
-    seconds: float
 
     @property
     def memory(self) -> int:
         return self.weights + self.optimiser + self.activations
 
-    def sentence(self, steps: int) -> str:
+    def sentence(self) -> str:
         """For the person who waits."""
         held = {"weights": self.weights, "optimiser": self.optimiser, "activations and gradients": self.activations}
         parts = ", ".join(f"{name} {size_text(size)}" for name, size in held.items())
-        hours = self.seconds * steps / 3600
-        whole = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
-        return (
-            f"About {size_text(self.memory)} ({parts}) and {self.seconds:.2g} s a step, {whole} for {steps} steps; "
-            "reading pictures and validation come on top."
-        )
+        return f"About {size_text(self.memory)} ({parts}); the bar tells the time, measured from the first step on."
 
 
 def size_text(size: int) -> str:
@@ -111,7 +104,7 @@ def estimate(
 ) -> Estimate:
     """From one forward and backward pass on tensors that have a shape and no contents."""
     learning = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    living, counter = Living(), FlopCounterMode(display=False)
+    living = Living()
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         shapes = Batch(
             batch.task,
@@ -120,7 +113,7 @@ def estimate(
             fake.from_tensor(batch.valid.to(device)),
             batch.seeds,
         )
-        with counter, living:
+        with living:
             with autocast():
                 total = learner.rehearse(shapes)
             torch.autograd.grad(total, learning, allow_unused=True)
@@ -130,7 +123,6 @@ def estimate(
         weights=sum(parameter.numel() * parameter.element_size() for parameter in learner.parameters()),
         optimiser=MOMENTS[config.optimiser.name] * moving + averages,
         activations=living.peak,
-        seconds=counter.get_total_flops() * config.accumulation / (speed(device, autocast) * EFFICIENCY),
     )
 
 
@@ -142,22 +134,6 @@ UNFORESEEABLE = (
     NotImplementedError,
 )
 """What PyTorch raises of operators that cannot run on tensors without contents."""
-
-
-def speed(device: torch.device, autocast: Callable[[], Any], size: int = 1024) -> float:
-    """Operations a second in one product of matrices."""
-    one = torch.randn(size, size, device=device)
-    with autocast():
-        best = min(timed(lambda: one @ one, device) for _ in range(3))
-    return 2 * size**3 / best
-
-
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return max(time.perf_counter() - start, 1e-9)
 
 
 # Out of memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..core.plain_files import read_npy
 from ..core.recipe import Recipe
 from ..core.whole_file import whole_file
 from .config import Config
+
+log = logging.getLogger(__name__)
 
 UNSEEN = (
     *("name", "family", "paradigm", "steps", "timestep", "beta_start", "beta_end", "zero_snr", "spacing"),
@@ -41,18 +44,47 @@ class Latents:
         about = (config.size, config.augment, config.target, looks, weights_of(vae))
         return cls(Path(config.out) / "latents", precision, *about)
 
-    def encode(self, pictures: Tensor, keys: Sequence[str], encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Latents of pictures, by `encode` where they are not known."""
-        files = [self.file(key) for key in keys]
-        unknown = [index for index, file in enumerate(files) if not file.is_file()]
+    def encode(
+        self,
+        pictures: Tensor,
+        keys: Sequence[str],
+        encode: Callable[[Tensor], Tensor],
+        stamps: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Latents of pictures, by `encode` where they are not known; stamps: what a key stood for may have changed."""
+        files = [self.file(key, stamp) for key, stamp in zip(keys, stamps or [""] * len(keys))]
+        found = [kept(file) for file in files]
+        unknown = [index for index, latent in enumerate(found) if latent is None]
         if unknown:
             for index, latent in zip(unknown, encode(pictures[unknown])):
                 save(files[index], latent)
-        return torch.stack([read(file) for file in files]).to(pictures.device)
+                found[index] = latent.cpu()
+        return torch.stack([latent for latent in found if latent is not None]).to(pictures.device)
 
-    def file(self, key: str) -> Path:
-        name = digest(key)
-        return self.folder / name[:2] / f"{name[2:]}.npy"
+    def file(self, key: str, stamp: str = "") -> Path:
+        name, now = digest(key), digest(stamp)[:16]
+        return self.folder / name[:2] / f"{name[2:]}-{now}.npy"
+
+    def drop_changed(self, marked: Iterable[tuple[str, str]]) -> tuple[int, int]:
+        """How many of these (key, stamp) are kept of what has changed since, which are dropped, and how many at all."""
+        held: dict[str, list[Path]] = {}
+        for file in self.folder.glob("*/*.npy"):
+            held.setdefault(file.parent.name + file.name.partition("-")[0], []).append(file)
+        changed = known = 0
+        for key, stamp in dict(marked).items():
+            files = held.get(digest(key), ())
+            old = [file for file in files if file.name != self.file(key, stamp).name]
+            known += bool(files)
+            changed += bool(old)
+            for file in old:
+                file.unlink(missing_ok=True)
+        return changed, known
+
+    def say_changed(self, marked: Iterable[tuple[str, str]]) -> None:
+        """Say how many are made anew since their files changed, if any are."""
+        changed, known = self.drop_changed(marked) if self.folder.is_dir() else (0, 0)
+        if changed:
+            log.warning("%d of %d latents made anew: pictures or truth of theirs changed since.", changed, known)
 
 
 def appearance(recipe: Recipe) -> dict[str, object]:
@@ -64,14 +96,15 @@ def digest(*about: object) -> str:
     return hashlib.sha256(repr(about).encode()).hexdigest()[:32]
 
 
-def read(file: Path) -> Tensor:
-    """UserError if it is damaged."""
+def kept(file: Path) -> Tensor | None:
+    """What was saved; None if nothing was, or it is damaged."""
+    if not file.is_file():
+        return None
     try:
         return torch.from_numpy(read_npy(file))
     except UserError as error:
-        raise UserError(
-            f"{file} is damaged ({error}): remove the folder of latents, which is then filled anew."
-        ) from None
+        log.warning("%s is damaged (%s): it is made anew.", file, error)
+        return None
 
 
 def save(file: Path, latent: Tensor) -> None:

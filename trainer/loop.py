@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -19,12 +20,14 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ..core.errors import UserError
+from ..core.whole_file import UnwritableError
 from . import state
 from .config import Config
 from .data import batches
 from .data.batches import Batch, Batches, Tally
 from .objective import Counted
 from .optimiser import Average, set_rates, share_of_peak
+from .stop import Stopped, Wish
 
 
 class Learner(Protocol):
@@ -83,9 +86,14 @@ class Run:
     first_step: int = 0
     progress: dict[str, Any] = field(default_factory=dict)
     """The best validation."""
+    listed: dict[str, Tensor] = field(default_factory=dict)
+    """The records that it learns from, as batches.listed() has them."""
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.data.feeds)
+        self.wish = Wish()
+        self.heard: Tensor | None = None
+        """What processes told each other of it after the step before."""
 
     @property
     def out(self) -> Path:
@@ -94,12 +102,15 @@ class Run:
 
 def fit(run: Run) -> None:
     """Train from `first_step` to the last step."""
-    stream = batches.load(run.data, run.first_step * run.config.accumulation, run.config.workers)
-    run.model.train()
-    for step in progress(run):
-        take_step(run, list(itertools.islice(stream, run.config.accumulation)), step)
-        after(run, step + 1)
-    finish(run)
+    first = run.first_step * run.config.accumulation
+    with run.wish.listening(), closing(batches.load(run.data, first, run.config.workers)) as stream:
+        run.model.train()
+        for step in progress(run):
+            take_step(run, list(itertools.islice(stream, run.config.accumulation)), step)
+            after(run, step + 1)
+            if is_to_stop(run) and step + 1 < run.config.steps:
+                leave(run, step + 1)
+        finish(run)
 
 
 def take_step(run: Run, taken: list[Batch], step: int) -> None:
@@ -190,7 +201,7 @@ def validate(run: Run, done: int) -> None:
     run.model.eval()
     main = run.accelerator.is_main_process
     with run.average.in_place(run.learner.learning()), torch.no_grad():
-        found = run.judge.measure(done, main)
+        found = run.wish.unless_asked(lambda: run.judge.measure(done, main), {})
         if found and main:
             run.journal.validation(done, found)
             if found["score"] < run.progress.get("best", float("inf")):
@@ -213,19 +224,52 @@ def save(run: Run, done: int) -> None:
             run.average,
             scaler.state_dict() if scaler is not None else {},
             run.progress,
+            run.listed,
         )
+    run.journal.saved = done
     run.accelerator.wait_for_everyone()
+
+
+def is_to_stop(run: Run) -> bool:
+    """Whether any process was asked to end the run; all of them say the same after the same step."""
+    if run.accelerator.num_processes == 1:
+        return run.wish.number != 0
+    # looked at a step late, so that no device waits for it
+    before, told = run.heard, torch.tensor(run.wish.number, device=run.accelerator.device)
+    run.heard = reduced(run.accelerator, told)
+    return before is not None and before.item() > 0
+
+
+def leave(run: Run, done: int) -> NoReturn:
+    """Save everything after `done` steps, and end. Stopped says how to go on."""
+    config = run.config
+    if run.journal.losses:
+        run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
+    if run.journal.saved != done:
+        save(run, done)
+    write_last(run, done)
+    again = "the same command" if config.resume else "the same command with resume = true"
+    raise Stopped(
+        f"stopped at step {done} of {config.steps}; {run.out} holds its state and its weights so far: {again} goes on "
+        "from there.",
+        run.wish.number or signal.SIGTERM,
+    )
 
 
 def finish(run: Run) -> None:
     """The last validation, the file that the run was for, and what of its data could not be read."""
     validate(run, run.config.steps)
+    write_last(run, run.config.steps)
+    run.tally.close()
+
+
+def write_last(run: Run, done: int) -> None:
+    """The weights after `done` steps, and the end of the log."""
     if run.accelerator.is_main_process:
         with run.average.in_place(run.learner.learning()):
-            run.judge.write("last", {"step": run.config.steps})
+            run.judge.write("last", {"step": done})
         run.journal.close()
     run.accelerator.wait_for_everyone()
-    run.tally.close()
 
 
 class Diverged(UserError):
@@ -241,6 +285,8 @@ class Journal:
         self.losses: dict[str, list[Tensor]] = {}
         self.since = time.monotonic()
         self.bar: tqdm[int] | None = None
+        self.saved = 0
+        """The step of the last state of this run; 0 if there is none."""
 
     def note(self, task: str, terms: Tensor) -> None:
         """A micro-batch's part of the loss, not yet read from the device."""
@@ -257,7 +303,7 @@ class Journal:
         if lost:
             raise Diverged(
                 f"The loss of {lost[0]} is {means[lost[0]]} at step {done}: lower optimiser.lr, set "
-                'optimiser.max_norm = 1, or leave half precision (precision = "no"); the last good state was kept.'
+                f'optimiser.max_norm = 1, or leave half precision (precision = "no"); {self.left()}.'
             )
         seconds = time.monotonic() - self.since
         self.since = time.monotonic()
@@ -268,15 +314,25 @@ class Journal:
             self.scalar(f"loss/{task}", value, done)
         self.scalar("lr", rate, done)
 
+    def left(self) -> str:
+        """What there is to go on from."""
+        return f"the state of step {self.saved} was kept" if self.saved else "no state had been saved yet"
+
     def validation(self, done: int, found: dict[str, float]) -> None:
         self.event({"step": done, "validation": found})
         for name, value in found.items():
             self.scalar(f"validation/{name}", value, done)
 
     def event(self, row: dict[str, Any]) -> None:
-        if self.file is not None:
+        if self.file is None:
+            return
+        try:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
+        except OSError as error:
+            raise UnwritableError(
+                f"{self.file.name} could not be written ({error.strerror}); {self.left()}."
+            ) from error
 
     def scalar(self, name: str, value: float, step: int) -> None:
         if self.board is not None:

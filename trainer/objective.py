@@ -53,10 +53,15 @@ def terms_of(recipe: Recipe, settings: Settings) -> list[Term]:
         terms.append(Term(LOSSES[settings.latent_loss], 1.0, "latent"))
     if settings.loss != "latent":
         listed = settings.pixel_losses.get(row.name, recipe.target_codec().losses or row.losses)
-        if not isinstance(listed, str | list | tuple):
-            raise ConfigError(f"objective.pixel_losses.{row.name} = {listed!r}: expected a list of losses.")
-        terms += [picture_term(text, row.name) for text in ([listed] if isinstance(listed, str) else listed)]
+        terms += picture_terms(listed, row.name)
     return terms
+
+
+def picture_terms(listed: object, task: str) -> list[Term]:
+    """Of one loss, or a list of them. ConfigError for what is neither."""
+    if not isinstance(listed, str | list | tuple):
+        raise ConfigError(f"objective.pixel_losses.{task} = {listed!r}: expected a list of losses.")
+    return [picture_term(text, task) for text in ([listed] if isinstance(listed, str) else listed)]
 
 
 def picture_term(text: str, task: str) -> Term:

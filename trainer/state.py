@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..core.checkpoints.tensors import UNREADABLE
-from ..core.whole_file import whole_file
+from ..core.whole_file import UnwritableError, whole_file
 from .config import Config, ConfigError, to_toml
+from .estimate import MOMENTS
 from .optimiser import Average, fill
 
 FILE = "state.pt"
@@ -34,6 +37,7 @@ def save(
     average: Average,
     scaler: dict[str, Any],
     progress: dict[str, Any],
+    data: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the state after `step` optimiser steps; data order, timesteps and noise follow from step and seed."""
     content = {
@@ -45,8 +49,20 @@ def save(
         "scaler": scaler,
         "progress": progress,
         "random": {"torch": torch.get_rng_state()},
+        "data": dict(data or {}),
     }
     write_whole(path, content)
+
+
+def check_room(out: Path, learning: Mapping[str, nn.Parameter], config: Config) -> None:
+    """UserError where not even one state would fit on the disk."""
+    needed = sum(weight.numel() for weight in learning.values()) * (4 + MOMENTS[config.optimiser.name])
+    there = shutil.disk_usage(out)
+    if there.total and there.free < needed:
+        raise UnwritableError(
+            f"{out} has {there.free / 2**20:.0f} MiB of room and a state of this run takes {needed / 2**20:.0f} MiB, "
+            "its weights on top: make room, or choose another `out`."
+        )
 
 
 def write_whole(path: Path, content: dict[str, Any]) -> None:
@@ -63,9 +79,15 @@ def load(
     """Fill weights, optimiser and average from a state; returns the rest of it. ConfigError if it is another run's."""
     content = read(path)
     if content["config"] != told(config):
+        line = difference(content["config"], told(config))
         raise ConfigError(
-            f"{path.parent} holds a run with other settings ({difference(content['config'], told(config))}): "
-            "choose another `out`, or set resume = false to start anew."
+            f"{path.parent} holds a run with other settings ({line}): choose another `out`, or set resume = false to "
+            f"start anew.{longer(config) if line.startswith('steps =') else ''}"
+        )
+    if content["step"] > config.steps:
+        raise ConfigError(
+            f"{path.parent} is at step {content['step']} already, and steps = {config.steps}: raise steps, choose "
+            "another `out`, or set resume = false to start anew."
         )
     if content["weights"].keys() != learning.keys():
         raise damaged(path, "it holds other weights than the run's")
@@ -78,6 +100,22 @@ def load(
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise damaged(path, error) from error
     return content
+
+
+def is_of(config: Config) -> bool:
+    """Whether `out` holds a state of this very run."""
+    path = Path(config.out) / FILE
+    if not config.resume or not path.is_file():
+        return False
+    return read(path)["config"] == told(config)
+
+
+def longer(config: Config) -> str:
+    """How a run is set up that may be made longer."""
+    return (
+        f" Its {config.optimiser.schedule} rate ends with its last step: a run that is to be made longer has "
+        'optimiser.schedule = "constant", or optimiser.decay_steps set from the start.'
+    )
 
 
 KEYS = {
@@ -100,6 +138,8 @@ def read(path: Path) -> dict[str, Any]:
     except UNREADABLE as error:
         raise damaged(path, error) from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in KEYS.items()):
+        raise damaged(path, "it is no state of a run")
+    if not all(isinstance(records, Tensor) for records in content.setdefault("data", {}).values()):
         raise damaged(path, "it is no state of a run")
     return content
 

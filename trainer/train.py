@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from ..core.diffusion import PARADIGMS
 from ..core.display.colour import palette_named
-from ..core.heads.table import HEADS, untrained_head
+from ..core.heads.table import untrained_head
 from ..core.recipe import Recipe
-from . import objective, state
+from ..core.whole_file import whole_file
+from . import lock, objective, state
 from .base import Start, shape_of, start
-from .config import Config, ConfigError, check_known, to_toml
-from .data.batches import Batches, Feed
+from .checks import check
+from .config import Config, ConfigError, to_toml
+from .data.batches import Batches, Feed, changes, listed, marked
 from .data.feeds import open_feeds
 from .estimate import GIB, UNFORESEEABLE, advice, estimate, said_plainly
 from .latents import Latents
@@ -52,10 +54,22 @@ def run(config: Config) -> None:
     """Train. UserError, in one sentence, for what a person can mend."""
     check(config)
     with said_plainly(config):
-        made = prepare(config)
-        if config.estimate and made.first_step < config.steps:
-            foretell(made)
-        fit(made)
+        try:
+            made = prepare(config)
+            begin(made)
+            fit(made)
+        finally:
+            lock.release(Path(config.out))
+
+
+def begin(run: Run) -> None:
+    """Say what lies before the run."""
+    config = run.config
+    if run.first_step == config.steps and run.accelerator.is_main_process:
+        done = f"{run.out} is already at step {run.first_step} of {config.steps}: its weights are written once more."
+        tqdm.write(done, sys.stderr)
+    elif config.estimate:
+        foretell(run)
 
 
 def foretell(run: Run) -> None:
@@ -69,37 +83,10 @@ def foretell(run: Run) -> None:
     except UNFORESEEABLE as error:
         log.warning("Memory and time of a step cannot be foretold (%s).", next(iter(str(error).splitlines()), error))
         return
-    tqdm.write(found.sentence(config.steps - run.first_step), sys.stderr)
+    tqdm.write(found.sentence(), sys.stderr)
     room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     if 0 < room < found.memory:
         tqdm.write(f"The GPU has {room / GIB:.1f} GiB. If that is not enough: {advice(config)}.", sys.stderr)
-
-
-def check(config: Config) -> None:
-    """What can be told before anything is read."""
-    if not config.tasks:
-        raise ConfigError('Nothing says what to learn: set tasks, such as tasks = ["depth"].')
-    for task in config.tasks:
-        if not config.sources(task):
-            raise ConfigError(f"There is no [[data]] to learn {task} from: name a dataset that has it.")
-    if config.learn == "perception" and len(config.tasks) > 1 and not config.learns_context:
-        raise ConfigError(
-            'Several tasks on one network are told apart by learnt contexts: set network.learn_context = "auto".'
-        )
-    if config.network.head:
-        check_known("head", config.network.head, HEADS)
-    if config.network.encoder and (config.objective.loss != "pixel" or config.cache_latents):
-        raise ConfigError(
-            "An encoder that learns moves the latents that others are compared with: with network.encoder set "
-            'objective.loss = "pixel" and cache_latents = false.'
-        )
-    if config.network.encoder and config.network.unet == "lora":
-        raise ConfigError("An adapter holds no encoder: with network.encoder train the whole UNet, or none of it.")
-    if len(config.tasks) > 1 and config.network.head:
-        raise ConfigError("A head is made for one task: train one, or leave network.head out.")
-    frozen, precision = config.network.frozen_precision, config.precision
-    if frozen not in ("fp32", precision):
-        raise ConfigError(f'network.frozen_precision = "{frozen}" needs precision = "{frozen}".')
 
 
 def prepare(config: Config) -> Run:
@@ -127,11 +114,20 @@ def prepare(config: Config) -> Run:
         setup.learner.double()
     optimiser = OPTIMISERS[config.optimiser.name](list(groups(setup.learner, config)), config.optimiser)
     average = Average(setup.learner.learning(), config.optimiser.ema)
-    if accelerator.is_main_process:
+    main = accelerator.is_main_process
+    if main:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.toml").write_text(to_toml(config), "utf-8")
-    accelerator.wait_for_everyone()
+        lock.hold(out)
+        state.check_room(out, setup.learner.learning(), config)
     model, optimiser = accelerator.prepare(setup.learner, optimiser)
+    content = (
+        state.load(out / state.FILE, config, setup.learner.learning(), optimiser, average) if goes_on(config) else {}
+    )
+    if main:
+        # not before: a good run's config outlives a refused one's
+        with whole_file(out / "config.toml") as file:
+            file.write_text(to_toml(config), "utf-8")
+    accelerator.wait_for_everyone()
     made = Run(
         config,
         accelerator,
@@ -141,11 +137,17 @@ def prepare(config: Config) -> Run:
         average,
         batches_for(config, setup.feeds, accelerator),
         setup.judge,
-        Journal(out, accelerator.is_main_process),
+        Journal(out, main),
+        listed=listed(setup.feeds) if main else {},
     )
-    if config.resume and (out / state.FILE).is_file():
-        resume(made)
+    if content:
+        resume(made, content)
     return made
+
+
+def goes_on(config: Config) -> bool:
+    """Whether there is a state to go on from."""
+    return config.resume and (Path(config.out) / state.FILE).is_file()
 
 
 class Setup(NamedTuple):
@@ -165,6 +167,8 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     begun = start(config.base)
     student, kept = make(config, begun, recipes)
     student.to(accelerator.device)
+    if student.latents is not None and accelerator.is_main_process:
+        student.latents.say_changed(marked(feeds))
     written = Written(config, begun.architecture, begun.vae_architecture, kept, begun.fingerprint)
     return Setup(
         student,
@@ -188,6 +192,8 @@ def set_up_light(config: Config, accelerator: Accelerator) -> Setup:
     teacher = open_teacher(config, str(accelerator.device))
     feeds, held_out = open_feeds(with_recipes(config, teacher), "custom")
     pupil = pupil_for(config, teacher, feeds).to(accelerator.device)
+    if pupil.latents is not None and accelerator.is_main_process:
+        pupil.latents.say_changed(marked(feeds))
     return Setup(pupil, feeds, Tutor(config, pupil, held_out, accelerator.device))
 
 
@@ -206,12 +212,15 @@ def batches_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> 
     return Batches(feeds, config.batch_size, count, config.seed, process, processes, config.turns)
 
 
-def resume(run: Run) -> None:
-    """Go on from the saved state."""
-    content = state.load(run.out / state.FILE, run.config, run.learner.learning(), run.optimiser, run.average)
+def resume(run: Run, content: dict[str, Any]) -> None:
+    """Go on from the saved state, whose weights are in place."""
     if run.accelerator.scaler is not None and content["scaler"]:
         run.accelerator.scaler.load_state_dict(content["scaler"])
     run.first_step, run.progress = content["step"], content["progress"]
+    run.journal.saved = run.first_step
+    if run.listed and content.get("data"):
+        for clause in changes(content["data"], run.listed, run.data.feeds):
+            log.warning("The data changed since step %d: %s. The run goes on.", run.first_step, clause)
 
 
 def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[Student, dict[str, Tensor]]:

@@ -9,8 +9,9 @@ accelerate would do to a loader that it prepares.
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,9 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...core.errors import UserError
 from ...core.recipe import Recipe
+from ..stop import deaf
 from .arrays import BrokenRecord
 from .augment import Augmentation, finish, flip, generator, paste, place
-from .records import MOST_NAMED, Records, Sample, mostly_broken
+from .records import MOST_NAMED, Marks, Records, Sample, mostly_broken
 from .targets import Supervision, TargetOptions
 from .tasks import TaskData, data_of
 from .truth import DatasetError
@@ -47,6 +49,27 @@ class Reading(NamedTuple):
     """Why it is broken; empty if it is not."""
 
 
+class Mark(NamedTuple):
+    """What tells a picture as it is learnt, and its target, from all others."""
+
+    origin: str
+    way: str
+    """flipped or upright."""
+    options: TargetOptions
+    record: Marks
+
+    @property
+    def key(self) -> str:
+        return f"{self.origin} {self.record.picture} {self.way}"
+
+    def of(self, purpose: str, task: str) -> tuple[str, str]:
+        """The name of an `image` or `target`, and the stamp of what that name stands for now."""
+        if purpose == "image":
+            return f"{self.key} image", self.record.picture_stamp
+        name = f"{self.origin} {self.record.truth} {self.way} {purpose} {task}"
+        return name, f"{self.options} {self.record.truth_stamp}"
+
+
 @dataclass(frozen=True)
 class Batch:
     """Pictures of one task with their targets."""
@@ -64,6 +87,8 @@ class Batch:
     """(B, 3, 3) in pixels, where all pictures' are known."""
     keys: tuple[str, ...] = ()
     """Which record each picture is, and whether it is flipped."""
+    marks: tuple[Mark, ...] = ()
+    """What their latents are kept under."""
     readings: tuple[Reading, ...] = field(default=())
     """Every record that was tried on the way, those too that another stands in for."""
 
@@ -101,8 +126,9 @@ class Feed:
     def supervision(self) -> Supervision:
         return Supervision(self.data.target, self.records.convention, self.recipe, self.options, self.records.protocol)
 
-    def sample(self, index: int, random: np.random.Generator) -> tuple[Sample, str]:
-        """A record as it is learnt, flipped, cropped, normalised, resized; and its key. BrokenRecord if it is none."""
+    def sample(self, index: int, random: np.random.Generator) -> tuple[Sample, Mark]:
+        """A record as it is learnt, flipped, cropped, normalised, resized; and its mark. BrokenRecord if it is none."""
+        marks = self.marks(index)  # before it is read: what is changed meanwhile is then read anew
         convention, sample = self.records.convention, self.records[index]
         flipped = random.random() < self.augmentation.flip
         placed = flip(sample, convention) if flipped else sample
@@ -113,8 +139,19 @@ class Feed:
         if not valid.any():
             raise BrokenRecord(f"{self.records.name}: nothing of {placed.meta['record']} is valid.")
         learnt = replace(placed, target=values, valid=valid)
-        key = f"{self.origin} {index} {'flipped' if flipped else 'upright'}"
-        return finish(learnt, self.data.resampling, self.augmentation, random), key
+        mark = Mark(self.origin, WAYS[flipped], self.options, marks)
+        return finish(learnt, self.data.resampling, self.augmentation, random), mark
+
+    def marks(self, index: int) -> Marks:
+        """A record's, as it lies on disk now."""
+        return self.records.made_of(self.records.records[index]).marks()
+
+    def every_mark(self) -> Iterator[Mark]:
+        """Of all its records, in each way in which they are shown."""
+        ways = [way for way, share in zip(WAYS, (1 - self.augmentation.flip, self.augmentation.flip)) if share]
+        for index in range(len(self.records)):
+            marks = self.marks(index)
+            yield from (Mark(self.origin, way, self.options, marks) for way in ways)
 
     def pasted(self, sample: Sample, random: np.random.Generator) -> Sample:
         """The sample with what another record marks put into it; as it is if that record is broken."""
@@ -125,6 +162,9 @@ class Feed:
         return paste(sample, place(donor, self.records.convention, self.augmentation, random))
 
 
+WAYS = ("upright", "flipped")
+
+
 class Drawn(NamedTuple):
     """One picture of a batch."""
 
@@ -132,7 +172,7 @@ class Drawn(NamedTuple):
     target: Tensor
     """(3, H, W), encoded."""
     seed: int
-    key: str
+    mark: Mark
     readings: list[Reading]
     """The record, after those that were broken in its place."""
 
@@ -197,16 +237,52 @@ class Batches(Dataset[Batch]):
         raise DatasetError(mostly_broken(self.feeds[number].records.name, len(readings), size, readings[0].fault))
 
 
+def marked(feeds: Sequence[Feed]) -> Iterator[tuple[str, str]]:
+    """Mark.of() for everything of them that may be kept."""
+    for feed in feeds:
+        for mark in feed.every_mark():
+            yield from (mark.of(purpose, feed.recipe.id) for purpose in ("image", "target"))
+
+
+def listed(feeds: Sequence[Feed]) -> dict[str, Tensor]:
+    """{number, task and dataset of a feed: (N,) int64, a number for each record as it lies on disk now}."""
+    return {
+        f"{number} {feed.recipe.id} {feed.origin}": torch.tensor(
+            [number_of(feed.marks(index)) for index in range(len(feed.records))], dtype=torch.int64
+        )
+        for number, feed in enumerate(feeds)
+    }
+
+
+def number_of(about: object) -> int:
+    """64 bits that another `about` has not."""
+    return int.from_bytes(hashlib.blake2b(repr(about).encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def changes(before: Mapping[str, Tensor], now: Mapping[str, Tensor], feeds: Sequence[Feed]) -> list[str]:
+    """What is another in datasets that were there before, one clause each."""
+    clauses = []
+    for feed, (name, records) in zip(feeds, now.items(), strict=True):
+        old = before.get(name, records)
+        new, gone = (int((~torch.isin(*pair)).sum()) for pair in ((records, old), (old, records)))
+        if new or gone:
+            clauses.append(
+                f"of {feed.records.name}, {new} of {len(records)} records are new or changed and {gone} of {len(old)} "
+                f"are no longer as they were ({feed.recipe.id})"
+            )
+    return clauses
+
+
 def drawn(feeds: Sequence[Feed], number: int, index: int, place_in_run: tuple[int, ...]) -> Drawn | Reading:
     """A record of a feed as it is learnt at a place in the run; why there is none if it is broken."""
     feed = feeds[number]
     try:
-        sample, key = feed.sample(index, generator(AUGMENTATION, *place_in_run))
+        sample, mark = feed.sample(index, generator(AUGMENTATION, *place_in_run))
     except BrokenRecord as fault:
         return Reading(number, index, str(fault))
     target = feed.recipe.target_codec().encode(sample.target[None])[0]
     seed = int(generator(DRAWS, *place_in_run).integers(2**62))
-    return Drawn(sample, target, seed, key, [Reading(number, index, "")])
+    return Drawn(sample, target, seed, mark, [Reading(number, index, "")])
 
 
 def in_order(feeds: Sequence[Feed], batch_size: int, most: int, seed: int, named: set[str]) -> Iterator[Batch]:
@@ -262,7 +338,7 @@ def draw_feeds(
 
 
 def collate(task: str, rows: Sequence[Drawn]) -> Batch:
-    samples, targets, seeds, keys, readings = zip(*rows)
+    samples, targets, seeds, marks, readings = zip(*rows)
     cameras = [sample.meta.get("intrinsics") for sample in samples]
     known = [torch.from_numpy(np.asarray(camera)) for camera in cameras if camera is not None]
     return Batch(
@@ -272,7 +348,8 @@ def collate(task: str, rows: Sequence[Drawn]) -> Batch:
         valid=torch.stack([sample.valid for sample in samples]),
         seeds=torch.tensor(seeds),
         intrinsics=torch.stack(known) if len(known) == len(samples) else None,
-        keys=keys,
+        keys=tuple(mark.key for mark in marks),
+        marks=marks,
         readings=tuple(reading for listed in readings for reading in listed),
     )
 
@@ -296,7 +373,7 @@ class Guarded(Dataset[Batch | Failure]):
             return Failure(str(error))
 
 
-def load(batches: Batches, first: int, workers: int, pin: bool = False) -> Iterator[Batch]:
+def load(batches: Batches, first: int, workers: int, pin: bool = False) -> Generator[Batch, None, None]:
     """Micro-batches from number `first` to the last. DatasetError in one sentence, whichever process met it."""
     # a worker reads whole batches, so that their order does not depend on how many there are
     loader = DataLoader(
@@ -306,11 +383,17 @@ def load(batches: Batches, first: int, workers: int, pin: bool = False) -> Itera
         num_workers=workers,
         persistent_workers=False,
         pin_memory=pin,
+        worker_init_fn=deaf,
     )
-    for found in loader:
-        if isinstance(found, Failure):
-            raise DatasetError(found.reason)
-        yield found
+    reading = iter(loader)
+    try:
+        for found in reading:
+            if isinstance(found, Failure):
+                raise DatasetError(found.reason)
+            yield found
+    finally:
+        # at once: a traceback would hold on to the workers, which then outlive whatever waits for them
+        getattr(reading, "_shutdown_workers", bool)()
 
 
 class Tally:

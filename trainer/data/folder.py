@@ -31,11 +31,13 @@ dataset.toml. This is everything that it can say, with what holds where nothing 
     kind = "planar"                # or "ray": along the line of sight; needs camera/ or camera.fov_deg
     invalid = 0                    # number or list, as stored: nothing was measured. NaN, inf and values <= 0 always
     near = 0.0                     # trusted from here
-    far = inf                      # to here, in metres
+    far = inf                      # to here, in metres; 10,000 in float files of metres, whose background is a number
+    rotated = 0                    # by how many bits the levels of a 16-bit PNG are turned round; 3 in SUN RGB-D
 
     [disparity]
     unit = "relative"              # known up to an affine transform; or "1/m", or how many 1/metres one level is
     invalid = []
+    offset = 0                     # the stored level of what is infinitely far
 
     [normal]
     axes = ["right", "up", "back"] # where red, green and blue point; or "opengl", "directx", "opencv", "controlnet_bae"
@@ -87,7 +89,7 @@ from torch import Tensor
 
 from ...core.geometry import intrinsics_from_fov
 from .arrays import READERS, BrokenRecord, check_packages, read_array
-from .records import Records, Sample, list_files, read_image, read_intrinsics, read_names, refuse_task
+from .records import MadeOf, Records, Sample, list_files, read_image, read_intrinsics, read_names, refuse_task
 from .tasks import TASK_DATA, data_of, truths
 from .truth import (
     Camera,
@@ -169,6 +171,10 @@ class PlainFolder(Records[Entry]):
             truth = truth.within(read_mask(self.root / record.valid))
         known = {} if intrinsics is None else {"intrinsics": intrinsics}
         return self.sample(record.stem, image, truth, **known)
+
+    def made_of(self, record: Entry) -> MadeOf:
+        truth = tuple(self.root / path for path in (record.truth, record.valid, record.camera) if path)
+        return MadeOf(record.image, (self.root / record.image,), truth, self.images, (self.settings, self.camera))
 
     def intrinsics(self, record: Entry, image: Tensor) -> np.ndarray | None:
         """The camera matrix, from its file or the field of view; None if neither is there."""

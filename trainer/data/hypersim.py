@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .arrays import BrokenRecord, check_packages, read_array
-from .records import Records, Sample, read_image, refuse_task, root_of, why_unusable
+from .records import MadeOf, Records, Sample, read_image, read_lines, refuse_task, root_of, why_unusable
 from .truth import (
     DatasetError,
     Depth,
@@ -149,6 +149,12 @@ class Hypersim(Records[Frame]):
             truth = Truth(facing(truth.values, intrinsics), truth.valid)
         return self.sample(record.name, image, truth, intrinsics=intrinsics)
 
+    def made_of(self, record: Frame) -> MadeOf:
+        entity, colours = record.path("geometry", "render_entity_id"), record.path("final", "color")
+        truth = record.path(self.map.folder, self.map.file)
+        picture = tuple(self.root / path for path in (colours, record.preview, entity))
+        return MadeOf(record.name, picture, (self.root / truth,), said_of_truth=self.map)
+
     def picture(self, record: Frame, hit: np.ndarray) -> Tensor:
         path = self.root / record.path("final", "color")
         if not path.is_file():
@@ -162,8 +168,7 @@ class Hypersim(Records[Frame]):
 def read_splits(table: Path) -> list[dict[str, str]]:
     """The rows of Hypersim's CSV. DatasetError if it is none."""
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(read_lines(table)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table} is no CSV ({error}).") from None
     if not all(None not in map(row.get, COLUMNS) and row["frame_id"].isdecimal() for row in rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +21,10 @@ from ...core.pose import SPREAD
 from ...core.recipe import Recipe
 from ...core.skeletons import SKELETONS, Skeleton
 from .arrays import READERS, BrokenRecord
-from .records import Records, Sample, list_files, read_image, read_json
+from .records import MadeOf, Records, Sample, list_files, read_image, read_json
 from .truth import DatasetError, Truth
+
+log = logging.getLogger(__name__)
 
 SIZE = (256, 192)
 """(H, W) of a crop, where no run says its own."""
@@ -63,6 +66,11 @@ class People(Records[Person]):
         other = copy.copy(self)
         other.size = size
         return other
+
+    def made_of(self, record: Person) -> MadeOf:
+        """Everything of a person but the picture lies in the record."""
+        seen, known = (record.box, self.size), (record.keypoints, self.skeleton.names)
+        return MadeOf(f"{record.image} {record.name}", (self.root / record.image,), (), seen, known)
 
     def read(self, record: Person) -> Sample:
         picture, _ = read_image(self.root / record.image)
@@ -109,9 +117,10 @@ def people_of(table: Any, images: dict[Any, str], skeleton: Skeleton, where: str
     people, faults = [], []
     for row in table["annotations"]:
         if not isinstance(row, dict) or not is_numbers(row.get("keypoints", [])):
-            faults.append(f"{where}: an annotation is no object with a list of keypoints.")
+            number = row.get("id") if isinstance(row, dict) else "without id"
+            faults.append(f"{where}: annotation {number} is no object with a list of keypoints.")
             continue
-        if row.get("iscrowd") or not row.get("num_keypoints", 1) or not any(row.get("keypoints", ())[2::3]):
+        if row.get("iscrowd") or row.get("num_keypoints") == 0 or not any(row.get("keypoints", ())[2::3]):
             continue
         named = row.get("image_id")
         picture = images.get(named, "") if isinstance(named, int | str) else ""
@@ -121,10 +130,16 @@ def people_of(table: Any, images: dict[Any, str], skeleton: Skeleton, where: str
             faults.append(f"{where}: person {name} {fault}.")
             continue
         x, y, width, height = (float(number) for number in row["bbox"])
-        area = row.get("area") if is_numbers([row.get("area")]) else 0
         numbers = tuple(float(number) for number in row["keypoints"])
-        people.append(Person(name, picture, (x, y, width, height), float(area or width * height), numbers))
+        area = area_of(row.get("area"), width * height)
+        people.append(Person(name, picture, (x, y, width, height), area, numbers))
     return people, faults
+
+
+def area_of(said: Any, box: float) -> float:
+    """Of a silhouette, the box's where nothing is said that could be one."""
+    known = is_numbers([said]) and math.isfinite(said) and said > 0
+    return float(said) if known else box
 
 
 def fault_of(row: dict[str, Any], images: dict[Any, str], skeleton: Skeleton) -> str:
@@ -134,7 +149,7 @@ def fault_of(row: dict[str, Any], images: dict[Any, str], skeleton: Skeleton) ->
         return f"has no picture (image {row.get('image_id')})"
     if len(numbers) != 3 * len(skeleton.names):
         return f"has {len(numbers)} numbers for {len(skeleton.names)} keypoints"
-    if not is_numbers(box) or len(box) != 4 or min(box[2:]) <= 0 or not all(map(math.isfinite, numbers)):
+    if not is_numbers(box) or len(box) != 4 or min(box[2:]) <= 0 or not all(map(math.isfinite, (*box, *numbers))):
         return f"has the box {box}"
     return ""
 
@@ -152,10 +167,18 @@ def skeleton_of(table: Any, where: str) -> Skeleton:
     names = tuple(map(str, rows[0]["keypoints"])) if isinstance(rows[0]["keypoints"], list) else ()
     known = next((row for row in SKELETONS.values() if row.names == names), None)
     try:
-        limbs = tuple((int(one) - 1, int(other) - 1) for one, other in rows[0].get("skeleton", ()))
-        return known or Skeleton(names, limbs)
+        return known or with_limbs(Skeleton(names), rows[0].get("skeleton"), where)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{where}: its category of keypoints cannot be read ({error}).") from None
+
+
+def with_limbs(skeleton: Skeleton, listed: Any, where: str) -> Skeleton:
+    """With the limbs that a file names, counted from 1; they are for drawing alone, so that wrong ones are left out."""
+    try:
+        return replace(skeleton, limbs=tuple((int(one) - 1, int(other) - 1) for one, other in listed or ()))
+    except (TypeError, ValueError) as error:
+        log.warning("%s: its limbs are left out (%s).", where, error)
+        return skeleton
 
 
 def read_annotations(path: Path) -> Any:

@@ -22,7 +22,18 @@ from .arrays import BrokenRecord, check_packages, read_array
 from .folder import PlainFolder
 from .hypersim import Hypersim
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
-from .records import Records, Sample, list_files, read_image, read_lines, read_names, refuse_task, root_of, why_unusable
+from .records import (
+    MadeOf,
+    Records,
+    Sample,
+    list_files,
+    read_image,
+    read_lines,
+    read_names,
+    refuse_task,
+    root_of,
+    why_unusable,
+)
 from .tasks import data_of, truths
 from .truth import (
     DatasetError,
@@ -44,10 +55,7 @@ KITTI_SIZE = (352, 1216)
 
 def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
     """A row of DATASETS, opened. DatasetError names the nearest right spelling."""
-    if kind not in DATASETS:
-        near = difflib.get_close_matches(kind, DATASETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
-        raise DatasetError(f"There is no reader {kind!r}: {hint}")
+    check_reader(kind)
     parameters = signature(DATASETS[kind]).parameters
     try:
         signature(DATASETS[kind]).bind(task=task, **settings)
@@ -57,6 +65,14 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
     if wrong:
         raise DatasetError(f"{wrong[0]} = {settings[wrong[0]]!r} of the reader {kind!r}: expected a text.")
     return DATASETS[kind](task=task, **settings)
+
+
+def check_reader(kind: str) -> None:
+    """DatasetError that names the nearest right one."""
+    if kind not in DATASETS:
+        near = difflib.get_close_matches(kind, DATASETS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
+        raise DatasetError(f"There is no reader {kind!r}: {hint}")
 
 
 def is_text(value: Any) -> bool:
@@ -109,6 +125,10 @@ class Pairs(Records[Pair]):
             intrinsics = None if intrinsics is None else intrinsics - cut.shift()
         known = {} if intrinsics is None else {"intrinsics": intrinsics}
         return self.sample(record.image, image, truth, **known)
+
+    def made_of(self, record: Pair) -> MadeOf:
+        truth = tuple(self.root / path for path in (record.truth, record.valid) if path)
+        return MadeOf(record.image, (self.root / record.image,), truth, self.crop, self.settings)
 
     def truth(self, record: Pair) -> Truth:
         return read_truth(self.root / record.truth, self.settings)
@@ -455,13 +475,31 @@ def coco_keypoints(root: str, task: str, annotations: str, images: str, size: tu
     except BrokenRecord as fault:
         raise DatasetError(str(fault)) from None
     skeleton = skeleton_of(table, annotations)
+    files, faults = pictures_of(table, folder, images, annotations)
+    people, wrong = people_of(table, files, skeleton, annotations)
+    return People(Path(annotations).stem, Path(root), people, [*faults, *wrong], skeleton, (size[0], size[1]))
+
+
+def pictures_of(table: Any, folder: Path, images: str, where: str) -> tuple[dict[int | str, str], list[str]]:
+    """{id: path, with `images` before it} of a COCO file's pictures that are there, and what is wrong with others.
+
+    A file_name may have folders before it, of which exporters write those of their own disk.
+    """
+    if not isinstance(table.get("images"), list):
+        raise DatasetError(f"{where} lacks `images`.")
     there = {path.name for path in folder.iterdir()}
-    try:
-        files = {row["id"]: f"{images}/{row['file_name']}" for row in table["images"] if row["file_name"] in there}
-    except (LookupError, TypeError) as error:
-        raise DatasetError(f"{annotations} lacks `images`, or one has no id or file_name ({error!r}).") from None
-    people, faults = people_of(table, files, skeleton, annotations)
-    return People(Path(annotations).stem, Path(root), people, faults, skeleton, (size[0], size[1]))
+    files, faults = {}, []
+    for number, row in enumerate(table["images"]):
+        named, key = (row.get("file_name"), row.get("id")) if isinstance(row, dict) else (None, None)
+        if not isinstance(named, str) or not isinstance(key, int | str):
+            faults.append(f"{where}: row {number} of `images` has no id or file_name.")
+            continue
+        inside = named.replace("\\", "/")
+        if "/" in inside and not (folder / inside).is_file():
+            inside = inside.rpartition("/")[2]
+        if "/" in inside or inside in there:
+            files[key] = f"{images}/{inside}"
+    return files, faults
 
 
 DATASETS: dict[str, Callable[..., Records[Any]]] = {

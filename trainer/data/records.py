@@ -19,6 +19,7 @@ from ...core.display.colour import Palette
 from ...core.errors import UserError
 from ...core.perception_map import Convention
 from ...core.srgb import to_srgb
+from ...core.texts import read_text
 from .arrays import BrokenRecord, check_file, read_colours
 from .truth import DatasetError, Protocol, Truth, size_text
 
@@ -44,6 +45,46 @@ class Sample:
     meta: dict[str, Any]
     """`dataset` and `record`, names; `intrinsics` (3, 3) float64 in pixels where known; for people `keypoints` (K, 3)
     float64: x, y in pixels, visibility, and `mirror` (K,): which keypoint each becomes in a mirror."""
+
+
+class MadeOf(NamedTuple):
+    """What a record is read from."""
+
+    name: str
+    """Of its picture, in the dataset."""
+    picture: tuple[Path, ...] = ()
+    truth: tuple[Path, ...] = ()
+    """Files, those too that only say where the truth can be trusted."""
+    said_of_picture: object = ""
+    said_of_truth: object = ""
+    """What they depend on besides: settings of the dataset, and numbers that lie in no file of the record's own."""
+
+    def marks(self) -> Marks:
+        """As it lies on disk now."""
+        files = " ".join(path.as_posix() for path in self.truth)
+        picture = (self.said_of_picture, [stamp(path) for path in self.picture])
+        truth = (self.said_of_truth, [stamp(path) for path in self.truth])
+        return Marks(self.name, f"{self.name} {files}", repr(picture), repr((picture, truth)))
+
+
+class Marks(NamedTuple):
+    """What tells a record's picture and truth from all others, and from what they were before they were changed."""
+
+    picture: str
+    truth: str
+    """Names."""
+    picture_stamp: str
+    truth_stamp: str
+    """Sizes and times of their files; truth may depend on the picture's too."""
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """What changes with a file's content: its size and time; of none that is there, nothing."""
+    try:
+        about = path.stat()
+    except OSError:
+        return (-1, -1)
+    return (about.st_size, about.st_mtime_ns)
 
 
 class Records(Dataset[Sample], ABC, Generic[Record]):
@@ -92,6 +133,10 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
     @abstractmethod
     def read(self, record: Record) -> Sample:
         """From disk."""
+
+    def made_of(self, record: Record) -> MadeOf:
+        """Its files, by which a change of the dataset is noticed."""
+        return MadeOf(str(record), said_of_picture=record)
 
     def sample(self, record: str, image: Tensor, truth: Truth, **meta: Any) -> Sample:
         """A sample with its names, once it has been looked at. BrokenRecord if sizes differ or nothing is valid."""
@@ -186,9 +231,9 @@ def read_names(path: str | Path) -> list[str]:
 def read_lines(path: Path) -> list[str]:
     """DatasetError if it is no text."""
     try:
-        return path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is no text ({error}).") from None
+        return read_text(path).splitlines()
+    except UserError as error:
+        raise DatasetError(f"{path} cannot be read ({error}).") from None
 
 
 def root_of(root: str | Path) -> Path:

@@ -210,6 +210,11 @@ def unit_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> 
     return 0.0, 1.0
 
 
+def spans_quantiles(span: str) -> bool:
+    """Whether `quantiles` decide where a span ends."""
+    return SPANS.get(span) in (quantile_span, upper_span)
+
+
 SPANS: dict[str, Span] = {
     "quantile": quantile_span,
     "min-max": valid_span,

@@ -19,6 +19,7 @@ from ...core.errors import UserError
 from ...core.geometry import NORMAL_AXES, Axes, lines_of
 from ...core.perception_map import Convention
 from ...core.srgb import to_linear
+from ...core.texts import read_text
 from .arrays import BrokenRecord, full_scale, read_array
 
 if sys.version_info >= (3, 11):
@@ -64,6 +65,8 @@ class Images:
     colour: Literal["srgb", "linear"] = "srgb"
 
 
+HORIZON_M = 1e4
+"""Farther than any sensor and any room; farther backgrounds of renderers are 65504, 1e10 and such."""
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
@@ -88,8 +91,12 @@ class Depth:
     invalid: tuple[float, ...] = (0.0,)
     near: float = 0.0
     far: float = np.inf
+    rotated: int = 0
+    """By how many bits 16-bit levels are turned round, the lowest to the top: 3 in SUN RGB-D."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.rotated < 16:
+            raise DatasetError(f"depth.rotated is {self.rotated}: take 0 to 15 bits.")
         known = self.unit in ("", "relative", *METRES) if isinstance(self.unit, str) else self.unit > 0
         if not known:
             raise DatasetError(f"depth.unit is {self.unit!r}: take mm, cm, m, relative, or the metres of one level.")
@@ -107,10 +114,23 @@ class Depth:
         return self.unit if isinstance(self.unit, float | int) else METRES.get(self.unit, 1.0)
 
     def decode(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        stored = one_channel(stored)
+        stored = self.turned_back(one_channel(stored))
         values = stored.astype(np.float32) * np.float32(self.factor(stored))
-        known = ~np.isin(stored, self.invalid) & (values > max(self.near, 0)) & (values < self.far)
+        known = ~np.isin(stored, self.invalid) & (values > max(self.near, 0)) & (values < self.horizon(stored))
         return values, known
+
+    def horizon(self, stored: np.ndarray) -> float:
+        """Metres, or units, beyond which nothing was measured: float files have a number there for the background."""
+        background = stored.dtype.kind == "f" and self.unit != "relative"
+        return HORIZON_M if background and not np.isfinite(self.far) else self.far
+
+    def turned_back(self, stored: np.ndarray) -> np.ndarray:
+        """The levels themselves."""
+        if not self.rotated:
+            return stored
+        if stored.dtype != np.uint16:
+            raise BrokenRecord(f"it holds {stored.dtype}, and depth.rotated is about 16-bit levels")
+        return (stored >> self.rotated) | (stored << (16 - self.rotated))
 
 
 @dataclass(frozen=True)
@@ -119,8 +139,12 @@ class Disparity:
 
     unit: str | float = "relative"
     invalid: tuple[float, ...] = ()
+    offset: float = 0.0
+    """The level that is infinitely far: 1 where files hold disparity * 256 + 1."""
 
     def __post_init__(self) -> None:
+        if not np.isfinite(self.offset):
+            raise DatasetError(f"disparity.offset is {self.offset}: take the stored level of what is infinitely far.")
         known = self.unit in ("relative", "1/m") if isinstance(self.unit, str) else self.unit > 0
         if not known:
             raise DatasetError(f"disparity.unit is {self.unit!r}: take relative, 1/m, or the 1/metres of one level.")
@@ -132,7 +156,8 @@ class Disparity:
     def decode(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         stored = one_channel(stored)
         factor = self.unit if isinstance(self.unit, float | int) else 1.0
-        values = stored.astype(np.float32) * np.float32(factor)
+        levels = stored.astype(np.float32)
+        values = (levels - np.float32(self.offset) if self.offset else levels) * np.float32(factor)
         known = ~np.isin(stored, self.invalid) & np.isfinite(values)
         if not values[known].any():
             known[:] = False
@@ -384,7 +409,7 @@ def read_description(root: Path, truths: Iterable[Kind]) -> Description:
     if not path.is_file():
         return Description(root.name, known)
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as error:  # of bytes, numbers too long, brackets too deep
         raise DatasetError(f"{path} is not TOML ({error}).") from error
     for key, value in table.items():

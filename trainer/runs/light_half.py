@@ -238,9 +238,10 @@ class Pupil(nn.Module):
     def remembered(
         self, given: Tensor, batch: Batch, purpose: str, rows: list[int], make: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        if self.latents is None or not batch.keys:
+        if self.latents is None or not batch.marks:
             return make(given)
-        return self.latents.encode(given, [f"{batch.keys[row]} {purpose} {batch.task}" for row in rows], make)
+        names, stamps = zip(*(batch.marks[row].of(purpose, batch.task) for row in rows))
+        return self.latents.encode(given, names, make, stamps)
 
 
 Lesson = Callable[[Pupil, Batch], tuple[Tensor, Tensor]]

@@ -99,11 +99,10 @@ class Student(nn.Module):
             return self.encode_known(picture, batch, purpose)
 
     def encode_known(self, picture: Tensor, batch: Batch, purpose: str) -> Tensor:
-        if self.latents is None or not batch.keys:
+        if self.latents is None or not batch.marks:
             return self.encode_anew(picture, batch, purpose)
-        about = purpose if purpose == "image" else f"{purpose} {batch.task}"
-        keys = [f"{key} {about}" for key in batch.keys]
-        return self.latents.encode(picture, keys, lambda unknown: self.encode_anew(unknown, batch, purpose))
+        names, stamps = zip(*(mark.of(purpose, batch.task) for mark in batch.marks))
+        return self.latents.encode(picture, names, lambda unknown: self.encode_anew(unknown, batch, purpose), stamps)
 
     def encode_anew(self, picture: Tensor, batch: Batch, purpose: str) -> Tensor:
         posterior = self.vae.encode(picture.to(self.vae.dtype)).latent_dist
