@@ -18,6 +18,7 @@ lint: $(READY)
 
 test-slow: host
 	$(BIN)/pytest -q -m "(slow or realsize) and not gpu"
+	FUZZ_EXAMPLES=2000 $(BIN)/pytest -q tests/test_fuzz.py
 
 test-gpu: host
 	$(BIN)/pytest -q -m gpu

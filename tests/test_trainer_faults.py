@@ -186,7 +186,9 @@ def small_disk():
 def test_a_full_disk_is_said_with_the_file_and_what_was_kept_and_nothing_partial_stays(tmp_path, small_disk):
     file = tmp_path / "state.pt"
     for said in ("", "; the one from before was kept"):
-        with pytest.raises(UnwritableError, match=rf"Could not write .*state\.pt \(.*MiB free\){said}: free some space"):
+        with pytest.raises(
+            UnwritableError, match=rf"Could not write .*state\.pt \(.*MiB free\){said}: free some space"
+        ):
             state.write_whole(file, {"weights": torch.zeros(10**5)})
         assert [path.name for path in tmp_path.iterdir()] == [file.name] * file.exists()
         state.write_whole(file, {"weights": torch.zeros(3)})
