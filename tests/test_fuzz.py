@@ -107,7 +107,8 @@ BEFORE = [
 LAYERS = [
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
     "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
-    "mid_block.attentions.0.proj_in", "input_blocks.1.1.transformer_blocks.0.attn1.to_k", "conv_in", "conv_out", "nowhere",
+    "mid_block.attentions.0.proj_in", "input_blocks.1.1.transformer_blocks.0.attn1.to_k",
+    "conv_in", "conv_out", "nowhere",
 ]  # fmt: skip
 AFTER = [
     ".lora_down.weight", ".lora_up.weight", ".lora_mid.weight", ".alpha", "_lora.down.weight", "_lora.up.weight",
