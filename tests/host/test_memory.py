@@ -34,6 +34,14 @@ def perceive_under_pressure(model, pressure):
     ]
     management.get_free_memory = lambda dev=None, torch_free_too=False: (free, free) if torch_free_too else free
     management.get_total_memory = management.get_free_memory
+    load = management.LoadedModel.model_load
+
+    def load_half(self, memory=0, *arguments, **named):
+        # older hosts load 128 MiB of any model, which is all of one this small
+        return load(self, min(memory, size // 2) if self.model is unet else memory, *arguments, **named)
+
+    if pressure == "half":
+        management.LoadedModel.model_load = load_half
 
     def casting():
         return [getattr(layer, "comfy_cast_weights", None) for layer in vae.first_stage_model.modules()]
