@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,7 +263,7 @@ def unpickle(file: Path) -> dict[str, Tensor]:
 
 UNREADABLE = (
     pickle.UnpicklingError, BadZipFile, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError,
-    AttributeError,
+    AttributeError, AssertionError, OverflowError, MemoryError, struct.error,
 )  # fmt: skip
 """What torch.load raises on files that are damaged, or that ask for more than tensors."""
 
