@@ -14,8 +14,9 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import UserError
 from ..core.plain_files import read_json
@@ -63,18 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="render nothing; measure the truth of the views in --out")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Render, or verify what was rendered."""
-    if arguments.verify:
-        report = verify(arguments.out)
+def run(said: Mapping[str, Any]) -> None:
+    """Render, or verify what was rendered. said: the flags' values."""
+    if said["verify"]:
+        report = verify(said["out"])
         sys.stdout.write(report.text())
         if report.faults():
-            raise UserError(f"{arguments.out}: {'; '.join(report.faults())}.")
+            raise UserError(f"{said['out']}: {'; '.join(report.faults())}.")
         return
-    plan = plan_of(arguments)
+    plan = plan_of(said)
     RENDERERS[plan.renderer].find(plan)  # before anything is downloaded
     cache = assets.cache_folder()
-    assets.fetch(cache, arguments.assets)
+    assets.fetch(cache, said["assets"])
     if plan.bodies:
         from .bodies import make_bodies
 
@@ -86,11 +87,11 @@ def run(arguments: argparse.Namespace) -> None:
     write_credits(plan)
 
 
-def plan_of(arguments: argparse.Namespace) -> Plan:
+def plan_of(said: Mapping[str, Any]) -> Plan:
     """What the flags ask for. UserError for numbers that no plan can have."""
-    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Plan)}
-    values["size"] = parse_size(arguments.size)
-    values["samples"] = arguments.samples or RENDERERS[arguments.renderer].samples
+    values = {field.name: said[field.name] for field in dataclasses.fields(Plan)}
+    values["size"] = parse_size(said["size"])
+    values["samples"] = said["samples"] or RENDERERS[said["renderer"]].samples
     for name in ("rooms", "views", "samples", "workers"):
         if values[name] < 1:
             raise UserError(f"--{name} is {values[name]}; it must be at least 1.")

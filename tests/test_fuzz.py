@@ -205,7 +205,9 @@ def test_coco_records_of_any_content(tmp_path, changes, gone):
     table = {kind: [row, odd[kind]] if kind == "annotations" else [odd[kind]] for kind, row in rows.items()}
     (tmp_path / "people.json").write_text(json.dumps(table), "utf-8")
     dataset = sentence(coco_keypoints, str(tmp_path), "keypoints", "people.json", "train2017", also=(OSError,))
-    for index in range(len(dataset) if dataset else 0):
+    if dataset is None:
+        return
+    for index in range(len(dataset)):
         sample = sentence(dataset.__getitem__, index, also=(OSError,))
         if sample is not None:
             assert torch.isfinite(sample.target).all()

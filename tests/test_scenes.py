@@ -466,7 +466,7 @@ def arguments(out: Path, *extra: str) -> argparse.Namespace:
 
 
 def make_plan(out: Path, **changes: object) -> Plan:
-    return dataclasses.replace(command.plan_of(arguments(out)), **changes)
+    return dataclasses.replace(command.plan_of(vars(arguments(out))), **changes)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +481,7 @@ def make_plan(out: Path, **changes: object) -> Plan:
 )
 def test_a_bad_argument_is_named_before_anything_is_fetched(tmp_path, extra, message):
     with pytest.raises(ValueError, match=message):
-        command.run(arguments(tmp_path, *extra))
+        command.run(vars(arguments(tmp_path, *extra)))
     assert list(tmp_path.iterdir()) == []
 
 

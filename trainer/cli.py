@@ -91,7 +91,7 @@ def add_scenes(verb: argparse.ArgumentParser) -> None:
     from ..scenes import command
 
     command.add_arguments(verb)
-    verb.set_defaults(run=command.run)
+    verb.set_defaults(run=lambda arguments: command.run(vars(arguments)))
 
 
 def refuse_scenes(arguments: argparse.Namespace) -> None:

@@ -196,34 +196,43 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, truth.json and scores.json")
     said = parser.parse_args(words)
     try:
-        measure(said)
+        measure(**vars(said))
     except (UserError, OSError) as error:
         sys.stderr.write(f"keypoint_ap: {' '.join(str(error).split())}\n")
         return 2
     return 0
 
 
-def measure(said: argparse.Namespace) -> None:
-    """Predict, measure, write."""
+def measure(
+    model: Path,
+    root: Path,
+    out: Path,
+    annotations: str = "",
+    images: str = "images",
+    boxes: Path | None = None,
+    flip_test: bool = False,
+    batch_size: int = 8,
+    device: str = "",
+) -> None:
+    """Predict, measure, write: results.json, truth.json and scores.json in `out`."""
     from ..core.checkpoints.checkpoint import open_checkpoint
     from .host import load
     from .model_choice import ModelChoice
     from .outputs import check_apart, files_of
     from .predict import device_named
 
-    root = said.root
-    results_of = {name: said.out / f"{name}.json" for name in ("results", "truth", "scores")}
-    annotations = [root / said.annotations] if said.annotations else list((root / "keypoints").glob("*.json"))
-    boxes_in = [said.boxes] if said.boxes else []
-    check_apart(results_of.values(), (*annotations, *boxes_in, *files_of(ModelChoice(model=said.model))))
-    annotated = from_coco(root / said.annotations, root / said.images) if said.annotations else from_folder(root)
-    boxes = detected_boxes(read_json(said.boxes), annotated) if said.boxes else true_boxes(annotated)
-    checkpoint = open_checkpoint(said.model, task="keypoints")
+    results_of = {name: out / f"{name}.json" for name in ("results", "truth", "scores")}
+    tables = [root / annotations] if annotations else list((root / "keypoints").glob("*.json"))
+    tables += [boxes] if boxes else []
+    check_apart(results_of.values(), (*tables, *files_of(ModelChoice(model=model))))
+    annotated = from_coco(root / annotations, root / images) if annotations else from_folder(root)
+    people = detected_boxes(read_json(boxes), annotated) if boxes else true_boxes(annotated)
+    checkpoint = open_checkpoint(model, task="keypoints")
     check_skeleton(checkpoint.recipe, annotated)
-    perceiver = load(checkpoint, device=device_named(said.device))
-    results = predict_all(perceiver, annotated, boxes, said.flip_test, said.batch_size)
+    perceiver = load(checkpoint, device=device_named(device))
+    results = predict_all(perceiver, annotated, people, flip_test, batch_size)
     scores = average_precision(annotated, results)
-    said.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     for name, content in (("results", results), ("truth", annotated.table), ("scores", scores)):
         write_whole(results_of[name], json.dumps(content).encode())
     sys.stdout.write("".join(f"{name:10} {value:.3f}\n" for name, value in scores.items()))
