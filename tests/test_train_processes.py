@@ -130,3 +130,13 @@ def test_half_precision_trains_validates_and_writes(root, unet):
     end(begin(config))
     assert all(weight.dtype == torch.float32 for weight in weights(config).values())
     assert (Path(config.out) / "best.safetensors").is_file()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_may_be_started_as_windows_and_macos_do(root, method):
+    settings = {"tasks": ["depth", "normal"], "steps": 2, "size": [SIZE, SIZE], "save_every": 1}
+    alone = runs.config(root, out=str(root / "no workers"), **settings)
+    shared = runs.config(root, out=str(root / method), workers=2, **settings)
+    end(begin(alone))
+    end(begin(shared, START_METHOD=method))
+    assert difference(weights(alone), weights(shared)) == 0
