@@ -202,7 +202,7 @@ def test_finite_values_never_give_nan(name, kinds, mask, magnitudes, seed):
         prediction, target = prediction.expand(-1, 4, -1, -1), torch.full((2, 1, H, W), seed % 4)
     value, gradient = value_and_gradient(loss, prediction, target, valid, **extras(2))
     assert not value.isnan()
-    assert value >= 0
+    assert value >= -1e-12  # 1 - dice rounds
     assert not gradient.isnan().any()
 
 
