@@ -21,7 +21,7 @@ from .data.feeds import check_cache, recipe_for
 from .data.published import check_reader
 from .data.records import root_of
 from .data.targets import TargetOptions, spans_quantiles
-from .data.tasks import data_of
+from .data.tasks import TASK_DATA, data_of
 from .presets import PRESETS
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,10 @@ def check(config: Config) -> None:
 def check_said(config: Config) -> None:
     """ConfigError for what stands in the config, whatever is missing there."""
     check_possible(config)
-    for sentence in without_effect(config):
-        if not state.is_of(config):
-            raise ConfigError(sentence)
+    sentences = list(without_effect(config))
+    if sentences and not state.is_of(config):
+        raise ConfigError(sentences[0])
+    for sentence in sentences:
         log.warning("%s", sentence)  # a run that was begun when nothing was said of it goes on
 
 
@@ -205,17 +206,6 @@ AMOUNTS = {
     "jpeg_quality": "jpeg",
 }
 """Fields of [augment] that say how much, and how likely it is at all."""
-TARGETS = {
-    "fill": ("depth",),
-    "curve": ("depth", "disparity"),
-    "transfer": ("albedo", "shading"),
-    "axes": ("normal",),
-    "unit": ("normal",),
-    "colours": ("segmentation",),
-    "classes": ("segmentation",),
-    "renumbered": ("segmentation",),
-}
-"""Fields of [target] that only some tasks look at."""
 
 
 def without_effect(config: Config) -> Iterator[str]:
@@ -261,9 +251,13 @@ def idle_augmentation(config: Config) -> Iterator[str]:
 def idle_targets(config: Config) -> Iterator[str]:
     """Of [target]."""
     said = {task: config.target_fields(task) for task in config.tasks}
+    special = {name for row in TASK_DATA.values() for name in row.target.options}
     for name in dict.fromkeys(name for table in said.values() for name in table):
-        heard = TARGETS.get(name, config.tasks)
-        tasks = [task for task, table in said.items() if name in table and task in heard]
+        tasks = [
+            task
+            for task, table in said.items()
+            if name in table and (name not in special or name in data_of(task).target.options)
+        ]
         if name == "quantiles":
             tasks = [task for task in tasks if spans_quantiles(said[task].get("span") or data_of(task).target.span)]
         if not tasks:

@@ -117,6 +117,8 @@ class Target:
     normaliser: Normaliser
     span: Literal["quantile", "min-max", "whole", "upper", "unit"] = "unit"
     """Unless the options name another."""
+    options: tuple[str, ...] = ()
+    """Fields of TargetOptions that it looks at and not every task does."""
 
 
 def normalise(row: Target, target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:

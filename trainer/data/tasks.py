@@ -32,27 +32,33 @@ DEPTH = Kind("depth", Depth)
 TASK_DATA: dict[str, TaskData] = {
     row.name: row
     for row in (
-        TaskData("depth", Target(targets.depth, "quantile"), (DEPTH,), measured.distances, NEAREST),
+        TaskData("depth", Target(targets.depth, "quantile", ("fill", "curve")), (DEPTH,), measured.distances, NEAREST),
         TaskData(
             "disparity",
-            Target(targets.disparity, "min-max"),
+            Target(targets.disparity, "min-max", ("curve",)),
             (Kind("disparity", Disparity), DEPTH),
             measured.distances,
             NEAREST,
         ),
         # interpolated normals are shorter than 1
-        TaskData("normal", Target(targets.normal), (Kind("normal", Normal),), measured.vectors, NEAREST),
+        TaskData(
+            "normal",
+            Target(targets.normal, options=("axes", "unit")),
+            (Kind("normal", Normal),),
+            measured.vectors,
+            NEAREST,
+        ),
         TaskData("mask", Target(targets.level), (Kind("mask", Level, see_through=True),), pasted=True),
         TaskData("matte", Target(targets.level), (Kind("matte", Level, see_through=True),), pasted=True),
         TaskData(
             "segmentation",
-            Target(targets.segmentation),
+            Target(targets.segmentation, options=("colours", "classes", "renumbered")),
             (Kind("segmentation", Segmentation, see_through=True),),
             measured.classes,
             Resampling(only=True),  # there is nothing between two classes
         ),
-        TaskData("albedo", Target(targets.light), (Kind("albedo", Light),)),
-        TaskData("shading", Target(targets.light, "upper"), (Kind("shading", Light),)),
+        TaskData("albedo", Target(targets.light, options=("transfer",)), (Kind("albedo", Light),)),
+        TaskData("shading", Target(targets.light, "upper", ("transfer",)), (Kind("shading", Light),)),
         TaskData(
             "keypoints", Target(targets.keypoints), prepare=measured.heatmaps, resampling=Resampling(repair=redraw)
         ),
