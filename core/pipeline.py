@@ -230,8 +230,7 @@ def merge(values: Tensor, count: int, recipe: Recipe) -> tuple[Tensor, Tensor | 
     """(B * E, C, H, W) -> (B, C, H, W) and the uncertainty (B, 1, H, W) of more than one member."""
     if count == 1:
         return values, None
-    edge = {"max_edge": recipe.ensemble_edge} if recipe.ensemble_edge else {}
-    merged, uncertainty = zip(*(MERGES[recipe.merge](group, **edge) for group in values.split(count)))
+    merged, uncertainty = zip(*(MERGES[recipe.merge](group, recipe.ensemble_edge) for group in values.split(count)))
     return torch.cat(merged), torch.cat(uncertainty)
 
 

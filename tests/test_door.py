@@ -62,6 +62,19 @@ def test_a_picture_may_come_in_any_form(picture, form):
     assert np.allclose(found[0].movedim(0, -1).numpy(), PIXELS.astype(np.float64) / 255, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
+def test_a_picture_that_pillow_holds_is_seen_as_its_file_is(tmp_path, mode):
+    held = Image.fromarray((PIXELS[..., 0] / 255).astype(np.float32)) if mode == "F" else Image.fromarray(PIXELS)
+    if mode == "I;16":
+        held = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200)
+    elif mode != "F":
+        held = held.convert(mode)
+    held.save(tmp_path / "picture.tif")
+    seen = as_images(tmp_path / "picture.tif")
+    assert torch.equal(as_images(Image.open(tmp_path / "picture.tif")), seen)
+    assert seen.std() > 0.1
+
+
 NOT_PICTURES = {
     "numbers": (3, "int is no picture"),
     "a grey array": (PIXELS[..., 0], r"ndarray of shape \(40, 56\) and type uint8 is no picture: give a path"),

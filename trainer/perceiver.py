@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, predict
 from ..core.pose import predict_people
-from .data.arrays import BrokenRecord, read_colours, read_picture
+from .data.arrays import BrokenRecord, colours_of, pixels_of, read_colours, read_picture
 from .data.records import shown
 
 EXPECTED = (
@@ -49,7 +49,7 @@ def as_images(image: Any) -> Tensor:
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return torch.from_numpy(as_rgb(image)).movedim(-1, 0)[None]
+        return _from_colours(colours_of(pixels_of(image))[0])
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Tensor) and image.is_floating_point() and image.ndim in (3, 4):
@@ -90,13 +90,8 @@ def read_image(path: Path) -> Tensor:
         raise UserError(
             f"{path.name} is not a readable image ({fault.__cause__ or fault}): give a whole one."
         ) from None
+    return _from_colours(colours)
+
+
+def _from_colours(colours: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(shown(colours), np.float32)).movedim(-1, 0)[None]
-
-
-def as_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1]."""
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit grey at 255
-        grey = np.asarray(image).astype(np.float32) / 65535
-        return np.repeat(grey[..., None], 3, axis=-1)
-    return np.asarray(image.convert("RGB")).astype(np.float32) / 255

@@ -89,10 +89,15 @@ def read_picture(path: Path, indexed: bool) -> np.ndarray:
     if deep is not None:
         return deep
     with Image.open(path) as picture:
-        picture = ImageOps.exif_transpose(picture)
-        if not (picture.mode in PILLOW_MODES or (indexed and picture.mode == "P")):
-            picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-        array = np.asarray(picture)
+        return pixels_of(picture, indexed)
+
+
+def pixels_of(picture: Image.Image, indexed: bool = False) -> np.ndarray:
+    """Of a picture that Pillow holds, upright; colours, unless the numbers of a paletted one are wanted."""
+    picture = ImageOps.exif_transpose(picture)
+    if not (picture.mode in PILLOW_MODES or (indexed and picture.mode == "P")):
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    array = np.asarray(picture)
     if picture.mode == "I" and array.min() >= 0 and array.max() <= 65535:  # how older Pillows open 16 bits
         array = array.astype(np.uint16)
     return array
@@ -223,7 +228,11 @@ def read_colours(path: Path, other: Reader | None = None) -> tuple[np.ndarray, n
 
     other: reads files of any other name than the keys of READERS.
     """
-    array = read_array(path, other=other)
+    return colours_of(read_array(path, other=other))
+
+
+def colours_of(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of an array that was read: what read_colours gives."""
     values = (array / full_scale(array)).astype(np.float32)
     values = values[..., None] if values.ndim == 2 else values
     alpha = values[..., -1] if values.shape[-1] in (2, 4) else np.ones(values.shape[:2], np.float32)
