@@ -144,8 +144,10 @@ def tokens_of(conditioning: list | None, architecture: UNetArchitecture) -> Cont
 def opposite(checkpoint: Checkpoint) -> Context | None:
     """The negative context that came with the adapter. CheckpointError if it is needed and there is none."""
     recipe = checkpoint.recipe
+    if recipe.guidance_scale == 1:
+        return None
     found = negative_of(checkpoint.path, recipe, checkpoint.architecture)
-    if found is None and recipe.guidance_scale != 1:
+    if found is None:
         raise CheckpointError(
             f"{shown_path(checkpoint.path)} is run with guidance_scale={recipe.guidance_scale:g}, which needs a "
             "negative: connect an empty prompt there, or write guidance_scale=1 into overrides."

@@ -104,10 +104,12 @@ def load(
 
 def is_of(config: Config) -> bool:
     """Whether `out` holds a state of this very run."""
-    path = Path(config.out) / FILE
-    if not config.resume or not path.is_file():
-        return False
-    return read(path)["config"] == told(config)
+    return goes_on(config) and read(Path(config.out) / FILE)["config"] == told(config)
+
+
+def goes_on(config: Config) -> bool:
+    """Whether there is a state to go on from."""
+    return config.resume and (Path(config.out) / FILE).is_file()
 
 
 def longer(config: Config) -> str:

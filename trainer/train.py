@@ -121,7 +121,9 @@ def prepare(config: Config) -> Run:
         state.check_room(out, setup.learner.learning(), config)
     model, optimiser = accelerator.prepare(setup.learner, optimiser)
     content = (
-        state.load(out / state.FILE, config, setup.learner.learning(), optimiser, average) if goes_on(config) else {}
+        state.load(out / state.FILE, config, setup.learner.learning(), optimiser, average)
+        if state.goes_on(config)
+        else {}
     )
     if main:
         # not before: a good run's config outlives a refused one's
@@ -143,11 +145,6 @@ def prepare(config: Config) -> Run:
     if content:
         resume(made, content)
     return made
-
-
-def goes_on(config: Config) -> bool:
-    """Whether there is a state to go on from."""
-    return config.resume and (Path(config.out) / state.FILE).is_file()
 
 
 class Setup(NamedTuple):
