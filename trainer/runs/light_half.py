@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ...core.backbone import Context
 from ...core.checkpoints.adapters import Adapter
 from ...core.checkpoints.assemble import text_context
-from ...core.checkpoints.bases import open_adapted, open_base
-from ...core.checkpoints.checkpoint import Checkpoint, UnsuitedError, open_all, open_checkpoint
+from ...core.checkpoints.bases import open_base
+from ...core.checkpoints.checkpoint import Checkpoint, UnsuitedError, open_all
 from ...core.checkpoints.tensors import shown
 from ...core.checkpoints.tiny_vae_file import Held, latents_note, write_light
 from ...core.codecs import reduce_channels
@@ -36,6 +36,7 @@ from ..data.batches import Batch, Feed
 from ..data.records import Sample
 from ..host import Diffusers, DiffusersAutoencoder, load, named_context
 from ..latents import Latents
+from ..model_choice import ModelChoice
 from ..objective import Counted, source
 from .perception import DTYPES, NOTES
 from .validate import Validator
@@ -101,8 +102,7 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
     found: list[tuple[Checkpoint, Adapter | None]] = []
     for task in config.tasks:
         try:
-            pair = open_adapted(open_base(path), Path(adapter), task=task) if adapter else None
-            checkpoint = pair[0] if pair else open_checkpoint(path, task=task)
+            checkpoint, beside = choice_of(path, adapter, task).open()
         except UnsuitedError:
             held = recipes_in(path)
             if held:
@@ -114,8 +114,13 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
         if config.base.vae:
             vae, shape = base.open_vae(Path(config.base.vae))
             checkpoint = replace(checkpoint, vae=vae, vae_architecture=shape)
-        found.append((checkpoint, pair[1] if pair else None))
+        found.append((checkpoint, beside))
     return found
+
+
+def choice_of(path: Path, adapter: str, task: str) -> ModelChoice:
+    """A predictor, or Stable Diffusion with an adapter that makes it one."""
+    return ModelChoice(base=path, adapter=Path(adapter), task=task) if adapter else ModelChoice(path, task=task)
 
 
 def recipes_in(path: Path) -> list[str]:
