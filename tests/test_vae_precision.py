@@ -15,13 +15,13 @@ MIB = 2**18
 
 
 class Hungry:
-    """A VAE whose halves hold 96 and 32 MiB for a while."""
+    """A VAE whose halves hold 96 and 48 MiB for a while: over 32, where glibc takes every block from the system anew."""
 
     def encode(self, image: Tensor) -> Tensor:
         return torch.ones(96 * MIB)[: image.shape[-1]].clone()
 
     def decode(self, latent: Tensor) -> Tensor:
-        return torch.ones(32 * MIB)[: len(latent)].clone()
+        return torch.ones(48 * MIB)[: len(latent)].clone()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own figures of a process")
@@ -29,7 +29,7 @@ def test_a_peak_is_what_a_call_holds_at_most_and_not_what_came_before():
     kept = torch.ones(64 * MIB)
     seen = load_script("benchmarks/vae_precision.py").peaks(Hungry(), torch.zeros(1, 3, 128, 128))
     assert seen["encode"] == pytest.approx(96, abs=8)
-    assert seen["decode"] == pytest.approx(32, abs=8)
+    assert seen["decode"] == pytest.approx(48, abs=8)
     assert len(kept) == 64 * MIB
 
 

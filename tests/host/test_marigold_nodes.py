@@ -66,9 +66,9 @@ def ensemble_inside(repository, picture, steps):
 
     members, affine = [], pipeline.MERGES["affine"]
 
-    def watched(maps):
+    def watched(maps, edge):
         members.append(maps.clone())
-        return affine(maps)
+        return affine(maps, edge)
 
     pipeline.MERGES["affine"] = watched
     perception = LoadModel.execute(repository, "auto", "as trained", f"steps={steps} ensemble_size=3 seed=7").result[0]
