@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: test test-host lint test-slow test-gpu host demo pictures serve starter tables tables-full clean
 
+# Files of tests side by side: networks this small use one core each
 test: lint host
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
