@@ -47,6 +47,11 @@ class Settling:
         """Whether values are colours in [0, 1], before and after their size changes."""
         return False
 
+    @property
+    def unit_length(self) -> bool:
+        """Whether values are vectors of length 1."""
+        return False
+
     def finish(self, values: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -124,6 +129,14 @@ class MinMax(UnitRange):
 
 
 @dataclass(frozen=True)
+class MinMaxMean(MinMax):
+    """The mean of channels that were stretched together; Intrinsic-LoRA's depth."""
+
+    def decode(self, picture: Tensor) -> Tensor:
+        return reduce_channels(stretch(picture), self.channels)
+
+
+@dataclass(frozen=True)
 class LateMinMax(MinMax):
     """GenPercept v1's depth: clamped first, stretched per image only at the image's own size."""
 
@@ -136,6 +149,32 @@ class LateMinMax(MinMax):
 
     def finish(self, values: Tensor) -> Tensor:
         return stretch(values)
+
+
+@dataclass(frozen=True)
+class LateMean(UnitRange):
+    """Lotus' maps: each channel is clamped and resized by itself, and only then is their mean taken."""
+
+    @property
+    def colours(self) -> bool:
+        return False
+
+    def decode(self, picture: Tensor) -> Tensor:
+        return (picture / 2 + 0.5).clamp(0, 1) * self.span
+
+    def finish(self, values: Tensor) -> Tensor:
+        return reduce_channels(values, self.channels)
+
+
+@dataclass(frozen=True)
+class Display(UnitRange):
+    """Light in [0, 1], linear as it is decoded, raised to 1/2.2 for a display; RGB-X's albedo and irradiance."""
+
+    def encode(self, values: Tensor) -> Tensor:
+        return super().encode(values**2.2)
+
+    def decode(self, picture: Tensor) -> Tensor:
+        return super().decode(picture) ** (1 / 2.2)
 
 
 @dataclass(frozen=True)
@@ -156,6 +195,10 @@ class UnitVector(Settling):
     low: float | None = -1.0
     high: float | None = 1.0
     unit: bool = True
+
+    @property
+    def unit_length(self) -> bool:
+        return True
 
     def encode(self, values: Tensor) -> Tensor:
         return values
@@ -181,6 +224,31 @@ class HalfSphere(UnitVector):
         values = picture.clamp(-1, 1)
         values[:, 2] = values[:, 2] / 2 + 0.5
         return self.finish(values)
+
+
+@dataclass(frozen=True)
+class EarlyUnitVector(UnitVector):
+    """E2E-FT's normals: brought to unit length as they are decoded, beyond [-1, 1] too, and not again."""
+
+    @property
+    def unit_length(self) -> bool:
+        return False
+
+    def decode(self, picture: Tensor) -> Tensor:
+        for _ in range(2):  # as its authors do, whose 1e-5 leaves a trace each time
+            picture = picture / (picture.norm(dim=1, keepdim=True) + 1e-5)
+        return picture
+
+    def finish(self, values: Tensor) -> Tensor:
+        return values.clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class PlainVector(EarlyUnitVector):
+    """Lotus' normals: in [-1, 1] as they are decoded, of any length."""
+
+    def decode(self, picture: Tensor) -> Tensor:
+        return picture.clamp(-1, 1)
 
 
 SCORES_AT_ONCE = 16
@@ -269,9 +337,14 @@ CODECS: dict[str, type[Codec]] = {
     "class-colours": ClassColours,
     "unbounded": Unbounded,
     "min-max": MinMax,
+    "min-max-mean": MinMaxMean,
     "late-min-max": LateMinMax,
+    "late-mean": LateMean,
+    "display": Display,
     "unit-vector": UnitVector,
     "half-sphere": HalfSphere,
+    "early-unit-vector": EarlyUnitVector,
+    "plain-vector": PlainVector,
     "class-scores": ClassScores,
     "heatmaps": Heatmaps,
 }

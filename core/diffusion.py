@@ -158,9 +158,14 @@ def stochastic(
         raise UserError("The stochastic paradigm starts from noise; none was given.")
 
     def output(latent: Tensor, timestep: int) -> Tensor:
-        return call(net, torch.cat([image, latent], 1), timestep, context)  # the order is [rgb, target]
+        return call(net, beside(image, latent, recipe), timestep, context)
 
-    return ddim(output, noise, recipe, tick)
+    return SAMPLERS[recipe.sampler](output, noise, recipe, tick)
+
+
+def beside(image: Tensor, target: Tensor, recipe: Recipe) -> Tensor:
+    """Image latent and noisy target in one input."""
+    return torch.cat([image, target] if recipe.order == "image-first" else [target, image], 1)
 
 
 def ddim(
@@ -175,6 +180,42 @@ def ddim(
         latent = alpha_bar_next**0.5 * sample + (1 - alpha_bar_next) ** 0.5 * noise
         tick()
     return sample if recipe.final == "sample" else latent
+
+
+def lcm(output: Callable[[Tensor, int], Tensor], start: Tensor, recipe: Recipe, tick: Tick) -> Tensor:
+    """The steps of a latent consistency model (Luo et al. 2023, alg. 3); start (B, steps, C, h, w): the first noise,
+    then what is added after each step but the last."""
+    bars = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)
+    latent, *fresh = start.unbind(1)
+    told = consistency_timesteps(recipe)
+    for index, timestep in enumerate(told):
+        alpha_bar = bars[timestep]
+        sample = to_sample(output(latent, timestep), latent, alpha_bar, recipe.prediction_type)
+        # the boundary condition with sigma_data 0.5: at timestep 0 the input itself
+        scaled = recipe.timestep_scaling * timestep
+        skip, out = 0.25 / (scaled**2 + 0.25), scaled / (scaled**2 + 0.25) ** 0.5
+        latent = out * sample + skip * latent
+        if index < len(told) - 1:
+            below = bars[told[index + 1]]
+            latent = below**0.5 * latent + (1 - below) ** 0.5 * fresh[index]
+        tick()
+    return latent
+
+
+def consistency_timesteps(recipe: Recipe) -> list[int]:
+    """Of the teacher's timesteps, noisiest first, as many as there are steps, evenly: 999, 759, 499, 259 for four."""
+    if recipe.steps > recipe.original_steps:
+        raise UserError(f"steps={recipe.steps} are more than the {recipe.original_steps} that its teacher takes.")
+    stride = TRAIN_STEPS // recipe.original_steps
+    grid = [stride * (index + 1) - 1 for index in reversed(range(recipe.original_steps))]
+    return [grid[index * recipe.original_steps // recipe.steps] for index in range(recipe.steps)]
+
+
+SAMPLERS: dict[str, Callable[[Callable[[Tensor, int], Tensor], Tensor, Recipe, Tick], Tensor]] = {
+    "ddim": ddim,
+    "lcm": lcm,
+}
+"""What a recipe's `sampler` may name."""
 
 
 def call(net: Backbone, latent: Tensor, timestep: int, context: Context) -> Tensor:
@@ -231,7 +272,7 @@ def ask_stochastic(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_ba
     assert noise is not None
     noisy = alpha_bar**0.5 * sample + (1 - alpha_bar) ** 0.5 * noise
     target = PARAMETERISATIONS[recipe.prediction_type].target(sample, noise, alpha_bar)
-    return Question(torch.cat([image, noisy], 1), noisy, alpha_bar, target)
+    return Question(beside(image, noisy, recipe), noisy, alpha_bar, target)
 
 
 class Paradigm(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,6 +28,8 @@ class ResizeRule:
     """Round to 8-bit levels before and after, as pipelines do that resize uint8."""
     separate: bool = False
     """Round between the horizontal and the vertical pass too, and halves up, as Pillow does."""
+    floor: int = 1
+    """Sides are cut down to a multiple of this."""
     multiple: int = 1
     """Pad right and bottom, repeating the border, to a multiple of this; cut off again afterwards."""
     back_filter: str = "bilinear"
@@ -35,6 +37,15 @@ class ResizeRule:
     back_levels: bool = False
     """Resize colours as 8-bit levels the way Pillow does, as pipelines do that give pictures of bytes."""
 
+    def filtered(self, filter: str, back_filter: str) -> ResizeRule:
+        """The same with other filters; "" keeps the rule's own. A filter that takes the nearest cannot antialias."""
+        there = {"filter": filter, "antialias": self.antialias and filter in SMOOTH} if filter else {}
+        back = {"back_filter": back_filter, "back_antialias": self.back_antialias and back_filter in SMOOTH}
+        return replace(self, **there, **(back if back_filter else {}))
+
+
+SMOOTH = ("bilinear", "bicubic")
+"""Filters that can antialias."""
 
 RESIZE_RULES: dict[str, ResizeRule] = {
     "genpercept": ResizeRule(scale_first=True, levels=True, back_antialias=True),
@@ -43,6 +54,9 @@ RESIZE_RULES: dict[str, ResizeRule] = {
         scale_first=True, filter="bicubic", levels=True, separate=True, back_filter="nearest"
     ),
     "marigold": ResizeRule(multiple=CELL),
+    "intrinsic-lora": ResizeRule(edge=min, levels=True, separate=True),
+    "lotus": ResizeRule(back_filter="nearest-exact"),
+    "rgb-x": ResizeRule(floor=CELL, back_antialias=True),
     "dmp": ResizeRule(edge=min, filter="bicubic", antialias=False, back_filter="bicubic", back_levels=True),
 }
 
@@ -93,7 +107,7 @@ def processing_size(size: tuple[int, int], resolution: int, rule: ResizeRule) ->
         scaled = (int(size[0] * scale), int(size[1] * scale))
     else:
         scaled = tuple(length * resolution // rule.edge(*size) for length in size)
-    return max(scaled[0], SMALLEST), max(scaled[1], SMALLEST)
+    return max(scaled[0] // rule.floor * rule.floor, SMALLEST), max(scaled[1] // rule.floor * rule.floor, SMALLEST)
 
 
 def resize(image: Tensor, size: tuple[int, int], filter: str, antialias: bool) -> Tensor:

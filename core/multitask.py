@@ -15,10 +15,13 @@ from .halves import eye_of
 from .image import CELL, Fit, fit
 from .perception_map import PerceptionMap
 from .pipeline import (
+    Noise,
     Perceiver,
     Values,
+    as_trained,
     check_image,
     check_latent,
+    check_sees_latents,
     chunks,
     join,
     members,
@@ -47,7 +50,7 @@ def predict_tasks(
 
     def encode(chunk: Tensor, perceiver: Perceiver) -> tuple[Tensor, Fit]:
         wanted = wanted_resolution(perceiver.recipe, resolution)
-        picture, fitted = fit(chunk.contiguous().float() * 2 - 1, wanted, perceiver.recipe.rule)
+        picture, fitted = fit(as_trained(chunk, perceiver.recipe), wanted, perceiver.recipe.rule)
         latent = perceiver.needs_autoencoder().encode(picture)
         tick()
         return latent, fitted
@@ -60,6 +63,8 @@ def predict_latent_tasks(
 ) -> list[PerceptionMap]:
     """Scaled latent (B, 4, h, w) -> one PerceptionMap, values (B, 8h, 8w, C), for each perceiver."""
     check_latent(latent)
+    for perceiver in perceivers:
+        check_sees_latents(perceiver.recipe)
     size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
 
     def as_it_is(chunk: Tensor, perceiver: Perceiver) -> tuple[Tensor, Fit]:
@@ -78,7 +83,8 @@ def passes_of_tasks(perceivers: list[Perceiver], images: int, batch_size: int, r
 
 def sight(perceiver: Perceiver, resolution: int) -> Hashable:
     """Equal for tasks that are shown the same picture through the same VAE."""
-    return wanted_resolution(perceiver.recipe, resolution), perceiver.recipe.rule, id(eye_of(perceiver.autoencoder))
+    recipe = perceiver.recipe
+    return wanted_resolution(recipe, resolution), recipe.rule, recipe.input_gamma, id(eye_of(perceiver.autoencoder))
 
 
 def run(
@@ -97,7 +103,7 @@ def run(
             latent, fitted = look(chunk, perceivers[alike[0]])
             for same in grouped(alike, lambda index: pass_of(perceivers[index])):
                 for index, perceiver in zip(same, answered([perceivers[index] for index in same], latent)):
-                    found[index].append(perceive(perceiver, latent, fitted, batch_size, None, tick))
+                    found[index].append(perceive(perceiver, latent, fitted, batch_size, Noise(), tick))
     return [join(perceiver.recipe, found[index]) for index, perceiver in enumerate(perceivers)]
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from .skeletons import Skeleton
 
 Axis = Literal["left", "right", "up", "down", "back", "forward"]
+Encoding = Literal["", "linear", "srgb", "gamma-2.2", "square-root"]
+"""How values code what they measure: as it is (of light: linear), by sRGB's curve, to the power 1/2.2, its root."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Convention:
     """Where the +x, +y and +z of a normal point."""
     unit: bool = False
     """True: normals are unit vectors in [-1, 1]. False: (n + 1) / 2 in [0, 1], length not restored."""
+    encoding: Encoding = ""
+    """How values code what they measure, such as light or disparity; "" where that was not stated."""
+    up_to_scale: bool = False
+    """True: light is known up to a factor of the whole picture."""
     palette: str | None = None
     """The palette that colours classes, as core.display.colour.palette_named reads it."""
     classes: bool = False

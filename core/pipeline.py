@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +44,16 @@ def predict(
     resolution: int = -1,
     batch_size: int = 1,
     noise: Tensor | None = None,
+    step_noise: Tensor | None = None,
     tick: Tick = lambda: None,
 ) -> PerceptionMap:
     """Image (B, 3, H, W) in [0, 1] -> its PerceptionMap, values (B, H, W, C) on the CPU.
 
     resolution: -1 as trained, 0 the image's own, else pixels of the edge that the recipe's resize rule speaks of.
     batch_size: images, or members of an ensemble, per pass of the networks; above 1 the last bits may differ.
-    noise: initial latents (ensemble_size, 4, h, w) in place of the seeded ones; the same for every image.
+    noise: initial latents (ensemble_size, C, h, w) in place of the seeded ones, C = 4 for each latent that the network
+    predicts; step_noise: (steps - 1, ensemble_size, C, h, w), what LCM adds after each step but the last. Both are the
+    same for every image.
     tick: called `passes()` times.
     """
     check_image(image)
@@ -57,12 +61,18 @@ def predict(
     autoencoder = perceiver.needs_autoencoder()
     maps = []
     for chunk in image.split(batch_size):
-        # contiguous: on channels-last memory PyTorch's group norm loses a digit (measured: 2e-4 in a depth of 0..1)
-        picture, fitted = fit(chunk.contiguous().float() * 2 - 1, wanted, perceiver.recipe.rule)
+        picture, fitted = fit(as_trained(chunk, perceiver.recipe), wanted, perceiver.recipe.rule)
         latent = autoencoder.encode(picture)
         tick()
-        maps.append(perceive(perceiver, latent, fitted, batch_size, noise, tick))
+        maps.append(perceive(perceiver, latent, fitted, batch_size, Noise(noise, step_noise), tick))
     return join(perceiver.recipe, maps)
+
+
+def as_trained(image: Tensor, recipe: Recipe) -> Tensor:
+    """Image (B, 3, H, W) in [0, 1] -> the picture in [-1, 1] as the network was trained on, in linear light or not."""
+    # contiguous: on channels-last memory PyTorch's group norm loses a digit (measured: 2e-4 in a depth of 0..1)
+    levels = image.contiguous().float()
+    return (levels if recipe.input_gamma == 1 else levels**recipe.input_gamma) * 2 - 1
 
 
 def predict_latent(
@@ -70,12 +80,13 @@ def predict_latent(
 ) -> PerceptionMap:
     """Scaled latent (B, 4, h, w) -> the PerceptionMap of the image it stands for, values (B, 8h, 8w, C)."""
     check_latent(latent)
+    check_sees_latents(perceiver.recipe)
     size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
     fitted = Fit(perceiver.recipe.rule, size, size)
     return join(
         perceiver.recipe,
         [
-            perceive(perceiver, chunk.contiguous().float(), fitted, batch_size, noise, tick)
+            perceive(perceiver, chunk.contiguous().float(), fitted, batch_size, Noise(noise), tick)
             for chunk in latent.split(batch_size)
         ],
     )
@@ -99,9 +110,23 @@ def chunks(images: int, batch_size: int) -> list[int]:
     return [min(batch_size, images - start) for start in range(0, images, batch_size)]
 
 
+def draws_noise(recipe: Recipe) -> bool:
+    """Whether two seeds give two predictions."""
+    return PARADIGMS[recipe.paradigm].draws_noise and recipe.noise == "gaussian"
+
+
 def members(recipe: Recipe) -> int:
     """Predictions per image: more than one only where they can differ."""
-    return recipe.ensemble_size if PARADIGMS[recipe.paradigm].draws_noise else 1
+    return recipe.ensemble_size if draws_noise(recipe) else 1
+
+
+class Noise(NamedTuple):
+    """What a stochastic prediction is given in place of random numbers, C channels for all that it predicts."""
+
+    initial: Tensor | None = None
+    """(members, C, h, w)."""
+    steps: Tensor | None = None
+    """(steps - 1, members, C, h, w): what LCM adds after each step but the last."""
 
 
 Values = tuple[Tensor, Tensor | None]
@@ -109,7 +134,7 @@ Values = tuple[Tensor, Tensor | None]
 
 
 def perceive(
-    perceiver: Perceiver, latent: Tensor, fitted: Fit, batch_size: int, noise: Tensor | None, tick: Tick
+    perceiver: Perceiver, latent: Tensor, fitted: Fit, batch_size: int, noise: Noise, tick: Tick
 ) -> Values:
     """Image latents (B, 4, h, w) of one chunk -> values at the images' own size."""
     recipe, count = perceiver.recipe, members(perceiver.recipe)
@@ -142,7 +167,8 @@ def decode(perceiver: Perceiver, latent: Tensor, noise: Tensor | None, tick: Tic
     check_numbers(perceiver, NETWORK, answer)
     picture = perceiver.needs_autoencoder().decode(answer)
     check_numbers(perceiver, VAE, picture)
-    return picture
+    channel = perceiver.recipe.channel
+    return picture if channel < 0 else picture[:, channel : channel + 1]
 
 
 NETWORK, HEAD, VAE = "network", "head", "VAE"
@@ -186,7 +212,8 @@ def denoise(perceiver: Perceiver, latent: Tensor, noise: Tensor | None = None, t
     """Image latents (B, 4, h, w) -> the target's latents, along the recipe's paradigm. Differentiable."""
     recipe = perceiver.recipe
     context = perceiver.context.first(recipe.tokens)
-    return PARADIGMS[recipe.paradigm].run(guided(perceiver), latent, noise, context, recipe, tick)
+    answer = PARADIGMS[recipe.paradigm].run(guided(perceiver), latent, noise, context, recipe, tick)
+    return answer.chunk(recipe.targets, 1)[recipe.target]
 
 
 def guided(perceiver: Perceiver) -> Backbone:
@@ -209,16 +236,34 @@ def features(perceiver: Perceiver, latent: Tensor, tick: Tick) -> Features:
     return result
 
 
-def initial_noise(latent: Tensor, recipe: Recipe, given: Tensor | None) -> Tensor | None:
-    """Noise (B * E, 4, h, w): every image starts from the same draws, so a batch equals its images one by one."""
+def initial_noise(latent: Tensor, recipe: Recipe, given: Noise) -> Tensor | None:
+    """Noise (B * E, C, h, w), or with LCM (B * E, steps, C, h, w); None where the paradigm takes none.
+
+    Every image starts from the same draws, so a batch equals its images one by one.
+    """
     if not PARADIGMS[recipe.paradigm].draws_noise:
         return None
-    shape = (members(recipe), *latent.shape[1:])
+    channels = latent.shape[1] * recipe.targets
+    shape = (members(recipe), channels, *latent.shape[2:])
+    draw = torch.Generator().manual_seed(recipe.seed)
+    initial = given_or_drawn("Initial noise", given.initial, shape, draw if recipe.noise == "gaussian" else None)
+    count = recipe.steps - 1 if recipe.sampler == "lcm" else 0
+    if count or given.steps is not None:
+        added = given_or_drawn("Step noise", given.steps, (count, *shape), draw)
+        initial = torch.cat([initial[None], added])
+    if recipe.sampler == "lcm":
+        initial = initial.reshape(recipe.steps, *shape).movedim(0, 1)
+    return initial.to(latent).repeat(latent.shape[0], *(1,) * (initial.ndim - 1))
+
+
+def given_or_drawn(what: str, given: Tensor | None, shape: tuple[int, ...], draw: torch.Generator | None) -> Tensor:
+    """What was given, if it is of this shape; else as much from a generator, or zeros. UserError for other shapes."""
     if given is None:
-        given = torch.randn(shape, generator=torch.Generator().manual_seed(recipe.seed))
+        # LCM's authors draw after each step, which gives the same numbers in the same order
+        return torch.zeros(shape) if draw is None else torch.randn(shape, generator=draw)
     if given.shape != shape:
-        raise UserError(f"Initial noise of shape {tuple(given.shape)} was given; this image needs {shape}.")
-    return given.to(latent).repeat(latent.shape[0], 1, 1, 1)
+        raise UserError(f"{what} of shape {tuple(given.shape)} was given; this image needs {shape}.")
+    return given.float().cpu()
 
 
 def crop(values: Tensor, fitted: Fit) -> Tensor:
@@ -257,6 +302,15 @@ def check_image(image: Tensor) -> None:
         raise UserError(f"The image is {width}x{height} pixels; the smallest that can be perceived is 16x16.")
     if not torch.isfinite(image).all():
         raise UserError("The image holds NaN or infinite pixels: repair the node that made it.")
+
+
+def check_sees_latents(recipe: Recipe) -> None:
+    """UserError for a network that was trained on other pictures than latents stand for."""
+    if recipe.input_gamma != 1:
+        raise UserError(
+            f"{recipe.id} perceives pictures in linear light, which latents do not stand for: decode the latent and "
+            "perceive the picture."
+        )
 
 
 def check_latent(latent: Tensor) -> None:

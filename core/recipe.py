@@ -14,7 +14,7 @@ from .codecs import CODECS, Codec
 from .diffusion import PARADIGMS
 from .errors import UserError
 from .image import RESIZE_RULES, ResizeRule
-from .perception_map import Axis, Convention
+from .perception_map import Axis, Convention, Encoding
 from .plain_files import parse_json
 from .skeletons import USUAL, Skeleton, skeleton_named
 from .tasks import Task, task_named
@@ -51,10 +51,28 @@ class Recipe:
     final_alpha_one: bool = False
     """The step below timestep 0 has alpha-bar 1 instead of that of timestep 0."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    sampler: Literal["ddim", "lcm"] = "ddim"
+    """How several steps are taken: as DDIM, or as latent consistency models, which add fresh noise after each."""
+    original_steps: int = 50
+    """LCM: the steps of the teacher, of which `steps` are taken."""
+    timestep_scaling: float = 10.0
+    """LCM: how steep the boundary condition is."""
+    noise: Literal["gaussian", "zeros"] = "gaussian"
+    """Stochastic: what stands beside the image latent at first."""
+    order: Literal["image-first", "noise-first"] = "image-first"
+    """Stochastic: how the two are concatenated."""
+    targets: int = 1
+    """How many latents the network predicts at once."""
+    target: int = 0
+    """Which of them is this recipe's, from 0."""
     keep_image: bool = False
     """Deterministic: put the true image latent back at every step instead of the estimated one (DMP, eq. 4)."""
     final: Literal["sample", "previous"] = "sample"
     """Decode the last step's sample, or the last step's x_{t-1}, which keeps a trace of noise or image."""
+    prompt: str = ""
+    """The text that the context stands for; empty is the empty prompt."""
+    vector: tuple[float, ...] | None = None
+    """What a network with a class embedding is told."""
     tokens: int = 0
     """How many tokens of the text context are used, from the first; 0 is all of them."""
     guidance_scale: float = 1.0
@@ -69,6 +87,12 @@ class Recipe:
     """Processing resolution in pixels, of the edge that `resize` speaks of; 0 is the image's own."""
     resize: str = "genpercept"
     """A row of core.image.RESIZE_RULES."""
+    filter: Literal["", "nearest", "nearest-exact", "bilinear", "bicubic"] = ""
+    """Another filter for the picture than that rule's; nearest and bicubic as torch has them."""
+    back_filter: Literal["", "nearest", "nearest-exact", "bilinear", "bicubic"] = ""
+    """Another one for the values."""
+    input_gamma: float = 1.0
+    """The picture is raised to this power first: 2.2 for networks that were trained on linear light."""
     head: str = ""
     """The file's head that decodes UNet features; empty is the VAE decoder."""
     decoder: str = ""
@@ -80,6 +104,12 @@ class Recipe:
     encoder_cost: str = ""
     codec: str = ""
     """A row of core.codecs.CODECS; empty is the task's own."""
+    channel: int = -1
+    """Which of the decoded channels holds a map of one channel; -1 is the mean of all."""
+    encoding: Encoding = ""
+    """How values code what they measure; empty is not stated."""
+    up_to_scale: bool = False
+    """Values are known up to a factor of the whole picture."""
     target_scale: float = 1.0
     """Units per 1.0 of the decoded range; <= 0 means per-image min-max."""
     metric: bool = False
@@ -114,9 +144,13 @@ class Recipe:
             raise UserError(f"A head reads one pass of the network: paradigm={self.paradigm} cannot be run with one.")
         if not self.head and self.codec and CODECS[self.codec].classes:
             raise UserError(f"codec={self.codec} reads what a head predicts, and this checkpoint has none: drop it.")
+        if self.target >= self.targets:
+            raise UserError(f"target={self.target} is none of the {self.targets} that the network predicts, from 0.")
         for field, low, high in RANGES:
             if not low <= getattr(self, field) <= high:
                 raise UserError(f"{field}={getattr(self, field)} is outside {low}..{high}.")
+        if self.vector is not None and not all(isinstance(number, float | int) for number in self.vector):
+            raise UserError(f"vector={self.vector} is not one of numbers.")
         if self.axes is not None and (len(self.axes) != 3 or any(axis not in get_args(Axis) for axis in self.axes)):
             raise UserError(f"axes={','.join(map(str, self.axes))} is not three of {', '.join(get_args(Axis))}.")
         skeleton_named(self.keypoints or USUAL, self.limbs)
@@ -132,7 +166,8 @@ class Recipe:
 
     @property
     def rule(self) -> ResizeRule:
-        return RESIZE_RULES[self.resize]
+        """With the filters that this recipe names."""
+        return RESIZE_RULES[self.resize].filtered(self.filter, self.back_filter)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -153,7 +188,7 @@ class Recipe:
         codec = self.target_codec()
         return Convention(
             low=codec.low, high=codec.high, near=self.row.near, metric=self.metric, axes=self.axes, unit=codec.unit,
-            palette=self.palette or None, classes=codec.classes,
+            encoding=self.encoding, up_to_scale=self.up_to_scale, palette=self.palette or None, classes=codec.classes,
             skeleton=self.skeleton if self.row.per == "person" else None,
         )  # fmt: skip
 
@@ -161,7 +196,7 @@ class Recipe:
     def merge(self) -> str:
         """A row of core.ensemble.MERGES: the task's, where the values are what it was made for, else the median."""
         codec = self.target_codec()
-        suits = codec.unit if self.row.merge == "direction" else codec.high == 1 and not self.metric
+        suits = codec.unit_length if self.row.merge == "direction" else codec.high == 1 and not self.metric
         return self.row.merge if suits else "median"
 
     def override(self, assignments: Iterable[str]) -> Recipe:
@@ -181,6 +216,12 @@ RANGES = (
     ("beta_start", 1e-6, 1.0),
     ("beta_end", 1e-6, 1.0),
     ("steps_offset", 0, 999),
+    ("original_steps", 1, 1000),
+    ("timestep_scaling", 1e-3, 1e3),
+    ("targets", 1, 64),
+    ("target", 0, 63),
+    ("channel", -1, 2),
+    ("input_gamma", 0.1, 10.0),
     ("tokens", 0, 77),
     ("guidance_scale", -100.0, 100.0),
     ("ensemble_size", 1, 100),
@@ -192,8 +233,11 @@ RANGES = (
 )
 
 
+TUPLES = {name: get_args(part)[0] for name, hint in get_type_hints(Recipe).items() for part in get_args(hint)
+          if get_origin(part) is tuple}
+"""Fields of several values, and what each of these is."""
 KINDS: dict[str, tuple[type, ...]] = {
-    name: {bool: (bool,), int: (int,), float: (float, int)}.get(hint, (tuple, NoneType) if name == "axes" else (str,))
+    name: {bool: (bool,), int: (int,), float: (float, int)}.get(hint, (tuple, NoneType) if name in TUPLES else (str,))
     for name, hint in get_type_hints(Recipe).items()
 }
 """Of what types the values of a field are, as far as JSON tells them apart."""
@@ -240,8 +284,9 @@ def parse_value(hint: Any, text: str) -> Any:
         return text.lower() == "true"
     if hint in (int, float):
         return hint(text)
-    if any(get_origin(part) is tuple for part in get_args(hint)):
-        return tuple(text.split(",")) if text else None
+    inner = next((get_args(part)[0] for part in get_args(hint) if get_origin(part) is tuple), None)
+    if inner is not None:
+        return tuple(float(word) if inner is float else word for word in text.split(",")) if text else None
     return text
 
 
@@ -276,5 +321,6 @@ def recipe_from(row: dict[str, Any]) -> Recipe:
     unknown = set(row) - {field.name for field in dataclasses.fields(Recipe)}
     if unknown:
         raise UserError(f"unknown fields {', '.join(sorted(unknown))}")
-    axes = row.get("axes")
-    return Recipe(**{**row, "axes": tuple(axes) if isinstance(axes, list) and axes else axes or None})
+    given = {name: row[name] for name in TUPLES if name in row}
+    several = {name: tuple(held) if isinstance(held, list) and held else held or None for name, held in given.items()}
+    return Recipe(**{**row, **several})

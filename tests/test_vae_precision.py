@@ -15,7 +15,7 @@ MIB = 2**18
 
 
 class Hungry:
-    """A VAE whose halves hold 96 and 48 MiB for a while: over 32, where glibc takes every block from the system anew."""
+    """A VAE whose halves hold 96 and 48 MiB for a while: over 32, where glibc takes every block anew."""
 
     def encode(self, image: Tensor) -> Tensor:
         return torch.ones(96 * MIB)[: image.shape[-1]].clone()

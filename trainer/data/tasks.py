@@ -59,6 +59,11 @@ TASK_DATA: dict[str, TaskData] = {
         ),
         TaskData("albedo", Target(targets.light, options=("transfer",)), (Kind("albedo", Light),)),
         TaskData("shading", Target(targets.light, "upper", ("transfer",)), (Kind("shading", Light),)),
+        TaskData("irradiance", Target(targets.light, "upper", ("transfer",)), (Kind("irradiance", Light),)),
+        TaskData("residual", Target(targets.light, "upper", ("transfer",)), (Kind("residual", Light),)),
+        TaskData("roughness", Target(targets.level), (Kind("roughness", Level),)),
+        TaskData("metallic", Target(targets.level), (Kind("metallic", Level),)),
+        TaskData("material", Target(targets.light, options=("transfer",)), (Kind("material", Light),)),
         TaskData(
             "keypoints", Target(targets.keypoints), prepare=measured.heatmaps, resampling=Resampling(repair=redraw)
         ),

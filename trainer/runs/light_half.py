@@ -26,7 +26,7 @@ from ...core.image import CELL, Fit
 from ...core.measure.losses import LOSSES, at_least_float32
 from ...core.multitask import Answered
 from ...core.perception_map import PerceptionMap
-from ...core.pipeline import Perceiver, denoise, initial_noise, join, perceive
+from ...core.pipeline import Noise, Perceiver, denoise, initial_noise, join, perceive
 from ...core.recipe import Recipe
 from ...core.tiny_vae import Role, untrained
 from .. import base
@@ -60,7 +60,7 @@ class Teacher:
         """Image latents -> the target's latents as the task's predictor gives them; gradients flow through."""
         perceiver = self.perceivers[task]
         alone = replace(perceiver.recipe, ensemble_size=1)
-        return denoise(replace(perceiver, recipe=alone), image, initial_noise(image, alone, None))
+        return denoise(replace(perceiver, recipe=alone), image, initial_noise(image, alone, Noise()))
 
 
 def open_teacher(config: Config, device: str) -> Teacher:
@@ -338,7 +338,7 @@ class Tutor(Validator):
         answers = replace(recipe, paradigm="one-step", steps=1, prediction_type="sample")
         knowing = replace(perceiver, recipe=answers, backbone=Answered(latent, LATENT))
         size = (sample.image.shape[-2], sample.image.shape[-1])
-        return join(recipe, [perceive(knowing, latent, Fit(recipe.rule, size, size), 1, None, lambda: None)])
+        return join(recipe, [perceive(knowing, latent, Fit(recipe.rule, size, size), 1, Noise(), lambda: None)])
 
     def write(self, name: str, notes: Mapping[str, object]) -> None:
         """The light half in a file of its own, with the recipes that it was made for."""
