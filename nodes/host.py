@@ -306,6 +306,9 @@ class ComfyHost:
     def light(self, weights: Weights) -> HostLight:
         return SHARED(HostLight, weights)
 
+    def words(self, text_encoder: Path, prompt: str) -> list[int]:
+        return words(text_encoder.parent / "tokenizer", prompt)
+
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
         return encode_prompt(text_weights(text_encoder), read_json(text_encoder / "config.json"), tokens)
 
@@ -592,6 +595,18 @@ def without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patc
     clean.weight_wrapper_patches = {}
     clean.injections = {name: held for name, held in clean.injections.items() if BESIDE not in name}
     return clean
+
+
+def words(tokenizer: Path, prompt: str) -> list[int]:
+    """The token ids of a prompt, without start and end. CheckpointError if the folder holds no CLIP tokenizer."""
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(str(tokenizer))(prompt, add_special_tokens=False)["input_ids"]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{shown(tokenizer)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."
+        ) from error
 
 
 def encode_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:

@@ -20,7 +20,7 @@ from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.adapter_file import read_adapter
 from diffusion_perception.core.checkpoints.attachment import Adapted
 from diffusion_perception.core.checkpoints.bases import one_by_one, open_adapted, open_base
-from diffusion_perception.core.checkpoints.checkpoint import empty_prompt
+from diffusion_perception.core.checkpoints.checkpoint import prompt_tokens
 from diffusion_perception.core.checkpoints.fingerprint import fingerprint, matches
 from diffusion_perception.core.pipeline import denoise, predict
 from diffusion_perception.core.recipe import Recipe
@@ -111,8 +111,8 @@ def test_the_empty_prompt_is_padded_as_its_tokenizer_pads(tmp_path, stated, pad)
     vocabulary = {"!": 0, "<|startoftext|>": 2, "<|endoftext|>": 3}
     tiny.write_json(tmp_path / "tokenizer" / "vocab.json", vocabulary)
     tiny.write_json(tmp_path / "tokenizer" / "special_tokens_map.json", {"pad_token": stated})
-    assert empty_prompt(tmp_path / "text_encoder") == [2, 3]
-    assert empty_prompt(tmp_path / "text_encoder", padded=True) == [2, 3, *[pad] * 75]
+    assert prompt_tokens(tmp_path / "text_encoder", []) == [2, 3]
+    assert prompt_tokens(tmp_path / "text_encoder", [], padded=True) == [2, 3, *[pad] * 75]
 
 
 GOLDEN = Path("dmp_lora")

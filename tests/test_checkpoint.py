@@ -19,9 +19,9 @@ from diffusion_perception.core.checkpoints.checkpoint import (
     Checkpoint,
     as_context,
     describe,
-    empty_prompt,
     open_all,
     open_checkpoint,
+    prompt_tokens,
     read_context,
     unet_folders,
 )
@@ -568,7 +568,7 @@ def test_the_empty_prompt_is_spelt_as_the_tokenizer_spells_it(tmp_path, layout):
     vocabulary = {"<|startoftext|>": 4, "<|endoftext|>": 3}
     content = vocabulary if layout == "vocab.json" else {"model": {"vocab": vocabulary}}
     tiny.write_json(tmp_path / "tokenizer" / layout, content)
-    assert empty_prompt(tmp_path / "text_encoder") == [4, 3]
+    assert prompt_tokens(tmp_path / "text_encoder", []) == [4, 3]
 
 
 @pytest.mark.parametrize(
@@ -584,11 +584,11 @@ def test_a_padded_empty_prompt_has_77_tokens_of_its_generation(tmp_path, files, 
     vocabulary = {"!": 0, "<|startoftext|>": 4, "<|endoftext|>": 3}
     for name, content in {"vocab.json": vocabulary, **files}.items():
         tiny.write_json(tmp_path / "tokenizer" / name, content)
-    assert empty_prompt(tmp_path / "text_encoder", padded=True) == [4, 3, *[pad] * 75]
+    assert prompt_tokens(tmp_path / "text_encoder", [], padded=True) == [4, 3, *[pad] * 75]
 
 
 def test_the_empty_prompt_is_clips_where_there_is_no_tokenizer(tmp_path):
-    assert empty_prompt(tmp_path / "text_encoder") == [49406, 49407]
+    assert prompt_tokens(tmp_path / "text_encoder", []) == [49406, 49407]
 
 
 # What a person may want to know

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.bases import Base, open_base
-from ..core.checkpoints.checkpoint import as_vae, find_vae, own_config, own_context, read_metadata_if_any
-from ..core.checkpoints.checkpoint import empty_prompt as token_ids
+from ..core.checkpoints.checkpoint import as_vae, find_vae, own_config, own_context, prompt_tokens, read_metadata_if_any
 from ..core.checkpoints.fingerprint import Fingerprint, fingerprint
 from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
 from ..core.generations import CUSTOM, GENERATIONS, LATENT, HeadRule
@@ -179,7 +178,7 @@ def empty_prompt(settings: Settings, base: Base | None, architecture: UNetArchit
         if found is not None:
             return found
         if base.text_encoder is not None:
-            return encode_prompt(base.text_encoder, token_ids(base.text_encoder))
+            return encode_prompt(base.text_encoder, prompt_tokens(base.text_encoder, []))
         if base.context is not None:
             return base.context.tokens
     if settings.architecture or settings.widths:

@@ -17,7 +17,7 @@ from ..core.checkpoints.adapters import Adapter
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.assemble import assemble, text_context
 from ..core.checkpoints.bases import one_by_one
-from ..core.checkpoints.checkpoint import Checkpoint, as_context, read_context, text_names, text_weights
+from ..core.checkpoints.checkpoint import Checkpoint, as_context, read_context, read_tensor, text_names, text_weights
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
 from ..core.checkpoints.tiny_vae_file import FULL
@@ -112,6 +112,9 @@ class Diffusers:
 
     def light(self, weights: Weights) -> Half:
         return filled(build_light(weights.shapes), weights.load(), weights).to(self.device)
+
+    def words(self, text_encoder: Path, prompt: str) -> list[int]:
+        return words(text_encoder.parent / "tokenizer", prompt)
 
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
         return encode_prompt(text_encoder, tokens)
@@ -255,8 +258,31 @@ def shapes_in(tensors: Mapping[str, Tensor]) -> Shapes:
 
 def named_context(text: str, architecture: UNetArchitecture) -> Context:
     """FILE or FILE:KEY."""
+    path, key = file_and_key(text)
+    return as_context(read_context(path, key), architecture, path)
+
+
+def named_tensor(text: str, what: str) -> Tensor:
+    """float32, of FILE or FILE:KEY; what: what it is, for people."""
+    return read_tensor(*file_and_key(text), what)
+
+
+def file_and_key(text: str) -> tuple[Path, str]:
+    """The key is "" where none is named."""
     path, _, key = text.rpartition(":") if ":" in text and not Path(text).exists() else (text, "", "")
-    return as_context(read_context(Path(path), key), architecture, Path(path))
+    return Path(path), key
+
+
+def words(tokenizer: Path, prompt: str) -> list[int]:
+    """The token ids of a prompt, without start and end. CheckpointError if the folder holds no CLIP tokenizer."""
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(str(tokenizer))(prompt, add_special_tokens=False)["input_ids"]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{shown(tokenizer)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."
+        ) from error
 
 
 def encode_prompt(folder: Path, tokens: list[int]) -> Tensor:

@@ -48,6 +48,8 @@ class UNetArchitecture:
     """SD2 projects into its transformers by a Linear, SD1 by a 1x1 convolution."""
     vector_dim: int | None = None
     """Width of the class embedding's input, if the network has one."""
+    fourier: bool = False
+    """Whether a core.fourier.FourierBlock stands behind its mid block."""
 
     @classmethod
     def from_weights(cls, shapes: Shapes) -> UNetArchitecture:
@@ -71,6 +73,7 @@ class UNetArchitecture:
             context_dim=context_dim,
             linear_projection=linear,
             vector_dim=shapes.get("class_embedding.linear_1.weight", (0, None))[1],
+            fourier=any(name.startswith("fftblock.") for name in shapes),
         )
 
     def with_config(self, config: Mapping[str, Any]) -> UNetArchitecture:

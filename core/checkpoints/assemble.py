@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ..backbone import Autoencoder, Backbone, Context, Head
 from ..halves import Half, with_light
 from ..pipeline import Perceiver
+from ..recipe import Recipe
 from .adapters import Adapter
 from .architecture import UNetArchitecture, VAEArchitecture
 from .attachment import Adapted
 from .bases import negative_of
-from .checkpoint import Checkpoint, as_context, empty_prompt
+from .checkpoint import Checkpoint, as_context, prompt_tokens
 from .tensors import CheckpointError, Weights, shown
 from .tiny_vae_file import FULL, chosen
 
@@ -46,6 +49,10 @@ class Host(Protocol):
         """A light half of a VAE."""
         ...
 
+    def words(self, text_encoder: Path, prompt: str) -> list[int]:
+        """The token ids of a prompt's words, by the tokenizer beside the encoder, without start and end."""
+        ...
+
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
         """(1, L, D) float32: what the text encoder in a folder in diffusers layout makes of L token ids."""
         ...
@@ -74,6 +81,7 @@ def assemble(
     # what may be missing comes before the weights are read, which takes a while
     halves = light_half(checkpoint, host, "encoder", encoder), light_half(checkpoint, host, "decoder", decoder)
     text, opposite = context or text_context(checkpoint, host), negative or negative_context(checkpoint, host)
+    text, opposite = told(recipe, text), None if opposite is None else told(recipe, opposite)
     backbone = host.backbone(checkpoint.unet, checkpoint.architecture)
     perceiver = host.perceiver(
         recipe,
@@ -102,17 +110,24 @@ def light_half(checkpoint: Checkpoint, host: Host, role: Any, choice: str) -> Ha
 
 def text_context(checkpoint: Checkpoint, host: Host) -> Context:
     """From the file, else by the text encoder beside it, else the host's own. CheckpointError where there is none."""
-    architecture, tokens = checkpoint.architecture, checkpoint.recipe.tokens
+    architecture, recipe, tokens = checkpoint.architecture, checkpoint.recipe, checkpoint.recipe.tokens
     if checkpoint.context is not None:
         return checkpoint.context
     folder = checkpoint.text_encoder
     if folder is not None:
-        return as_context(host.encode_prompt(folder, empty_prompt(folder, padded=not tokens)), architecture, folder)
-    own = host.empty_prompt(architecture.base, tokens)
+        words = host.words(folder, recipe.prompt) if recipe.prompt else []
+        return as_context(host.encode_prompt(folder, prompt_tokens(folder, words, not tokens)), architecture, folder)
+    own = None if recipe.prompt else host.empty_prompt(architecture.base, tokens)
     if own is None:
         advice = host.advice.format(width=architecture.context_dim, tokens=tokens or 77)
-        raise CheckpointError(f"{shown(checkpoint.path)} comes without a text context: {advice}.")
+        of_prompt = f" for its prompt {checkpoint.recipe.prompt!r}" if checkpoint.recipe.prompt else ""
+        raise CheckpointError(f"{shown(checkpoint.path)} comes without a text context{of_prompt}: {advice}.")
     return Context(own)
+
+
+def told(recipe: Recipe, context: Context) -> Context:
+    """With the vector that the recipe tells the network."""
+    return context if recipe.vector is None else replace(context, vector=torch.tensor([recipe.vector]))
 
 
 def negative_context(checkpoint: Checkpoint, host: Host) -> Context | None:

@@ -100,7 +100,7 @@ def open_adapted(base: Base, path: Path, family: str = "auto", task: str = "") -
         Checkpoint(
             adapter.path, recipe, base.unet, base.architecture, base.vae, base.vae_architecture,
             head=own_head(adapter.path, recipe) if adapter.recipes else None,
-            context=context_of(adapter, recipe, base.architecture) or base.context,
+            context=context_of(adapter, recipe, base.architecture) or (None if recipe.prompt else base.context),
             text_encoder=base.text_encoder,
             recognised=recipe.family,
             decoder=own_light(adapter.path, "decoder", recipe) if adapter.recipes else None,
@@ -143,13 +143,14 @@ def clues_of(adapter: Adapter, architecture: UNetArchitecture) -> Clues:
     telling, *rest = shown(adapter.path).split("/")
     folder = adapter.path.parents[len(rest)]
     network = replace(architecture, in_channels=adapter.in_channels or architecture.in_channels)
-    return Clues(network, telling if rest else adapter.path.stem, folder.name, adapter=adapter.spelling)
+    name = telling if rest else adapter.path.stem
+    return Clues(network, name, folder.name, adapter=adapter.spelling, rank=adapter.rank)
 
 
 def context_of(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:
     """The text context baked into an adapter's file, else the one beside it."""
     baked = own_context(adapter.path, recipe, architecture) if adapter.recipes else None
-    return baked or find_context((adapter.path.parent,), architecture)
+    return baked or find_context((adapter.path.parent,), architecture, recipe)
 
 
 def negative_of(path: Path, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:

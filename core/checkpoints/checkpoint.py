@@ -20,7 +20,7 @@ from ..plain_files import read_npy
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
 from .architecture import UNetArchitecture, VAEArchitecture
-from .families import FAMILIES, Beside, Clues, Family, family_named, recipe_for, recognise, task_in, with_heads
+from .families import FAMILIES, Beside, Clues, Family, family_named, fits, recipe_for, recognise, task_in, with_heads
 from .tensors import (
     CheckpointError,
     Weights,
@@ -43,6 +43,8 @@ from .tiny_vae_file import LIGHT_KEY, Stored, latents_of, named, own_light
 NETWORK_KEYS = {name: KEY.replace(".recipe", f".{name}") for name in ("unet", "vae", "head")}
 ADAPTER_KEY = KEY.replace(".recipe", ".adapter")
 CONTEXT_FILES = ("empty_text_embed.safetensors", "empty_text_embed.npy")
+PROMPTS_FILE = "text_embeds.safetensors"
+"""The embeddings of several prompts, each under the name of its task."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoin
         return open_own(own, task) if own else open_folder(path, family, task)
     if KEY in read_metadata_if_any(path):
         return open_own(path, task)
-    return [open_single(path, family, task)]
+    return open_single(path, family, task)
 
 
 def absolute(path: Path) -> Path:
@@ -140,7 +142,7 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
         Checkpoint(
             path, recipe, unet, architecture, vae, vae_architecture,
             head=own_head(path, recipe),
-            context=own_context(path, recipe, architecture) or find_context((path.parent,), architecture),
+            context=own_context(path, recipe, architecture) or find_context((path.parent,), architecture, recipe),
             text_encoder=find_text_encoder(path.parent),
             recognised=recipe.family,
             decoder=own_light(path, "decoder", recipe),
@@ -295,7 +297,7 @@ def open_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
     found, unsuited = [], []
     for unet in unets:
         try:
-            found.append(open_unet_folder(unet, family, task))
+            found += open_unet_folder(unet, family, task)
         except UnsuitedError as error:
             unsuited.append((unet, error))
         except CheckpointError:
@@ -353,8 +355,8 @@ def holds_weights(folder: Path) -> bool:
         return True
 
 
-def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
-    """One UNet folder; VAE, head, context and configs are looked for in it and beside it."""
+def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
+    """One UNet folder, for each task of its; VAE, head, context and configs are looked for in it and beside it."""
     files = find_files(folder)
     if not files:
         raise CheckpointError(
@@ -370,20 +372,23 @@ def open_unet_folder(folder: Path, family: str, task: str) -> Checkpoint:
         read_json(folder.parent / "scheduler" / "scheduler_config.json"),
         head.name if head else "",
     )
-    recipe = decide(folder, clues, family, task)
-    if not recipe.head and ("conv_out.weight" not in unet.shapes or with_heads(folder.name)):
+    recipes = decide(folder, clues, family, task)
+    if not recipes[0].head and ("conv_out.weight" not in unet.shapes or with_heads(folder.name)):
         rows = with_heads(folder.name) or [row for row in FAMILIES.values() if row.beside.heads]
         ways = " or ".join(f"as {row.name}, with {row.beside.heads[0]}/ beside it" for row in rows)
         raise UnsuitedError(f"{shown(folder)} was trained for a head: run it {ways}.")
     vae, vae_architecture = vae_of(folder, architecture.base)
     recognised = recognise(clues)
-    return Checkpoint(
-        folder, recipe, unet, architecture, vae, vae_architecture,
-        head=network(find_files(head), keep) if head and recipe.head else None,
-        context=find_context((folder, folder.parent), architecture),
-        text_encoder=find_text_encoder(folder.parent),
-        recognised=recognised.name if recognised else "",
-    )  # fmt: skip
+    return [
+        Checkpoint(
+            folder, recipe, unet, architecture, vae, vae_architecture,
+            head=network(find_files(head), keep) if head and recipe.head else None,
+            context=find_context((folder, folder.parent), architecture, recipe),
+            text_encoder=find_text_encoder(folder.parent),
+            recognised=recognised.name if recognised else "",
+        )
+        for recipe in recipes
+    ]  # fmt: skip
 
 
 def keep(names: list[str]) -> dict[str, str]:
@@ -430,10 +435,24 @@ def find_decoder(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], Beside]:
     return (), Beside()
 
 
-def find_context(folders: tuple[Path, ...], architecture: UNetArchitecture) -> Context | None:
-    """The empty prompt's embedding in one of these folders."""
+def find_context(
+    folders: tuple[Path, ...], architecture: UNetArchitecture, recipe: Recipe | None = None
+) -> Context | None:
+    """The embedding of the recipe's prompt in one of these folders; of the empty one without a recipe."""
+    if recipe is not None and recipe.prompt:
+        return find_prompt(folders, architecture, recipe)
     files = (folder / name for folder in folders for name in CONTEXT_FILES)
     return next((as_context(read_context(file), architecture, file) for file in files if os.path.isfile(file)), None)
+
+
+def find_prompt(folders: tuple[Path, ...], architecture: UNetArchitecture, recipe: Recipe) -> Context | None:
+    """That of a prompt, which lies under a name of its task in a file of several."""
+    for file in (folder / PROMPTS_FILE for folder in folders if os.path.isfile(folder / PROMPTS_FILE)):
+        held = read_shapes(file)
+        for name in (recipe.id, recipe.row.name, *recipe.row.aliases):
+            if name in held:
+                return as_context(read_context(file, name), architecture, file)
+    return None
 
 
 def find_text_encoder(folder: Path) -> Path | None:
@@ -453,8 +472,9 @@ def text_names(names: list[str]) -> dict[str, str]:
     return {name: name.removeprefix("text_model.") for name in names if not name.endswith(".position_ids")}
 
 
-def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:
-    """The token ids of the empty prompt, by the tokenizer beside the encoder: start and end, padded to 77 or not."""
+def prompt_tokens(text_encoder: Path, words: list[int], padded: bool = False) -> list[int]:
+    """The token ids of a prompt whose words have these, by the tokenizer beside the encoder: from start to end, padded
+    to 77 or not."""
     folder = text_encoder.parent / "tokenizer"
     whole = read_json(folder / "tokenizer.json")
     vocabulary = read_json(folder / "vocab.json") or table(table(whole, "model"), "vocab")
@@ -465,7 +485,7 @@ def empty_prompt(text_encoder: Path, padded: bool = False) -> list[int]:
     pad = vocabulary.get(str(stated.get("content") if isinstance(stated, dict) else stated), end)
     if not all(isinstance(token, int) for token in (start, end, pad)):
         raise CheckpointError(f"{shown(folder)} gives words other numbers than whole ones: get the folder again.")
-    return [start, end, *([pad] * 75 if padded else [])]
+    return [start, *words, end, *([pad] * (75 - len(words)) if padded else [])]
 
 
 def table(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -476,20 +496,23 @@ def table(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def read_context(path: Path, key: str = "") -> Tensor:
     """A text embedding (1, L, D) float32 from .safetensors (its only tensor, or `key`) or .npy."""
+    tokens = read_tensor(path, key, "text embedding")
+    return tokens[None] if tokens.ndim == 2 else tokens
+
+
+def read_tensor(path: Path, key: str, what: str) -> Tensor:
+    """A tensor float32 from .safetensors (its only one, or `key`) or .npy; what: what it is, for people."""
     if not path.is_file():
-        raise CheckpointError(f"There is no text embedding {path}: check the path.")
+        raise CheckpointError(f"There is no {what} {path}: check the path.")
     if path.suffix == ".npy":
         try:
-            tokens = torch.from_numpy(read_npy(path).astype(np.float32))
+            return torch.from_numpy(read_npy(path).astype(np.float32))
         except UserError as error:
             raise CheckpointError(f"{shown(path)} is not a plain .npy array ({error}): get it again.") from None
-    else:
-        held = network((path,), keep).load()
-        if (key and key not in held) or (not key and len(held) != 1):
-            raise CheckpointError(f"{shown(path)} holds {', '.join(held)}: name one as {path.name}:KEY.")
-        tokens = held[key] if key else next(iter(held.values()))
-    tokens = tokens.float()
-    return tokens[None] if tokens.ndim == 2 else tokens
+    held = network((path,), keep).load()
+    if (key and key not in held) or (not key and len(held) != 1):
+        raise CheckpointError(f"{shown(path)} holds {', '.join(held)}: name one as {path.name}:KEY.")
+    return (held[key] if key else next(iter(held.values()))).float()
 
 
 def as_context(tokens: Tensor, architecture: UNetArchitecture, path: Path) -> Context:
@@ -508,44 +531,57 @@ def as_context(tokens: Tensor, architecture: UNetArchitecture, path: Path) -> Co
 # Single files without a recipe
 
 
-def open_single(path: Path, family: str, task: str) -> Checkpoint:
-    """A UNet, or a whole Stable Diffusion checkpoint, in one file; its name may say family and task."""
+def open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
+    """A UNet, or a whole Stable Diffusion checkpoint, in one file, for each task of its; its name may say family and
+    task."""
     unet, architecture = as_unet(network((path,), pick_unet), {}, path)
     clues = Clues(architecture, path.stem, path.parent.name)
-    recipe = decide(path, clues, family, task)
+    recipes = decide(path, clues, family, task)
     vae, vae_architecture = vae_of(path, architecture.base)
     recognised = recognise(clues)
-    return Checkpoint(
-        path, recipe, unet, architecture, vae, vae_architecture,
-        context=find_context((path.parent,), architecture),
-        text_encoder=find_text_encoder(path.parent),
-        recognised=recognised.name if recognised else "",
-    )  # fmt: skip
+    return [
+        Checkpoint(
+            path, recipe, unet, architecture, vae, vae_architecture,
+            context=find_context((path.parent,), architecture, recipe),
+            text_encoder=find_text_encoder(path.parent),
+            recognised=recognised.name if recognised else "",
+        )
+        for recipe in recipes
+    ]  # fmt: skip
 
 
 # What all of them share
 
 
-def decide(path: Path, clues: Clues, family: str, task: str) -> Recipe:
-    """The recipe of what lies at `path`. UnsuitedError if that cannot be told, or is not what was asked for."""
+def decide(path: Path, clues: Clues, family: str, task: str) -> list[Recipe]:
+    """The recipes of what lies at `path`. UnsuitedError if these cannot be told, or are not what was asked for."""
     row: Family | None = recognise(clues) if family == "auto" else family_named(family)
     wanted = task_named(task).name if task else ""
-    channels = clues.architecture.in_channels
-    inpaints = ", as those that inpaint have" if channels == INPAINTING else ""
-    if row is None and channels not in {known.channels for known in FAMILIES.values()}:
-        raise UnsuitedError(
-            f"{shown(path)} is a UNet with {channels} input channels{inpaints}; "
-            "expected 4 (image) or 8 (image and target): choose a perception checkpoint."
-        )
     if row is None:
-        raise UnsuitedError(
-            f"{shown(path)} is a UNet with {channels} input channels and nothing beside it says how it was trained: "
-            "name its family and task."
-        )
+        raise UnsuitedError(f"{shown(path)} is a UNet with {doubt(clues)}.")
     try:
-        return recipe_for(row, clues, wanted)
+        return [recipe_for(row, clues, each) for each in ((wanted,) if wanted else row.tasks(clues))]
     except UserError as error:
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
+
+
+def doubt(clues: Clues) -> str:
+    """Why no family is recognised, and what to do."""
+    channels = clues.architecture.in_channels
+    inpaints = ", as those that inpaint have" if channels == INPAINTING else ""
+    rows = [row for row in FAMILIES.values() if fits(row, clues)]
+    if not rows:
+        return (
+            f"{channels} input channels{inpaints}; expected 4 (image), 8 (image and target), or 4 more than its "
+            "output: choose a perception checkpoint"
+        )
+    named = next((row.name for row in rows if row.hint and row.hint in clues.names), "")
+    guess = f" (by its name {named})" if named else ""
+    families = ", ".join(row.name for row in rows)
+    return (
+        f"{channels} input channels and nothing beside it says how it was trained: name its family and task; its "
+        f"weights fit {families}{guess}"
+    )
 
 
 def refuse_quantised(weights: Weights, path: Path) -> None:
@@ -562,11 +598,10 @@ def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[We
         architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
     except UserError as error:
         raise CheckpointError(f"{shown(path)} cannot be used: {error}.") from None
-    channels = latent_space(architecture.base).channels
-    if architecture.out_channels != channels:
+    channels, given = latent_space(architecture.base).channels, architecture.out_channels
+    if given != channels and (given % channels or architecture.in_channels != channels + given):
         raise CheckpointError(
-            f"{shown(path)} cannot be used: its UNet has {architecture.out_channels} output channels, "
-            f"expected are {channels}."
+            f"{shown(path)} cannot be used: its UNet has {given} output channels, expected are {channels}."
         )
     return weights, architecture
 

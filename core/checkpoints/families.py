@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..generations import LATENT
+from ..perception_map import Axis, Encoding
 from ..recipe import Recipe
 from ..tasks import TASKS
 from . import ldm_names
@@ -34,16 +36,33 @@ class Clues:
     """Name of the head that lies beside it."""
     adapter: str = ""
     """How its weights are spelled if it is an adapter: as core.checkpoints.adapter_names calls it."""
+    rank: int = 0
+    """The highest of an adapter's low-rank parts."""
 
     @property
     def pipeline(self) -> str:
         return str(self.index.get("_class_name", ""))
 
     @property
+    def names(self) -> str:
+        """Of itself and of the folder around it, in lower case."""
+        return f"{self.folder} {self.repository}".lower()
+
+    @property
+    def ending(self) -> tuple[bool, bool]:
+        """Whether its schedule is spaced from its end, and whether nothing of the sample is left there."""
+        trailing = self.scheduler.get("timestep_spacing") == "trailing"
+        return trailing, bool(self.scheduler.get("rescale_betas_zero_snr"))
+
+    @property
     def task(self) -> str:
-        """The task as its own names and its index state it, "" if they do not."""
+        """The task as its own names and its index state it, "" if they do not.
+
+        The keys of an index go before its pipeline's class: normals have been published under that of depths.
+        """
         stated = str(self.index.get("prediction_type", ""))
-        return task_in(stated, self.folder, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.pipeline))
+        keyed = (task for key, task in INDEX_TASKS if key in self.index)
+        return task_in(stated, *keyed, self.folder, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.pipeline))
 
     @property
     def likely_task(self) -> str:
@@ -51,11 +70,16 @@ class Clues:
         return self.task or task_in(self.repository)
 
 
+INDEX_TASKS = (("use_full_z_range", "normal"), ("scale_invariant", "depth"), ("shift_invariant", "depth"))
+"""Keys of model_index.json that only pipelines of one task write."""
+
+
 def task_in(*names: str) -> str:
-    """The first task that is a word of these names, "" if none is."""
+    """The first task that is a word of these names, "" if none is; a depth that is also a disparity is that."""
     words = re.split(r"[^a-z]+", " ".join(names).lower())
     tasks = {word: task.name for task in TASKS.values() for word in (task.name, *task.aliases)}
-    return next((tasks[word] for word in words if word in tasks), "")
+    found = [tasks[word] for word in words if word in tasks]
+    return "disparity" if found[:1] == ["depth"] and "disparity" in found else next(iter(found), "")
 
 
 @dataclass(frozen=True)
@@ -81,11 +105,24 @@ class Family:
     name: str
     title: str
     channels: int
-    """Of the UNet's input: those of one latent is the image's alone, of two has the target's beside it."""
+    """Of the UNet's input: those of one latent is the image's alone, of two has the target's beside it; 0: it predicts
+    several latents at once and has all of them beside the image's."""
     recognise: Callable[[Clues], bool]
     """Whether clues of the right channels speak of this family."""
     recipe: Callable[[Clues, str], Recipe]
     """(clues, task) -> how to run it. UserError, without a full stop, if this version cannot."""
+    tasks: Callable[[Clues], tuple[str, ...]] = lambda clues: (clues.likely_task,)
+    """What one network of it answers, the first where nothing more is said; "" is that its names do not tell."""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """{task that may be asked for: the one that is given for it}"""
+    vector_dim: int | None = None
+    """Width of its class embedding's input, if it has one."""
+    fourier: bool = False
+    """Whether a Fourier block stands behind the middle of its UNet."""
+    licence: Callable[[Clues], str] = lambda clues: ""
+    """Of its published weights, as far as that is known."""
+    hint: str = ""
+    """A word in the names of its published files; for people, where weights cannot tell."""
     preference: int = 0
     """Of several UNets for one task in a folder that of the family with the highest comes first."""
     beside: Beside = Beside()
@@ -144,46 +181,235 @@ SHARED: dict[str, dict[str, Any]] = {
 
 def marigold(clues: Clues, task: str) -> Recipe:
     """Marigold in diffusers layout: everything that differs between its releases stands in its configs."""
-    scheduler, index = clues.scheduler, clues.index
-    for config, key, needed in MARIGOLD_CONFIG:
-        found = getattr(clues, config).get(key, needed)
-        if found != needed:
-            raise UserError(f"its {config} says {key}={found}; this version runs Marigold with {needed}")
-    codec = "unit-vector" if index.get("use_full_z_range", True) else "half-sphere"
+    codec = "unit-vector" if clues.index.get("use_full_z_range", True) else "half-sphere"
     normals = {"axes": ("right", "up", "back"), "codec": codec}
+    return Recipe(task, **from_noise(clues, "marigold"), **(normals if task == "normal" else {}))
+
+
+def from_noise(clues: Clues, family: str) -> dict[str, Any]:
+    """What Marigold's diffusers pipelines read from their configs."""
+    scheduler, index = clues.scheduler, clues.index
+    for config, key, runs in MARIGOLD_CONFIG:
+        found = getattr(clues, config).get(key, runs[0])
+        if found not in runs:
+            needed = " or ".join(map(str, runs))
+            raise UserError(f"its {config} says {key}={found}; this version runs Marigold with {needed}")
     resolution = index.get("default_processing_resolution")
+    sampler = SAMPLERS[scheduler.get("_class_name", "DDIMScheduler")]
+    return {
+        "family": family,
+        "base": clues.architecture.base,
+        "paradigm": "stochastic",
+        "steps": index.get("default_denoising_steps") or USUAL_STEPS[sampler],
+        "beta_start": scheduler.get("beta_start", 0.00085),
+        "beta_end": scheduler.get("beta_end", 0.012),
+        "zero_snr": scheduler.get("rescale_betas_zero_snr", False),
+        "spacing": scheduler.get("timestep_spacing", "leading"),
+        "steps_offset": scheduler.get("steps_offset", 1),
+        "final_alpha_one": scheduler.get("set_alpha_to_one", False),
+        "prediction_type": scheduler.get("prediction_type", "v_prediction"),
+        "sampler": sampler,
+        "original_steps": scheduler.get("original_inference_steps", 50),
+        "timestep_scaling": scheduler.get("timestep_scaling", 10.0),
+        "final": "previous",
+        "resolution": 768 if resolution is None else resolution,
+        "resize": "marigold",
+        "tokens": 2,
+    }
+
+
+SAMPLERS = {"DDIMScheduler": "ddim", "LCMScheduler": "lcm"}
+"""{diffusers' class: a row of core.diffusion.SAMPLERS}"""
+USUAL_STEPS = {"ddim": 10, "lcm": 1}
+"""Where the index does not say."""
+
+
+MARIGOLD_CONFIG: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
+    ("scheduler", "_class_name", tuple(SAMPLERS)),
+    ("scheduler", "beta_schedule", ("scaled_linear",)),
+    ("scheduler", "num_train_timesteps", (1000,)),
+    ("scheduler", "trained_betas", (None,)),
+    ("scheduler", "clip_sample", (False,)),
+    ("scheduler", "thresholding", (False,)),
+    ("index", "scale_invariant", (True,)),
+    ("index", "shift_invariant", (True,)),
+)
+"""What the recipe has no field for: (which config, its field, the values that can be run, the usual one first)."""
+
+
+def is_marigold(clues: Clues) -> bool:
+    """Its pipeline says so and nothing contradicts: other networks have been published under its class."""
+    doubtful = clues.ending == (True, False) and "marigold" not in clues.names
+    return clues.pipeline.startswith("Marigold") and not doubtful and not is_e2e_ft(clues)
+
+
+def marigold_intrinsics(clues: Clues, task: str) -> Recipe:
+    """Marigold for intrinsic images: several targets from one noise, as its index names them."""
+    row = next(row for row in intrinsics(clues) if row.task == task)
+    encoding, up_to_scale = space_of(clues, row.stated)
     return Recipe(
         task,
-        family="marigold",
-        base=clues.architecture.base,
-        paradigm="stochastic",
-        steps=index.get("default_denoising_steps") or 10,
-        beta_start=scheduler.get("beta_start", 0.00085),
-        beta_end=scheduler.get("beta_end", 0.012),
-        zero_snr=scheduler.get("rescale_betas_zero_snr", False),
-        spacing=scheduler.get("timestep_spacing", "leading"),
-        steps_offset=scheduler.get("steps_offset", 1),
-        final_alpha_one=scheduler.get("set_alpha_to_one", False),
-        prediction_type=scheduler.get("prediction_type", "v_prediction"),
-        final="previous",
-        resolution=768 if resolution is None else resolution,
-        resize="marigold",
-        tokens=2,
-        **(normals if task == "normal" else {}),
+        **from_noise(clues, "marigold-intrinsics"),
+        targets=clues.architecture.out_channels // LATENT,
+        target=row.target,
+        channel=row.channel,
+        encoding=encoding,
+        up_to_scale=up_to_scale,
     )
 
 
-MARIGOLD_CONFIG: tuple[tuple[str, str, Any], ...] = (
-    ("scheduler", "_class_name", "DDIMScheduler"),
-    ("scheduler", "beta_schedule", "scaled_linear"),
-    ("scheduler", "num_train_timesteps", 1000),
-    ("scheduler", "trained_betas", None),
-    ("scheduler", "clip_sample", False),
-    ("scheduler", "thresholding", False),
-    ("index", "scale_invariant", True),
-    ("index", "shift_invariant", True),
-)
-"""What the recipe has no field for: (which config, its field, the value that can be run)."""
+class Intrinsic(NamedTuple):
+    """One map of a network that predicts several latents."""
+
+    task: str
+    stated: str
+    """What the index calls it."""
+    target: int
+    channel: int = -1
+
+
+INTRINSICS: dict[int, tuple[str, ...]] = {2: ("albedo", "material"), 3: ("albedo", "shading", "residual")}
+"""{how many latents: what Marigold's two releases predict}, where no index says it."""
+STACKED: dict[str, tuple[str | None, ...]] = {"material": ("roughness", "metallicity", None)}
+"""{target: what its channels hold}, likewise."""
+
+
+def intrinsics(clues: Clues) -> list[Intrinsic]:
+    """The maps that its index names, in its order; what is stacked in the channels of one comes after it."""
+    stated = properties(clues)
+    count = clues.architecture.out_channels // LATENT
+    found = []
+    for target, name in enumerate(stated.get("target_names") or INTRINSICS.get(count, ())):
+        found.append(Intrinsic(task_in(str(name)), str(name), target))
+        inner = stated.get(name, {}).get("sub_target_names") if stated else STACKED.get(name)
+        parts = [(channel, str(part)) for channel, part in enumerate(inner or ()) if part]
+        found += [Intrinsic(task_in(part), part, target, channel) for channel, part in parts]
+    return [row for row in found if row.task and row.target < count]
+
+
+def properties(clues: Clues) -> dict[str, Any]:
+    """What an index says of the targets, {} if it says nothing that can be understood."""
+    held = clues.index.get("target_properties")
+    rows = held if isinstance(held, dict) else {}
+    return {name: row for name, row in rows.items() if isinstance(row, list if name == "target_names" else dict)}
+
+
+def space_of(clues: Clues, name: str) -> tuple[Encoding, bool]:
+    """(encoding, whether up to scale) of one map, as an index states them."""
+    row = properties(clues).get(name, {})
+    encodings: dict[Any, Encoding] = {"linear": "linear", "srgb": "srgb"}
+    return encodings.get(row.get("prediction_space"), ""), bool(row.get("up_to_scale"))
+
+
+def e2e_ft(clues: Clues, task: str) -> Recipe:
+    """E2E-FT (Martin Garcia et al. 2024): Marigold's network in one step from zeros, the sample itself decoded."""
+    return Recipe(
+        task,
+        family="e2e-ft",
+        base=clues.architecture.base,
+        paradigm="stochastic",
+        noise="zeros",
+        beta_start=clues.scheduler.get("beta_start", 0.00085),
+        beta_end=clues.scheduler.get("beta_end", 0.012),
+        spacing="trailing",
+        prediction_type=clues.scheduler.get("prediction_type", "v_prediction"),
+        tokens=2,
+        **E2E_FT_TARGETS.get(task, {}),
+    )
+
+
+E2E_FT_TARGETS: dict[str, dict[str, Any]] = {
+    "depth": {"target_scale": 0.0},  # each picture's own range
+    "normal": {"axes": ("left", "up", "back"), "codec": "early-unit-vector"},
+}
+
+
+def is_e2e_ft(clues: Clues) -> bool:
+    """By its name, or by a schedule that no other has under the pipeline that it was published with."""
+    return "e2e" in clues.names or (clues.ending == (True, False) and clues.pipeline == "StableDiffusionPipeline")
+
+
+def lotus_d(clues: Clues, task: str) -> Recipe:
+    """Lotus-D (He et al. 2024): one pass from the image, which gives the sample itself."""
+    return Recipe(task, family="lotus-d", timestep=999, **lotus(clues, task))
+
+
+def lotus_g(clues: Clues, task: str) -> Recipe:
+    """Lotus-G: the same with noise beside the image."""
+    return Recipe(task, family="lotus-g", paradigm="stochastic", spacing="trailing", **lotus(clues, task))
+
+
+def lotus(clues: Clues, task: str) -> dict[str, Any]:
+    """What both share. Their schedulers differ between releases and do not matter for one step."""
+    vectors = {"axes": ("left", "up", "back"), "codec": "plain-vector"}
+    return {
+        "base": clues.architecture.base,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "prediction_type": "sample",
+        "vector": ANNOTATION,
+        "tokens": 2,
+        "resize": "lotus",
+        **(vectors if task == "normal" else {"codec": "late-mean"}),
+    }
+
+
+ANNOTATION = (math.sin(1), math.sin(0), math.cos(1), math.cos(0))
+"""The class vector of Lotus and SDPose for maps; another one asks for the picture again."""
+
+
+def depthmaster(clues: Clues, task: str) -> Recipe:
+    """DepthMaster (Song et al. 2025): one pass at timestep 1, which gives the square root of disparity."""
+    base = clues.architecture.base
+    return Recipe(
+        task, family="depthmaster", base=base, prediction_type="sample", encoding="square-root", tokens=2
+    )  # fmt: skip
+
+
+def rgb_x(clues: Clues, task: str) -> Recipe:
+    """RGB-X (Zeng et al. 2024): noise, then the picture in linear light; its prompt names what is wanted.
+
+    Its demo loads the schedule with zero SNR and trailing steps, which the file does not say. Ouroboros is the same in
+    one step, and Olbedo takes pictures as they are.
+    """
+    prompt, read = AOVS[task]
+    single = clues.folder == "unet_1" or "ouroboros" in clues.names
+    return Recipe(
+        task,
+        family="rgb-x",
+        base=clues.architecture.base,
+        paradigm="stochastic",
+        order="noise-first",
+        steps=1 if single else 50,
+        beta_start=clues.scheduler.get("beta_start", 0.00085),
+        beta_end=clues.scheduler.get("beta_end", 0.012),
+        zero_snr=True,
+        spacing="trailing",
+        prediction_type=clues.scheduler.get("prediction_type", "v_prediction"),
+        final="previous",
+        prompt=prompt,
+        resolution=0 if single else 1000,
+        resize="rgb-x",
+        input_gamma=1.0 if "olbedo" in clues.names else 2.2,
+        **read,
+    )
+
+
+AOVS: dict[str, tuple[str, dict[str, Any]]] = {
+    "albedo": ("Albedo (diffuse basecolor)", {"codec": "display", "encoding": "gamma-2.2"}),
+    # its authors do not say where the axes point; lengths are as they are decoded
+    "normal": ("Camera-space Normal", {"codec": "unit-range"}),
+    "roughness": ("Roughness", {"channel": 0, "encoding": "linear"}),
+    "metallic": ("Metallicness", {"channel": 0, "encoding": "linear"}),
+    "irradiance": ("Irradiance (diffuse lighting)", {"codec": "display", "encoding": "gamma-2.2"}),
+}
+"""{task: (its prompt, how the answer is read)}"""
+
+
+def is_rgb_x(clues: Clues) -> bool:
+    """By its pipeline, or the names of it and its fine-tunes."""
+    named = re.search(r"rgb-?(to-|2)?x\b|ouroboros|rgbx", clues.names.replace("_", "-")) is not None
+    return named or "AOVMatEst" in clues.pipeline
 
 
 def genpercept_stochastic(clues: Clues, task: str) -> Recipe:
@@ -233,10 +459,42 @@ def dmp(clues: Clues, task: str) -> Recipe:
     )
 
 
+OMNIDATA: tuple[Axis, Axis, Axis] = ("right", "down", "forward")
+"""Where the normals of Omnidata's networks point, which taught others."""
 DMP_TARGETS: dict[str, dict[str, Any]] = {
     # trained on metres / 8, with no upper bound
     "depth": {"codec": "unbounded", "target_scale": 8.0, "metric": True},
+    "normal": {"axes": OMNIDATA},
 }
+
+
+def intrinsic_lora(clues: Clues, task: str) -> Recipe:
+    """Intrinsic-LoRA (Du et al. 2023): LoRA on Stable Diffusion 1.5, one step that gives the sample itself."""
+    if task not in INTRINSIC_LORA:
+        raise UserError(f"it has been trained for {', '.join(INTRINSIC_LORA)}, not for {task}")
+    prompt, read = INTRINSIC_LORA[task]
+    return Recipe(
+        task,
+        family="intrinsic-lora",
+        base=clues.architecture.base,
+        timestep=999,
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="sample",
+        prompt=prompt,
+        resolution=512,
+        resize="intrinsic-lora",
+        **read,
+    )
+
+
+INTRINSIC_LORA: dict[str, tuple[str, dict[str, Any]]] = {
+    "depth": ("depth map", {"codec": "min-max-mean"}),
+    "normal": ("surface normal", {"codec": "unit-vector", "axes": OMNIDATA}),
+    "albedo": ("albedo", {}),
+    "shading": ("shading", {}),
+}
+"""{task: (its prompt, how the answer is read)}"""
 
 
 FAMILIES: dict[str, Family] = {
@@ -246,8 +504,31 @@ FAMILIES: dict[str, Family] = {
             "marigold",
             "Marigold (depth, normals)",
             2 * LATENT,
-            lambda clues: clues.pipeline.startswith("Marigold"),
+            is_marigold,
             marigold,
+            hint="marigold",
+        ),
+        Family(
+            "marigold-intrinsics",
+            "Marigold (intrinsic images)",
+            0,
+            lambda clues: True,
+            marigold_intrinsics,
+            tasks=lambda clues: tuple(row.task for row in intrinsics(clues)) or ("",),
+        ),
+        Family("e2e-ft", "E2E-FT", 2 * LATENT, is_e2e_ft, e2e_ft, hint="e2e"),
+        Family("rgb-x", "RGB-X", 2 * LATENT, is_rgb_x, rgb_x, tasks=lambda clues: tuple(AOVS), hint="rgb"),
+        Family("lotus-d", "Lotus-D", LATENT, lambda clues: True, lotus_d, vector_dim=4),
+        Family("lotus-g", "Lotus-G", 2 * LATENT, lambda clues: True, lotus_g, vector_dim=4),
+        Family(
+            "depthmaster",
+            "DepthMaster",
+            LATENT,
+            lambda clues: True,
+            depthmaster,
+            tasks=lambda clues: ("disparity",),
+            instead={"depth": "disparity"},
+            fourier=True,
         ),
         Family(
             "genpercept-v1",
@@ -265,6 +546,13 @@ FAMILIES: dict[str, Family] = {
             genpercept_dpt,
             preference=2,
             beside=Beside(heads=HEADS, says_head=lambda folder: "head" in folder),
+        ),
+        Family(
+            "intrinsic-lora",
+            "Intrinsic-LoRA",
+            LATENT,
+            lambda clues: clues.adapter == PROCESSORS and clues.rank == 8,
+            intrinsic_lora,
         ),
         Family("dmp", "DMP", LATENT, lambda clues: clues.adapter == PROCESSORS, dmp),
         Family(
@@ -301,8 +589,11 @@ def recognise(clues: Clues) -> Family | None:
 
 
 def fits(family: Family, clues: Clues) -> bool:
-    """Whether its UNet takes what the family feeds it."""
-    return clues.architecture.in_channels == family.channels and clues.architecture.vector_dim is None
+    """Whether its UNet takes what the family feeds it, and gives what the family reads."""
+    net = clues.architecture
+    several = net.out_channels > LATENT
+    taken = net.in_channels == (family.channels or LATENT + net.out_channels) and several == (not family.channels)
+    return taken and net.vector_dim == family.vector_dim and net.fourier == family.fourier
 
 
 def with_heads(folder: str) -> list[Family]:
@@ -318,17 +609,26 @@ def family_named(name: str) -> Family:
 
 
 def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
-    """The recipe of a checkpoint of a family; task: "" as trained.
+    """The recipe of a checkpoint of a family; task: "" as trained, of several the first.
 
     UserError, without a full stop, if nothing says its task, its task is another, or its network is no such one.
     """
     if not fits(family, clues):
-        found = clues.architecture.in_channels
-        labels = " and a class embedding" if clues.architecture.vector_dim else ""
-        raise UserError(f"its UNet has {found} input channels{labels} where {family.channels} are expected")
-    wanted = task or clues.likely_task
+        raise UserError(misfit(family, clues.architecture))
+    held = tuple(filter(None, family.tasks(clues)))
+    wanted = family.instead.get(task, task) or next(iter(held), "")
     if not wanted:
         raise UserError(f"nothing in it says its task: name one of {', '.join(TASKS)}")
-    if clues.task and wanted != clues.task:
-        raise UserError(f"it was trained for {clues.task}, not for {wanted}")
-    return family.recipe(clues, wanted)
+    known = held if held != (clues.likely_task,) else tuple(filter(None, (clues.task,)))
+    if known and wanted not in known:
+        raise UserError(f"it was trained for {', '.join(known)}, not for {wanted}")
+    recipe = family.recipe(clues, wanted)
+    return recipe if recipe.licence else replace(recipe, licence=family.licence(clues))
+
+
+def misfit(family: Family, net: UNetArchitecture) -> str:
+    """Why a network is none of a family's."""
+    parts = (("a class embedding", net.vector_dim), ("a Fourier block", net.fourier))
+    found = " and ".join((f"{net.in_channels} input channels", *(part for part, held in parts if held)))
+    wanted = family.channels or f"{2 * LATENT} and more"
+    return f"its UNet has {found} where {wanted} are expected"
