@@ -148,6 +148,10 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(verb)
     verb.add_argument("--resolution", type=int, default=-1, help="-1 as trained, 0 the image's own, or pixels")
     add_recipe_arguments(verb)
+    noise = "initial latents (members, channels, h, w) in place of the seeded ones"
+    verb.add_argument("--noise", default="", metavar="FILE[:KEY]", help=noise)
+    added = "what LCM adds after each step but the last, (steps - 1, members, channels, h, w)"
+    verb.add_argument("--step-noise", default="", metavar="FILE[:KEY]", help=added)
     people = verb.add_mutually_exclusive_group()
     boxes = "for keypoints, where people are: JSON {picture's name: [[x, y, width, height] or these and a score, ...]}"
     people.add_argument("--boxes", type=Path, metavar="FILE", help=boxes)

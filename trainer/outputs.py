@@ -42,8 +42,12 @@ def files_of(choice: ModelChoice) -> Iterator[Path]:
     for path in (choice.model, choice.adapter, choice.base):
         if path is not None:
             yield from (file for file in files_in(path) if is_read(file, path))
-    for text in filter(None, (choice.context, choice.negative_context)):
-        yield Path(text if Path(text).exists() else text.rpartition(":")[0] or text)
+    yield from map(file_of, filter(None, (choice.context, choice.negative_context)))
+
+
+def file_of(text: str) -> Path:
+    """Of FILE or FILE:KEY."""
+    return Path(text if Path(text).exists() else text.rpartition(":")[0] or text)
 
 
 def is_read(file: Path, chosen: Path) -> bool:

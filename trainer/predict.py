@@ -16,19 +16,20 @@ from tqdm import tqdm
 
 from ..core.checkpoints.tiny_vae_file import FULL, LIGHT
 from ..core.crops import Box, boxes_of_mask, read_boxes
+from ..core.diffusion import PARADIGMS
 from ..core.display.openpose import pose_keypoint, pose_picture
 from ..core.display.picture import as_gray, ready
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
-from ..core.pipeline import Perceiver, passes, predict, wanted_resolution
+from ..core.pipeline import Noise, Perceiver, passes, predict, wanted_resolution
 from ..core.plain_files import read_json
 from ..core.pose import passes_of_people, predict_people
 from ..core.recipe import Recipe
 from ..core.whole_file import whole_file, write_whole
 from .data.arrays import check_packages
-from .host import device_named, load_chosen
+from .host import device_named, load_chosen, named_tensor
 from .model_choice import ModelChoice
-from .outputs import check_apart, files_of, folds_case
+from .outputs import check_apart, file_of, files_of, folds_case
 from .perceiver import read_image
 
 PEOPLE_AT_ONCE = 8
@@ -54,6 +55,10 @@ class Prediction:
     """Which half of the VAE: full, light, or a file."""
     device: str = ""
     """cpu, cuda, mps; the best there is if left out."""
+    noise: str = ""
+    """FILE or FILE:KEY of initial latents (members, channels, h, w) in place of the seeded ones."""
+    step_noise: str = ""
+    """The same of what LCM adds after each step but the last, (steps - 1, members, channels, h, w)."""
 
 
 def run(wanted: Prediction) -> None:
@@ -61,33 +66,52 @@ def run(wanted: Prediction) -> None:
     device = device_named(wanted.device)
     check_images(wanted.images, wanted.out)
     check_apart(outputs(wanted), inputs(wanted))
-    boxes_in = finder(wanted)
+    boxes_in, noise = finder(wanted), given_noise(wanted)
     checkpoint, adapter = wanted.choice.open()
     # before the weights are read, which takes a while
     checkpoint = replace(checkpoint, recipe=for_people(checkpoint.recipe, wanted))
     perceiver = load_chosen(wanted.choice, checkpoint, adapter, device, encoder=wanted.encoder, decoder=wanted.decoder)
     wanted.out.mkdir(parents=True, exist_ok=True)
+    check_noise(perceiver.recipe, noise)
     perceive = PERCEIVE[perceiver.recipe.row.per]
     for path in wanted.images:
         image = read_image(path)
         boxes = boxes_in(path, (image.shape[-2], image.shape[-1]))
         with torch.inference_mode():
-            perceive(perceiver, image.to(device), boxes, wanted, path)
+            perceive(perceiver, image.to(device), boxes, noise, wanted, path)
 
 
-def perceive_map(perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, wanted: Prediction, path: Path) -> None:
+def given_noise(wanted: Prediction) -> Noise:
+    """What the arguments give in place of random numbers."""
+    files = {"noise": wanted.noise, "step noise": wanted.step_noise}
+    return Noise(*(named_tensor(text, what) if text else None for what, text in files.items()))
+
+
+def check_noise(recipe: Recipe, noise: Noise) -> None:
+    """UserError for noise that would have no effect."""
+    if noise.initial is not None and not PARADIGMS[recipe.paradigm].draws_noise:
+        raise UserError(f"--noise has no effect: {recipe.id} is {recipe.paradigm} and takes none; leave it out.")
+    if noise.steps is not None and recipe.sampler != "lcm":
+        raise UserError(f"--step-noise has no effect: {recipe.id} is sampled by {recipe.sampler}; leave it out.")
+
+
+def perceive_map(
+    perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, noise: Noise, wanted: Prediction, path: Path
+) -> None:
     """A dense map of one picture, and its files."""
     with tqdm(total=passes(perceiver.recipe, 1, 1), desc=path.name, leave=False) as bar:
 
         def tick() -> None:
             bar.update()
 
-        result = predict(perceiver, image, resolution=wanted.resolution, tick=tick)
+        result = predict(
+            perceiver, image, resolution=wanted.resolution, noise=noise.initial, step_noise=noise.steps, tick=tick
+        )
     write(result, wanted.out / path.stem)
 
 
 def perceive_people(
-    perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, wanted: Prediction, path: Path
+    perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, noise: Noise, wanted: Prediction, path: Path
 ) -> None:
     """The keypoints of the people in one picture, and its files."""
     total = passes_of_people(1 if boxes is None else len(boxes), PEOPLE_AT_ONCE, False)
@@ -114,6 +138,7 @@ def inputs(wanted: Prediction) -> Iterator[Path]:
     yield from wanted.images
     yield from files_of(wanted.choice)
     yield from (Path(half) for half in (wanted.encoder, wanted.decoder) if half not in (FULL, LIGHT))
+    yield from map(file_of, filter(None, (wanted.noise, wanted.step_noise)))
     if wanted.boxes:
         yield wanted.boxes
     if wanted.mask:
