@@ -73,6 +73,11 @@ def predict_latent_tasks(
     return run(perceivers, latent, as_it_is, lambda perceiver: perceiver.recipe.rule, batch_size, tick)
 
 
+def targets_of(perceiver: Perceiver) -> list[Perceiver]:
+    """A perceiver for each target that its network predicts at once, its own first; predict_tasks() takes them."""
+    return [replace(perceiver, recipe=recipe) for recipe in (perceiver.recipe, *perceiver.siblings)]
+
+
 def passes_of_tasks(perceivers: list[Perceiver], images: int, batch_size: int, resolution: int | None = -1) -> int:
     """How often predict_tasks() ticks; with resolution None, predict_latent_tasks()."""
     encodes = 0 if resolution is None else len({sight(perceiver, resolution) for perceiver in perceivers})
@@ -116,18 +121,25 @@ def grouped(indices: list[int], key: Callable[[int], Hashable]) -> list[list[int
 
 
 def pass_of(perceiver: Perceiver) -> Hashable:
-    """Equal for tasks whose single pass can be made in one batch."""
-    recipe = perceiver.recipe
+    """Equal for tasks whose single pass can be made in one batch, and for targets that a network predicts at once."""
+    recipe, context = perceiver.recipe, perceiver.context.first(perceiver.recipe.tokens)
+    if recipe.targets > 1:
+        return id(perceiver.backbone), recipe.run, tuple(context.tokens.flatten().tolist())
     if not PARADIGMS[recipe.paradigm].one_pass or perceiver.head is not None or recipe.guidance_scale != 1:
         return id(perceiver)
-    context = perceiver.context.first(recipe.tokens)
     return id(perceiver.backbone), context.tokens.shape[1:], context.vector is None
 
 
 def answered(perceivers: list[Perceiver], latent: Tensor) -> list[Perceiver]:
-    """The perceivers with their pass over the latent made, all in one batch with their own contexts and timesteps."""
+    """The perceivers with their pass over the latent made, all in one batch with their own contexts and timesteps.
+
+    Where one network predicts all of them at once, the first makes its passes and the others get what these gave.
+    """
     if len(perceivers) == 1:
         return perceivers
+    if perceivers[0].recipe.targets > 1:
+        first = Recorded(perceivers[0].backbone)
+        return [replace(p, backbone=first if not i else Repeated(first, first.net)) for i, p in enumerate(perceivers)]
     batch = len(latent)
     context = perceivers[0].context.first(perceivers[0].recipe.tokens).expand(batch)
     for other in perceivers[1:]:
@@ -155,6 +167,36 @@ class Answered:
 
     def modules(self) -> dict[str, nn.Module]:
         return {} if self.net is None else self.net.modules()
+
+
+class Recorded:
+    """A backbone that keeps what its passes give."""
+
+    def __init__(self, net: Backbone) -> None:
+        self.net, self.in_channels = net, net.in_channels
+        self.given: list[Tensor] = []
+
+    def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
+        self.given.append(self.net(latent, timestep, context))
+        return self.given[-1]
+
+    def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
+        return self.net.features(latent, timestep, context)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return self.net.modules()
+
+
+class Repeated(Recorded):
+    """A backbone that gives what another one gave, pass by pass."""
+
+    def __init__(self, first: Recorded, net: Backbone) -> None:
+        super().__init__(net)
+        self.first, self.count = first, 0
+
+    def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
+        self.count += 1
+        return self.first.given[self.count - 1]
 
 
 def check_one_base(perceivers: list[Perceiver]) -> None:

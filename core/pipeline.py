@@ -29,6 +29,8 @@ class Perceiver:
     head: Head | None = None
     negative: Context | None = None
     """What guidance moves away from; needed where guidance_scale is not 1."""
+    siblings: tuple[Recipe, ...] = ()
+    """Recipes that read other targets of the same passes."""
 
     def needs_autoencoder(self) -> Autoencoder:
         """The VAE. UserError where there is none."""

@@ -199,6 +199,11 @@ class Recipe:
         suits = codec.unit_length if self.row.merge == "direction" else codec.high == 1 and not self.metric
         return self.row.merge if suits else "median"
 
+    @property
+    def run(self) -> Recipe:
+        """What it does before anything is read from the network's answer: equal for recipes that share their passes."""
+        return dataclasses.replace(self, task="depth", **{name: DEFAULTS[name] for name in READING})
+
     def override(self, assignments: Iterable[str]) -> Recipe:
         """This recipe with FIELD=VALUE assignments applied. UserError names the nearest right field."""
         return dataclasses.replace(self, **dict(parse_assignment(text) for text in assignments))
@@ -243,6 +248,14 @@ KINDS: dict[str, tuple[type, ...]] = {
 """Of what types the values of a field are, as far as JSON tells them apart."""
 FROM_FILES = ("head", "name", "decoder", "encoder")
 """Fields that name what lies in the file."""
+
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
+READING = (
+    *("name", "target", "channel", "codec", "target_scale", "metric", "encoding", "up_to_scale", "axes", "palette"),
+    *("back_filter", "decoder", "decoder_cost", "licence", "data"),
+)
+"""Fields that say how an answer is read, and nothing of how it is made."""
 
 
 def check_kind(field: str, value: Any, kind: tuple[type, ...]) -> None:
@@ -292,8 +305,7 @@ def parse_value(hint: Any, text: str) -> Any:
 
 def to_header(recipes: list[Recipe] | tuple[Recipe, ...]) -> dict[str, str]:
     """The safetensors metadata that carries these recipes; fields at their default are left out."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    rows = [{k: v for k, v in dataclasses.asdict(r).items() if v != defaults[k]} for r in recipes]
+    rows = [{k: v for k, v in dataclasses.asdict(r).items() if v != DEFAULTS[k]} for r in recipes]
     return {KEY: json.dumps(rows)}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io
 
 from ..core.checkpoints.assemble import assemble
@@ -122,7 +120,7 @@ class LoadModel(io.ComfyNode):
         path = LIBRARY.resolve(model)
         checkpoint = open_checkpoint(path, choose(FAMILY_CHOICES, family, "family"), wanted_task(task))
         # before the weights are read, which takes a while: a misspelt field is told at once
-        checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(overrides.split()))
+        checkpoint = checkpoint.overridden(overrides.split())
         taken = half("encoder", encoder), half("decoder", decoder)
         perceiver = assemble(checkpoint, host.ComfyHost(), encoder=taken[0], decoder=taken[1])
         full = full_of(perceiver.autoencoder)

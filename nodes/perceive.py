@@ -13,7 +13,7 @@ from ..core.display.picture import as_rgb, check_image, choose, ready
 from ..core.errors import UserError
 from ..core.generations import LATENT, latent_space
 from ..core.halves import full_of, with_full
-from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks
+from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks, targets_of
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
 from . import host
@@ -289,6 +289,68 @@ class PerceiveTasks(io.ComfyNode):
         return io.NodeOutput(*(found.get(name) for name in TASK_INPUTS), ui=shown(notes))
 
 
+TARGETS = ("albedo", "shading", "residual", "roughness", "metallic")
+"""What intrinsic images are made of; a checkpoint has some of these."""
+
+
+class PerceiveIntrinsics(io.ComfyNode):
+    """A node: image -> a map of each target that its network predicts at once."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionPerceiveIntrinsics",
+            display_name="Perceive Intrinsics",
+            category="perception",
+            **found_by(
+                "intrinsic images, intrinsic decomposition, albedo, shading, residual, roughness, metallic, material, "
+                "pbr, marigold iid, delight"
+            ),
+            description="Predicts albedo, shading, roughness and the like of an image, all that its checkpoint "
+            "predicts at once, in one run of the network.",
+            inputs=[
+                Perception.Input(
+                    "perception", tooltip="Of a checkpoint for intrinsic images, whichever of its tasks was loaded."
+                ),
+                io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up, any aspect."),
+                vae_input(),
+                resolution_input(),
+                batch_size_input(),
+                precision_input(),
+            ],
+            outputs=[
+                PerceptionMapSocket.Output(display_name=name, tooltip="Nothing where the checkpoint has none.")
+                for name in TARGETS
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, vae_precision: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        perception: Perceiver,
+        image: Tensor,
+        resolution: int,
+        batch_size: int,
+        vae: Any = None,
+        vae_precision: str = host.FULL_PRECISION,
+    ) -> io.NodeOutput:
+        notes: list[str] = []
+        perceiver = prepared(perception, vae, vae_precision, notes)
+        targets = [target for target in targets_of(perceiver) if target.recipe.task in TARGETS]
+        if not targets:
+            raise UserError(f"This checkpoint predicts {perceiver.recipe.task}: take Perceive for it.")
+        pictures = as_rgb(check_image(image)).movedim(-1, 1)
+        tick = host.ticker(passes_of_tasks(targets, len(pictures), batch_size, resolution))
+        maps = predict_tasks(targets, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
+        found = {map.task: map for map in maps}
+        return io.NodeOutput(*(found.get(name) for name in TARGETS), ui=shown(notes))
+
+
 def one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:
     """The same VAE object where it is the same VAE, so that one encode serves all."""
     first: dict[tuple[int, float], Any] = {}
@@ -301,4 +363,4 @@ def one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:
     return shared
 
 
-NODES = [Perceive, PerceiveLatent, PerceiveTasks]
+NODES = [Perceive, PerceiveLatent, PerceiveTasks, PerceiveIntrinsics]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.checkpoints.adapters import Adapter
@@ -61,4 +61,4 @@ class ModelChoice:
         else:
             assert self.model is not None
             checkpoint, adapter = open_checkpoint(self.model, self.family, self.task), None
-        return replace(checkpoint, recipe=checkpoint.recipe.override(self.overrides)), adapter
+        return checkpoint.overridden(self.overrides), adapter

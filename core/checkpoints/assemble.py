@@ -90,6 +90,7 @@ def assemble(
         autoencoder_of(checkpoint, host),
         None if checkpoint.head is None else host.head(recipe.head, checkpoint.head),
         opposite,
+        checkpoint.siblings,
     )
     return with_light(perceiver, *halves)
 

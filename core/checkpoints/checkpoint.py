@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,13 @@ class Checkpoint:
     """The light decoder that the recipe names."""
     encoder: Weights | None = None
     """The light encoder, likewise."""
+    siblings: tuple[Recipe, ...] = ()
+    """Recipes of other targets that the network predicts at once."""
+
+    def overridden(self, assignments: Sequence[str]) -> Checkpoint:
+        """With FIELD=VALUE of its recipes set."""
+        siblings = tuple(recipe.override(assignments) for recipe in self.siblings)
+        return replace(self, recipe=self.recipe.override(assignments), siblings=siblings)
 
 
 class UnsuitedError(CheckpointError):
@@ -82,7 +89,8 @@ def open_checkpoint(path: Path, family: str = "auto", task: str = "") -> Checkpo
     """
     found = open_all(path, family, task)
     ids = sorted({checkpoint.recipe.id for checkpoint in found})
-    if len(ids) > 1 and task not in ids:
+    # of targets that a network predicts at once the first stands for all
+    if len(ids) > 1 and task not in ids and not found[0].siblings:
         raise CheckpointError(f"{shown(absolute(path))} holds several tasks ({', '.join(ids)}): name one of them.")
     return next((checkpoint for checkpoint in found if checkpoint.recipe.id == task), found[0])
 
@@ -147,9 +155,15 @@ def open_own(path: Path, task: str = "") -> list[Checkpoint]:
             recognised=recipe.family,
             decoder=own_light(path, "decoder", recipe),
             encoder=own_light(path, "encoder", recipe),
+            siblings=siblings_of(recipe, recipes),
         )
         for recipe in wanted
     ]  # fmt: skip
+
+
+def siblings_of(recipe: Recipe, recipes: Iterable[Recipe]) -> tuple[Recipe, ...]:
+    """Those of the others that read another target of the same passes."""
+    return tuple(other for other in recipes if other != recipe and other.targets > 1 and other.run == recipe.run)
 
 
 def is_called(recipe: Recipe, name: str) -> bool:
@@ -372,7 +386,7 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
         read_json(folder.parent / "scheduler" / "scheduler_config.json"),
         head.name if head else "",
     )
-    recipes = decide(folder, clues, family, task)
+    recipes, every = decide(folder, clues, family, task)
     if not recipes[0].head and ("conv_out.weight" not in unet.shapes or with_heads(folder.name)):
         rows = with_heads(folder.name) or [row for row in FAMILIES.values() if row.beside.heads]
         ways = " or ".join(f"as {row.name}, with {row.beside.heads[0]}/ beside it" for row in rows)
@@ -386,6 +400,7 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
             context=find_context((folder, folder.parent), architecture, recipe),
             text_encoder=find_text_encoder(folder.parent),
             recognised=recognised.name if recognised else "",
+            siblings=siblings_of(recipe, every),
         )
         for recipe in recipes
     ]  # fmt: skip
@@ -536,7 +551,7 @@ def open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
     task."""
     unet, architecture = as_unet(network((path,), pick_unet), {}, path)
     clues = Clues(architecture, path.stem, path.parent.name)
-    recipes = decide(path, clues, family, task)
+    recipes, every = decide(path, clues, family, task)
     vae, vae_architecture = vae_of(path, architecture.base)
     recognised = recognise(clues)
     return [
@@ -545,6 +560,7 @@ def open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
             context=find_context((path.parent,), architecture, recipe),
             text_encoder=find_text_encoder(path.parent),
             recognised=recognised.name if recognised else "",
+            siblings=siblings_of(recipe, every),
         )
         for recipe in recipes
     ]  # fmt: skip
@@ -553,16 +569,26 @@ def open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
 # What all of them share
 
 
-def decide(path: Path, clues: Clues, family: str, task: str) -> list[Recipe]:
-    """The recipes of what lies at `path`. UnsuitedError if these cannot be told, or are not what was asked for."""
+def decide(path: Path, clues: Clues, family: str, task: str) -> tuple[list[Recipe], list[Recipe]]:
+    """The recipes that are wanted of what lies at `path`, and all of its network's.
+
+    UnsuitedError if these cannot be told, or are not what was asked for.
+    """
     row: Family | None = recognise(clues) if family == "auto" else family_named(family)
     wanted = task_named(task).name if task else ""
     if row is None:
         raise UnsuitedError(f"{shown(path)} is a UNet with {doubt(clues)}.")
     try:
-        return [recipe_for(row, clues, each) for each in ((wanted,) if wanted else row.tasks(clues))]
+        found = [recipe_for(row, clues, each) for each in (row.tasks(clues) if several(row, clues) else (wanted,))]
+        asked = [recipe for recipe in found if not wanted or is_called(recipe, wanted)]
+        return asked or [recipe_for(row, clues, wanted)], found
     except UserError as error:
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
+
+
+def several(row: Family, clues: Clues) -> bool:
+    """Whether one network of it answers several tasks."""
+    return len(row.tasks(clues)) > 1 and fits(row, clues)
 
 
 def doubt(clues: Clues) -> str:
