@@ -33,6 +33,7 @@ from ..core.checkpoints.library import Shared
 from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
 from ..core.checkpoints.tiny_vae_file import Held
 from ..core.errors import UserError
+from ..core.fourier import FourierBlock
 from ..core.generations import LATENT
 from ..core.halves import Halves
 from ..core.heads.table import build_head
@@ -418,6 +419,8 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackb
     model = comfy.model_base.BaseModel(
         config, comfy.model_base.ModelType.IMG_TO_IMG, device=management.unet_inital_load_device(parameters, dtype)
     )
+    if architecture.fourier:
+        add_fourier(model.diffusion_model, architecture.widths[-1], dtype)
     names = rename(tensors, unet_to_ldm(architecture.attention, architecture.layers))
     renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
     if "out.2.weight" not in renamed:
@@ -428,6 +431,17 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackb
     patcher = owned(model, management.unet_offload_device())
     filled(model.diffusion_model, renamed, weights, assign=streams(patcher), dtype=dtype)
     return HostBackbone(patcher)
+
+
+def add_fourier(network: nn.Module, width: int, dtype: torch.dtype) -> None:
+    """Put a Fourier block behind the middle block's own layers: the host calls it as one of them, with features."""
+    middle = network.get_submodule("middle_block")
+    device = next(middle.parameters()).device
+    block = FourierBlock(width, comfy.ops.manual_cast).to(device, dtype)
+    if hasattr(management, "archive_model_dtypes"):
+        # hosts that stream weights note what each is cast to when they make a network, and this came later
+        management.archive_model_dtypes(block)
+    middle.append(block)
 
 
 def host_config(architecture: UNetArchitecture) -> dict[str, Any]:

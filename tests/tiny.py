@@ -208,11 +208,12 @@ def write_own(path: Path, recipes: list[Recipe], in_channels: int = 4, **parts: 
     """The project's own file; parts as write_checkpoint() takes them, a VAE and a context a recipe if left out."""
     network, autoencoder = unet(in_channels), vae()
     defaults: dict[str, Any] = {
+        "unet": (unet_architecture(network), network.state_dict()),
         "vae": (vae_architecture(autoencoder), autoencoder.state_dict()),
         "contexts": {recipe.id: context(seed) for seed, recipe in enumerate(recipes)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(path, recipes, (unet_architecture(network), network.state_dict()), **{**defaults, **parts})
+    write_checkpoint(path, recipes, **{**defaults, **parts})
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.backbone import Context, Features, Shapes
 from ..core.checkpoints.adapters import Adapter
-from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
+from ..core.checkpoints.architecture import FOURIER, UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.assemble import assemble, text_context
 from ..core.checkpoints.bases import one_by_one
 from ..core.checkpoints.checkpoint import Checkpoint, as_context, read_context, read_tensor, text_names, text_weights
@@ -22,6 +23,7 @@ from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
 from ..core.checkpoints.tiny_vae_file import FULL
 from ..core.errors import UserError
+from ..core.fourier import FourierBlock
 from ..core.halves import Half
 from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
@@ -214,13 +216,29 @@ def load_unet(weights: Weights, architecture: UNetArchitecture) -> UNet2DConditi
     """The network, in single precision. CheckpointError if the weights do not fit it."""
     tensors = weights.load()
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(architecture.config())
+        unet = make_unet(architecture)
     if "conv_out.weight" not in tensors:
         # a UNet that was trained for a head has no way out of its own; these are never read
         parameters = dict(unet.named_parameters())
         unread = [name for name in parameters if name.startswith(("conv_out", "conv_norm_out"))]
         tensors |= {name: torch.zeros(parameters[name].shape) for name in unread}
     return filled(unet, tensors, weights)
+
+
+def make_unet(architecture: UNetArchitecture) -> UNet2DConditionModel:
+    """The network, untrained; a Fourier block, if it has one, is its submodule `fftblock`."""
+    known = {field: value for field, value in architecture.config().items() if field != FOURIER}
+    unet = UNet2DConditionModel.from_config(known)
+    if architecture.fourier:
+        unet.fftblock = FourierBlock(architecture.widths[-1])
+        # a partial, unlike a closure, leads a copy of the network to the copy's own block
+        unet.get_submodule("mid_block").register_forward_hook(partial(passed_on, unet.fftblock))
+    return unet
+
+
+def passed_on(block: nn.Module, before: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A forward hook: what the module before it gives, through the block."""
+    return block(output)
 
 
 def load_vae(weights: Weights, architecture: VAEArchitecture) -> AutoencoderKL:

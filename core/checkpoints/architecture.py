@@ -81,6 +81,8 @@ class UNetArchitecture:
         for field, usual in STABLE_DIFFUSION.items():
             if config.get(field, usual) not in (usual, [usual] * len(self.widths)):
                 raise UserError(f"its config says {field}={config[field]!r}; Stable Diffusion UNets have {usual!r}")
+        if config.get(FOURIER) and not self.fourier:
+            raise UserError("its config says that it has a Fourier block, but no fftblock.* is among its weights")
         stated = config.get("num_attention_heads") or config.get("attention_head_dim")
         if stated is None:
             return self
@@ -92,7 +94,7 @@ class UNetArchitecture:
         return replace(self, heads=heads)
 
     def config(self) -> dict[str, Any]:
-        """The diffusers config of this network."""
+        """The diffusers config of this network, and whether it has a Fourier block, of which diffusers knows none."""
         down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in self.attention]
         up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(self.attention)]
         config = {
@@ -108,13 +110,16 @@ class UNetArchitecture:
         }
         if self.vector_dim:
             config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": self.vector_dim}
-        return config
+        return config | ({FOURIER: True} if self.fourier else {})
 
     @property
     def base(self) -> str:
         """The Stable Diffusion generation by its text width."""
         return base_of(self.context_dim)
 
+
+FOURIER = "fourier_block"
+"""What the project's own files call it in a UNet's config."""
 
 STABLE_DIFFUSION = {
     "act_fn": "silu",

@@ -48,6 +48,8 @@ def unet_prefixes(attention: tuple[bool, ...], layers: int) -> Iterator[tuple[st
     yield from resnet("middle_block.0", "mid_block.resnets.0")
     yield "middle_block.1", "mid_block.attentions.0"
     yield from resnet("middle_block.2", "mid_block.resnets.1")
+    # core.fourier.FourierBlock, of those that have one, where nodes/host.py puts it
+    yield "middle_block.3", "fftblock"
     for level, attends in enumerate(reversed(attention)):
         for layer in range(layers + 1):
             block = level * (layers + 1) + layer
