@@ -69,7 +69,8 @@ def by_formula(weights: dict[str, np.ndarray], h: np.ndarray) -> np.ndarray:
     # real bins are those that a real map makes their own mirror image
     mirrored = np.roll(spectrum[:, ::-1, ::-1], (1, 1), (1, 2))
     spectrum = (spectrum + mirrored.conj()) / 2
-    spectrum.imag[:, *real_bins(height, width)] = 0.0
+    rows, columns = real_bins(height, width)
+    spectrum.imag[:, rows, columns] = 0.0
     half = spectrum[:, :, : width // 2 + 1]
     made = silu(conv("conv_f2", np.abs(half))) * np.exp(1j * silu(conv("conv_f4", np.angle(half))))
     y = conv("conv_f3", np.fft.irfft2(made, s=(height, width), norm="ortho") + f)
