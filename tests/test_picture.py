@@ -448,3 +448,15 @@ def test_the_classes_that_were_found_are_told_with_their_share_the_largest_first
 def test_class_numbers_without_a_palette_still_have_a_picture():
     map = replace(numbered(0, 1, 2), convention=Convention(high=None, classes=True))
     assert ready(map)[0][..., 0].flatten().tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("up_to_scale", [False, True])
+def test_linear_light_is_shown_as_diffusers_shows_marigolds(up_to_scale):
+    from diffusers.pipelines.marigold.marigold_image_processing import MarigoldImageProcessor
+
+    light = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(3)) * 0.6
+    stated = {"target_names": ["shading"], "shading": {"prediction_space": "linear", "up_to_scale": up_to_scale}}
+    (theirs,) = MarigoldImageProcessor.visualize_intrinsics(light, stated)
+    convention = Convention(encoding="linear", up_to_scale=up_to_scale)
+    ours = ready(PerceptionMap("shading", light.movedim(1, -1), convention))[0][0]
+    assert (ours - torch.from_numpy(np.asarray(theirs["shading"]) / 255)).abs().max() <= 1 / 255

@@ -402,7 +402,16 @@ def ready_pose(map: PerceptionMap) -> Tensor:
 
 
 def ready_colour(map: PerceptionMap) -> Tensor:
-    return as_rgb(in_range(map)).contiguous()
+    return as_rgb(for_display(in_range(map), map.convention)).contiguous()
+
+
+def for_display(values: Tensor, convention: Convention) -> Tensor:
+    """(B, H, W, C) in [0, 1] -> linear light as Marigold's authors show it: to its largest value where its scale is not
+    known, and to the power 1/2.2; all else as it is."""
+    if convention.encoding != "linear" or values.shape[-1] != 3:
+        return values
+    largest = values.amax((1, 2, 3), keepdim=True).clamp(min=1e-6) if convention.up_to_scale else 1.0
+    return (values / largest) ** (1 / 2.2)
 
 
 PICTURES: dict[str, Callable[[PerceptionMap], Tensor]] = {
