@@ -202,4 +202,4 @@ def test_only_values_between_0_and_1_are_called_colours(name):
     decoded = codec.decode(picture)
     if codec.colours:
         assert 0 <= decoded.min() <= decoded.max() <= 1
-    assert codec.colours == (name in ("unit-range", "class-colours", "min-max"))
+    assert codec.colours == (name in ("unit-range", "display", "class-colours", "min-max", "min-max-mean"))

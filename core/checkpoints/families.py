@@ -465,6 +465,8 @@ DMP_TARGETS: dict[str, dict[str, Any]] = {
     # trained on metres / 8, with no upper bound
     "depth": {"codec": "unbounded", "target_scale": 8.0, "metric": True},
     "normal": {"axes": OMNIDATA},
+    # its code interpolates colours
+    "segmentation": {"palette": "dmp", "codec": "unit-range"},
 }
 
 

@@ -72,6 +72,7 @@ PALETTES: dict[str, Palette] = {
         ("nyu40", palettes.NYU40),
         ("rooms", palettes.ROOMS),
         ("furniture", palettes.FURNITURE),
+        ("dmp", palettes.recoloured(palettes.ADE20K, palettes.DMP)),
     )
 }
 OWN = re.compile(r"([0-9a-fA-F]{6} [^,]+)(, ?[0-9a-fA-F]{6} [^,]+)*")

@@ -9,6 +9,12 @@ def entries(text: str) -> list[tuple[str, str]]:
     return [(colour, name) for colour, name in pairs]
 
 
+def recoloured(text: str, changes: str) -> str:
+    """A palette with other colours for some of its classes."""
+    new = {name: colour for colour, name in entries(changes)}
+    return ", ".join(f"{new.get(name, colour)} {name}" for colour, name in entries(text))
+
+
 # ADE20K's 150 scene-parsing classes (Zhou et al. 2017) in the colours that segmentation ControlNets were trained on:
 # RRGGBB and name, in class order. Road and skyscraper share a colour.
 ADE20K = """
@@ -32,6 +38,14 @@ ball, ffcc00 food, ff008f step, 00ffeb tank, 85ff00 trade name, ff00eb microwave
 bicycle, 0abed4 lake, d6ff00 dishwasher, 00ccff screen, 1400ff blanket, ffff00 sculpture, 0099ff hood, 0029ff sconce,
 00ffcc vase, 2900ff traffic light, 29ff00 tray, ad00ff ashcan, 00f5ff fan, 4700ff pier, 7a00ff crt screen, 00ffb8
 plate, 005cff monitor, b8ff00 bulletin board, 0085ff shower, ffd600 radiator, 19c2c2 glass, 66ff00 clock, 5c00ff flag
+"""
+
+# DMP (Lee et al. 2024): the same classes, of which it gave those of bedrooms colours farther apart.
+DMP = """
+fb8072 bed, dbdb8d cabinet, f7b6d2 door, b3de69 table, 8dd3c7 plant, ffed6f curtain, bcbd22 chair, ccebc5 painting,
+17becf mirror, aec7e8 rug, 1f77b4 armchair, fccde5 lamp, fdb462 cushion, c5b0d5 box, c49c94 chest of drawers, 80b1d3
+pillow, ff9896 flower, e377c2 book, 2ca02c light, 9467bd chandelier, 98df8a ottoman, 9edae5 pot, d62728 blanket, ff7f0e
+sconce, ffbb78 vase
 """
 
 # COCO's 133 panoptic classes (Kirillov et al. 2019): 80 things, then 53 kinds of stuff.
