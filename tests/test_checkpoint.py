@@ -332,7 +332,7 @@ def test_an_inpainting_unet_is_refused(tmp_path, family):
     folder = tiny.write(tmp_path / "unet_depth_v2", tiny.unet(9))
     sentence = refusal(open_checkpoint, folder, family)
     assert "9 input channels" in sentence
-    assert ("as those that inpaint have; expected 4" if family == "auto" else "where 4 are expected") in sentence
+    assert ("to inpaint, a UNet with" if family == "auto" else "where 4 are expected") in sentence
 
 
 def test_an_sdxl_unet_is_refused(tmp_path):
