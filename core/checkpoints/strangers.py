@@ -17,7 +17,7 @@ from ..backbone import Shapes
 from ..generations import GENERATIONS, INPAINTING, LATENT
 from .adapter_names import OTHERS, adapts
 from .families import Clues
-from .tensors import CheckpointError, Weights, pick_unet, pick_vae, read_json, read_shapes, shown
+from .tensors import CheckpointError, Weights, find_files, pick_unet, pick_vae, read_json, read_shapes, shown
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ PERCEIVING: tuple[Stranger, ...] = (
     ),
     Stranger(
         "DiffDIS",
-        "exchanges tokens between a mask and its edges and reads the picture at several sizes, as this version does not",
+        "exchanges tokens between a mask and its edges, at several sizes of the picture, as this version does not",
         MASKS,
         # mid_extra_cross and use_swci are what its config calls the two additions
         lambda seen: named(r"(^|\.)(rgb_proj1?|rgb_conv)\.\d")(seen)
@@ -379,8 +379,8 @@ def say(path: Path, row: Stranger | None) -> None:
 
 
 def names_in(weights: Weights) -> tuple[str, ...]:
-    """Of every tensor in a network's files; a pickle, which is read whole, is not read again for those beside it."""
-    if weights.names and weights.path.suffix == ".bin":
+    """Of every tensor in a network's files. A pickle is read whole, so not again where nothing was left aside of it."""
+    if weights.path.suffix == ".bin" and "conv_in.weight" in weights.names:
         return tuple(weights.names)
     return tuple(name for file in weights.files for name in read_shapes(file))
 
@@ -431,12 +431,13 @@ def plain(path: Path, clues: Clues) -> str:
         if row.always or re.fullmatch(row.pipelines, clues.pipeline) or brings_text(path):
             return (
                 f"{shown(path)} is {row.title.format(base=title)}, a UNet with {channels} input channels that makes "
-                f"{row.makes} and does not perceive: choose a perception checkpoint, or, if it was trained to perceive, "
+                f"{row.makes} and does not perceive: choose a perception checkpoint, or, if it was trained to be one, "
                 "name its family and task."
             )
     return ""
 
 
 def brings_text(path: Path) -> bool:
-    """Whether a file also holds a text encoder, as whole checkpoints to make pictures with do."""
-    return os.path.isfile(path) and any(name.startswith("cond_stage_model.") for name in read_shapes(path))
+    """Whether a UNet's files also hold a text encoder, as whole checkpoints to make pictures with do."""
+    files = find_files(path) if os.path.isdir(path) else (path,)
+    return any(name.startswith("cond_stage_model.") for file in files for name in read_shapes(file))
