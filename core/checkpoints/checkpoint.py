@@ -600,11 +600,10 @@ def several(row: Family, clues: Clues) -> bool:
 def doubt(clues: Clues) -> str:
     """Why no family is recognised, and what to do."""
     channels = clues.architecture.in_channels
-    inpaints = ", as those that inpaint have" if channels == INPAINTING else ""
     rows = [row for row in FAMILIES.values() if fits(row, clues)]
     if not rows:
         return (
-            f"{channels} input channels{inpaints}; expected 4 (image), 8 (image and target), or 4 more than its "
+            f"{channels} input channels; expected 4 (image), 8 (image and target), or 4 more than its "
             "output: choose a perception checkpoint"
         )
     named = next((row.name for row in rows if row.hint and row.hint in clues.names), "")
