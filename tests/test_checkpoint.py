@@ -332,7 +332,7 @@ def test_an_inpainting_unet_is_refused(tmp_path, family):
     folder = tiny.write(tmp_path / "unet_depth_v2", tiny.unet(9))
     sentence = refusal(open_checkpoint, folder, family)
     assert "9 input channels" in sentence
-    assert ("as those that inpaint have; expected 4" if family == "auto" else "where 4 are expected") in sentence
+    assert ("to inpaint, a UNet with" if family == "auto" else "where 4 are expected") in sentence
 
 
 def test_an_sdxl_unet_is_refused(tmp_path):
@@ -400,7 +400,7 @@ def test_a_marigold_with_an_lcm_scheduler_is_refused(tmp_path):
 def test_a_whole_stable_diffusion_checkpoint_opens_where_family_and_task_are_named(tmp_path):
     path = tiny.write_ldm(tmp_path / "my-finetune.safetensors", torch.float32)
     tiny.write_context(tmp_path)
-    assert "my-finetune.safetensors is a UNet with 4 input channels and nothing beside" in refusal(
+    assert "my-finetune.safetensors is plain Stable Diffusion, a UNet with 4 input channels" in refusal(
         open_checkpoint, path
     )
     assert "nothing in it says its task" in refusal(open_checkpoint, path, "genpercept")

@@ -83,6 +83,9 @@ METHODS = {
     "oft_": "OFT",
     "boft_": "BOFT",
     "ia3_": "IA3",
+    "on_input": "IA3",
+    "vera_lambda": "VeRA",
+    "a1.weight": "GLoRA",
     "set_weight": "weight replacement",
     "reshape_weight": "weight reshaping",
 }
@@ -91,7 +94,13 @@ METHODS = {
 OTHERS = (
     (re.compile(r"double_blocks|single_blocks|single_transformer_blocks"), "Flux"),
     (re.compile(r"joint_blocks"), "Stable Diffusion 3"),
-    (re.compile(r"^(transformer\.|diffusion_model\.blocks|blocks\.)"), "a transformer without a UNet"),
+    (
+        re.compile(
+            r"^((base_model\.model\.)?transformer\.|(diffusion_model\.)?(blocks|layers)\.|diffusion_model\.transformer_blocks"
+            r"|lora_unet_(blocks|layers|transformer_blocks)_|lora_transformer_)|[._](img|txt)_m(lp|od)|[._]add_[qkv]_proj"
+        ),
+        "a transformer without a UNet, such as Wan or Qwen-Image",
+    ),
     (re.compile(r"lora_te2_|text_encoder_2\.|add_embedding|transformer_blocks[._][1-9]"), SDXL.title),
     (re.compile(r"motion_modules"), "AnimateDiff"),
 )

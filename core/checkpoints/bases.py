@@ -30,6 +30,7 @@ from .checkpoint import (
     own_head,
 )
 from .families import Clues, family_named, recipe_for, recognise
+from .strangers import refuse_closed, refuse_pickle
 from .tensors import CheckpointError, Weights, find_files, network, pick_unet, pick_vae, read, read_json, shown
 from .tiny_vae_file import own_light
 
@@ -56,6 +57,7 @@ class Base:
 def open_base(path: Path) -> Base:
     """The Stable Diffusion model in a folder in diffusers layout, a UNet's folder, or a single file."""
     path = absolute(path)
+    refuse_pickle(path)
     if not path.is_dir():
         # a file of the project's own says what its weights do not: how many heads, and how latents are scaled
         unet, architecture = as_unet(network((path,), pick_unet), own_config(path, "unet"), path)
@@ -68,6 +70,7 @@ def open_base(path: Path) -> Base:
     folder = path / "unet" if find_files(path / "unet") else path
     files = find_files(folder)
     if not files:
+        refuse_closed(path)
         raise CheckpointError(f"{shown(path)} holds no Stable Diffusion model: expected unet/ in it, or name a file.")
     unet, architecture = as_unet(network(files, pick_unet), read_json(folder / "config.json"), folder)
     vae, vae_architecture = find_vae((folder, folder.parent), architecture.base)

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..backbone import Context, Shapes
 from ..errors import UserError
-from ..generations import CUSTOM, END, INPAINTING, START, latent_space
+from ..generations import CUSTOM, END, START, latent_space
 from ..plain_files import read_npy
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
 from .architecture import UNetArchitecture, VAEArchitecture
 from .families import FAMILIES, Beside, Clues, Family, family_named, fits, recipe_for, recognise, task_in, with_heads
+from .strangers import plain, refuse_closed, refuse_pickle, refuse_stranger
 from .tensors import (
     CheckpointError,
     Weights,
@@ -98,6 +99,7 @@ def open_checkpoint(path: Path, family: str = "auto", task: str = "") -> Checkpo
 def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoint]:
     """Every checkpoint in a file or folder, the preferred one of each task first."""
     path = absolute(path)
+    refuse_pickle(path)
     if path.is_dir():
         own = own_file(path)
         return open_own(own, task) if own else open_folder(path, family, task)
@@ -240,6 +242,7 @@ def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]
     What its files do not say stands under "problem", in a sentence. CheckpointError only where nothing can be read.
     """
     path = absolute(path)
+    refuse_pickle(path)
     alone = vae_alone(path)
     if alone is not None:
         return {"path": path.name, "vae": describe_vae(alone)}
@@ -341,6 +344,7 @@ def needed_unet_folders(folder: Path) -> list[Path]:
     """unet_folders(), or the CheckpointError that there are none."""
     unets = unet_folders(folder)
     if not unets:
+        refuse_closed(folder)
         raise CheckpointError(
             f"{shown(folder)} holds no UNet: expected unet/, unet_<task>_v2/ or diffusion_pytorch_model.safetensors "
             "in it."
@@ -576,6 +580,8 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> tuple[list[Recip
     """
     row: Family | None = recognise(clues) if family == "auto" else family_named(family)
     wanted = task_named(task).name if task else ""
+    if row is None and (sentence := plain(path, clues)):
+        raise UnsuitedError(sentence)
     if row is None:
         raise UnsuitedError(f"{shown(path)} is a UNet with {doubt(clues)}.")
     try:
@@ -594,11 +600,10 @@ def several(row: Family, clues: Clues) -> bool:
 def doubt(clues: Clues) -> str:
     """Why no family is recognised, and what to do."""
     channels = clues.architecture.in_channels
-    inpaints = ", as those that inpaint have" if channels == INPAINTING else ""
     rows = [row for row in FAMILIES.values() if fits(row, clues)]
     if not rows:
         return (
-            f"{channels} input channels{inpaints}; expected 4 (image), 8 (image and target), or 4 more than its "
+            f"{channels} input channels; expected 4 (image), 8 (image and target), or 4 more than its "
             "output: choose a perception checkpoint"
         )
     named = next((row.name for row in rows if row.hint and row.hint in clues.names), "")
@@ -619,6 +624,7 @@ def refuse_quantised(weights: Weights, path: Path) -> None:
 
 def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
     """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's, or packed into fewer bits."""
+    refuse_stranger(weights, config, path)
     refuse_quantised(weights, path)
     try:
         architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)

@@ -17,6 +17,7 @@ from ..generations import base_of
 from .adapter_names import TEXT_ENCODER, Key, Layout, other_method, other_network, reader, spelling_of
 from .adapters import Adapter, Delta, LowRank, Part, first
 from .fingerprint import Fingerprint, fingerprint
+from .strangers import refuse_names
 from .tensors import CheckpointError, header_object, read, read_json, read_shapes, shown
 
 ScaleOf = Callable[[str, int], float]
@@ -64,10 +65,12 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
 
 
 def refuse_others(file: Path, names: list[str]) -> None:
-    """CheckpointError for adapters of networks and methods that we know of and cannot run."""
+    """CheckpointError for adapters of networks and methods that we know of and cannot run, and for what is none."""
+    refuse_names(file, names)
     if network := other_network(names):
         raise CheckpointError(
-            f"{shown(file)} is an adapter for {network}; this version runs those for Stable Diffusion 1.x and 2.x."
+            f"{shown(file)} is an adapter for {network}; this version runs those for Stable Diffusion 1.x and 2.x: "
+            "choose one of these."
         )
     if method := other_method(names):
         raise CheckpointError(

@@ -15,6 +15,7 @@ from .adapter_file import find_adapter, is_adapter
 from .adapters import first
 from .checkpoint import CONTEXT_FILES, unet_folders
 from .families import FAMILIES
+from .strangers import claims_to_perceive
 from .tensors import STEMS, CheckpointError, Weights, find_files, pick_unet, quantised, read_shapes
 
 Network = TypeVar("Network")
@@ -180,7 +181,7 @@ def _kind(files: tuple[Path, ...], stamps: Stamps) -> Kind:
         return "adapter"
     try:
         names = [name for file in files for name in read_shapes(file)]
-        return "checkpoint" if pick_unet(names) or quantised(names) else ""
+        return "checkpoint" if pick_unet(names) or quantised(names) or claims_to_perceive(names) else ""
     except CheckpointError:
         return "checkpoint"
 

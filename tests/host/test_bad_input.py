@@ -75,6 +75,11 @@ def write_sdxl(folder):
     save_file(tensors, folder / "sdxl.safetensors")
 
 
+def write_controlnet(folder):
+    tensors = unet().state_dict() | {"controlnet_cond_embedding.conv_in.weight": torch.zeros(16, 3, 3, 3)}
+    save_file(tensors, folder / "controlnet.safetensors")
+
+
 def write_unknown(folder):
     save_file(unet().state_dict(), folder / "unknown.safetensors")
 
@@ -110,6 +115,7 @@ CHECKPOINTS = [
     (write_renamed_picture, "renamed.safetensors", ["not a whole .safetensors"]),
     (write_malicious, "malicious", ["something other than tensors", ".safetensors"]),
     (write_sdxl, "sdxl.safetensors", ["SDXL", "SD 1.x and SD 2.x"]),
+    (write_controlnet, "controlnet.safetensors", ["is a ControlNet", "Load ControlNet Model"]),
     (write_unknown, "unknown.safetensors", ["family", "task"]),
     (write_incomplete, "torn/unet_depth_v2.safetensors", ["not whole", "weights", "output_blocks"]),
     (write_empty_folder, "hollow", ["no UNet", "unet/"]),
