@@ -16,6 +16,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.sd
+import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -613,10 +614,9 @@ def without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patc
 
 def words(tokenizer: Path, prompt: str) -> list[int]:
     """The token ids of a prompt, without start and end. CheckpointError if the folder holds no CLIP tokenizer."""
-    from transformers import CLIPTokenizer
-
     try:
-        return CLIPTokenizer.from_pretrained(str(tokenizer))(prompt, add_special_tokens=False)["input_ids"]
+        clip = comfy.sd1_clip.SDTokenizer(tokenizer_path=str(tokenizer)).tokenizer
+        return clip(prompt, add_special_tokens=False)["input_ids"]
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{shown(tokenizer)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."

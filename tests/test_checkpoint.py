@@ -303,7 +303,7 @@ def test_missing_misshapen_and_unknown_tensors_are_counted_and_one_is_named(sing
     tensors = load_file(file)
     del tensors["mid_block.resnets.1.conv2.bias"]
     tensors["mid_block.resnets.1.conv1.bias"] = torch.zeros(3)
-    tensors["fftblock.weight"] = torch.zeros(3)
+    tensors["further.weight"] = torch.zeros(3)
     save_file(tensors, file)
     sentence = refusal(load, open_checkpoint(single))
     assert "genpercept-depth/unet_depth_v2/diffusion_pytorch_model.safetensors does not fit" in sentence
@@ -383,15 +383,13 @@ def test_a_marigold_repository_is_read_with_its_configs(tmp_path):
     assert checkpoint.architecture.heads == (1, 2, 2, 2)
 
 
-def test_a_marigold_with_an_lcm_scheduler_is_refused(tmp_path):
-    folder = tiny.write_marigold(tmp_path / "marigold-lcm", tiny.marigold())
+def test_a_marigold_with_a_scheduler_that_is_not_run_is_refused(tmp_path):
+    folder = tiny.write_marigold(tmp_path / "marigold-depth", tiny.marigold())
     file = folder / "scheduler" / "scheduler_config.json"
-    tiny.write_json(file, {**json.loads(file.read_text()), "_class_name": "LCMScheduler"})
+    tiny.write_json(file, {**json.loads(file.read_text()), "_class_name": "UniPCMultistepScheduler"})
     sentence = refusal(open_checkpoint, folder)
-    assert (
-        "marigold-lcm/unet cannot be used as Marigold (depth, normals): its scheduler says _class_name=LCMScheduler"
-        in sentence
-    )
+    assert "marigold-depth/unet cannot be used as Marigold (depth, normals): its scheduler says" in sentence
+    assert "_class_name=UniPCMultistepScheduler; this version runs Marigold with DDIMScheduler or LCM" in sentence
 
 
 # Single files
