@@ -58,7 +58,8 @@ def udp_of(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     value, index = maps.flatten(2).max(2)
     x, y = index % columns, index // columns
     smooth = blurred(maps, UDP_SPREAD, UDP_REACH, "constant")
-    smooth = smooth * (value / smooth.flatten(2).amax(2).clamp(min=1e-12))[..., None, None]
+    highest = smooth.flatten(2).amax(2)  # below 0 where a lone peak stands among negative values
+    smooth = smooth * (value / highest.where(highest != 0, torch.ones_like(highest)))[..., None, None]
     offset = newton_step(neighbours(smooth.clamp(*UDP_RANGE).log(), x, y))
     cells, sides = torch.stack([x, y], -1), offset.new_tensor([columns, rows])
     moved = cells + offset
