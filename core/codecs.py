@@ -330,6 +330,16 @@ class Heatmaps(UnitRange):
         return values.clamp(min=0)
 
 
+@dataclass(frozen=True)
+class RawHeatmaps(Heatmaps):
+    """The same as a head gives them, also below 0."""
+
+    low: float | None = None
+
+    def finish(self, values: Tensor) -> Tensor:
+        return values
+
+
 Codec = UnitRange | UnitVector | ClassScores
 
 CODECS: dict[str, type[Codec]] = {
@@ -347,4 +357,5 @@ CODECS: dict[str, type[Codec]] = {
     "plain-vector": PlainVector,
     "class-scores": ClassScores,
     "heatmaps": Heatmaps,
+    "raw-heatmaps": RawHeatmaps,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .pillow import resize_bytes
 
 PADDING = 1.25
 """A crop is this much larger than the person's box."""
@@ -48,6 +49,36 @@ def cut(picture: Tensor, window: np.ndarray, size: tuple[int, int]) -> Tensor:
     columns, first_column = weights(window[0], window[2], size[1], width)
     part = picture[:, first_row : first_row + rows.shape[1], first_column : first_column + columns.shape[1]].float()
     return rows.to(part) @ part @ columns.to(part).T
+
+
+def whole_pixels(box: Sequence[float], size: tuple[int, int], padding: float = 1.0) -> np.ndarray:
+    """x, y, width, height of what is cropped: the box as it is, its corners moved to the whole pixels before them."""
+    left, top = math.floor(box[0]), math.floor(box[1])
+    right, bottom = math.floor(box[0] + box[2]), math.floor(box[1] + box[3])
+    return np.array([left, top, max(right - left, 1), max(bottom - top, 1)], np.float64)
+
+
+def stretched(picture: Tensor, window: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """The window (x, y, width, height) of a picture (C, H, W), stretched to `size` as Pillow stretches bytes."""
+    x, y, width, height = (int(number) for number in window)
+    levels = (picture[:, y : y + height, x : x + width].float() * 255).round().clamp(0, 255)
+    return resize_bytes(levels, size, "bilinear") / 255
+
+
+class CropRule(NamedTuple):
+    """A row: how a family cuts people out."""
+
+    window: Callable[[Sequence[float], tuple[int, int], float], np.ndarray]
+    """(box inside the picture, (H, W) of the crop, padding) -> x, y, width, height of what becomes the crop."""
+    cut: Callable[[Tensor, np.ndarray, tuple[int, int]], Tensor]
+    """(picture (C, H, W) in [0, 1], window, (H, W) of the crop) -> the crop."""
+
+
+CROPS: dict[str, CropRule] = {
+    "padded": CropRule(window_around, cut),
+    "stretched": CropRule(whole_pixels, stretched),
+}
+"""padded: boxes are enlarged to the crop's aspect and by the padding. stretched: neither, the crop is distorted."""
 
 
 def weights(start: float, length: float, wanted: int, there: int) -> tuple[Tensor, int]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import Tensor
 
+from .pillow import FILTERS, resize_bytes
+
 CELL = 8
 """Pixels along one latent cell of a Stable Diffusion VAE."""
 SMALLEST = 4 * CELL
@@ -119,24 +121,17 @@ def resize(image: Tensor, size: tuple[int, int], filter: str, antialias: bool) -
 
 def resize_levels(levels: Tensor, size: tuple[int, int], rule: ResizeRule) -> Tensor:
     """Levels 0..255 (B, C, H, W) -> (B, C, *size), by the rule's filter there."""
-    if rule.separate:
-        return resize_as_pillow(levels, size, rule.filter)
+    if rule.separate and rule.filter in FILTERS:
+        return resize_bytes(levels, size, rule.filter)
     return resize(levels, size, rule.filter, rule.antialias).round().clamp(0, 255)
-
-
-def resize_as_pillow(levels: Tensor, size: tuple[int, int], filter: str) -> Tensor:
-    """Across, then down, half a level rounded up. Pillow takes the cheaper pass first in newer versions."""
-    exact = levels.cpu().double()  # not every device has float64, or the antialiased bicubic filter
-    for part in ((levels.shape[-2], size[1]), size):
-        exact = (resize(exact, part, filter, True) + 0.5).floor().clamp(0, 255)
-    return exact.to(levels)
 
 
 def resize_colours(values: Tensor, size: tuple[int, int], filter: str) -> Tensor:
     """Colours (B, 3, H, W) in [0, 1] -> (B, 3, *size), as Pillow resizes bytes; of the same size, as they are."""
     if (values.shape[-2], values.shape[-1]) == size:
         return values
-    return resize_as_pillow((values * 255).round().clamp(0, 255), size, filter) / 255
+    levels = (values * 255).round().clamp(0, 255)
+    return (resize_bytes(levels, size, filter) if filter in FILTERS else resize(levels, size, filter, False)) / 255
 
 
 def to_levels(image: Tensor) -> Tensor:

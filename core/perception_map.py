@@ -43,6 +43,8 @@ class Convention:
     """True: values are numbers of the palette's classes. False: they are its colours, more or less."""
     skeleton: Skeleton | None = None
     """What the channels of heatmaps are."""
+    decoding: str = "dark"
+    """How keypoints are read out of them: a row of core.heatmaps.DECODINGS."""
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .crops import PADDING, Box, cut, inside, whole_image, window_around
+from .crops import CROPS, PADDING, Box, inside, whole_image
 from .diffusion import Tick
 from .errors import UserError
+from .heatmaps import DECODINGS
 from .image import fit
 from .perception_map import Crops, PerceptionMap
 from .pipeline import Perceiver, check_image, decode
 from .recipe import Recipe
 from .skeletons import Skeleton
 
-SPREAD = 1 / 32
-"""Of a keypoint in a heatmap, as a share of its longer side: 2 of 64 cells."""
-LONGEST = 128
-"""Heatmaps with more cells along a side are scaled down before they are read: they hold no more than that."""
 FOUND = 0.2
 """Keypoints that rise above this count in the score of a person."""
 SEEN = 0.3
@@ -80,17 +76,17 @@ def predict_people(
     UserError for boxes outside the images, and for recipes of other tasks.
     """
     check_image(images)
-    skeleton = skeleton_of(perceiver.recipe)
+    skeleton, rule = skeleton_of(perceiver.recipe), CROPS[perceiver.recipe.crop]
     size, wanted = (images.shape[-2], images.shape[-1]), crop_size(perceiver.recipe)
     if boxes is None:
         boxes, padding = [[whole_image(size)]] * len(images), 1.0
     placed = [(number, inside(box, size)) for number, its in enumerate(boxes) for box in its]
-    windows = np.array([window_around(box, wanted, padding) for _, box in placed]).reshape(-1, 4)
+    windows = np.array([rule.window(box, wanted, padding) for _, box in placed]).reshape(-1, 4)
     seen = [torch.zeros(0, len(skeleton), wanted[0] // 4, wanted[1] // 4)]
     for start in range(0, len(placed), batch_size):
         chunk = slice(start, start + batch_size)
         crops = torch.stack(
-            [cut(images[number], window, wanted) for (number, _), window in zip(placed[chunk], windows[chunk])]
+            [rule.cut(images[number], window, wanted) for (number, _), window in zip(placed[chunk], windows[chunk])]
         )
         heatmaps = heatmaps_of(perceiver, crops, tick)
         if flip_test:
@@ -131,69 +127,6 @@ def passes_of_people(people: int, batch_size: int, flip_test: bool) -> int:
     return -(-people // batch_size) * 2 * (1 + flip_test)
 
 
-# Heatmaps to keypoints
-
-
-def find_keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, K, h, w) -> where each is highest (N, K, 2), x and y in cells, float64; and how high (N, K).
-
-    DARK (Zhang et al. 2020): the logarithm of a Gaussian is a parabola, whose top its derivatives next to the highest
-    cell tell. Where there is none, 0 high, it is the middle of a cell.
-    """
-    height, width = heatmaps.shape[-2:]
-    maps = reduced(heatmaps.double())
-    rows, columns = maps.shape[-2:]
-    value, index = maps.flatten(2).max(2)
-    x, y = index % columns, index // columns
-    smooth = blurred(maps.clamp(min=0), max(SPREAD * max(rows, columns), 0.5)).clamp(min=1e-10).log()
-    offset = top_of(neighbours(smooth, x, y)) * (value > 0)[..., None]
-    points = torch.stack([x, y], -1) + 0.5 + offset
-    return points * points.new_tensor([width / columns, height / rows]), value.clamp(min=0)
-
-
-def reduced(maps: Tensor) -> Tensor:
-    """At most LONGEST cells along a side."""
-    height, width = maps.shape[-2:]
-    share = LONGEST / max(height, width)
-    if share >= 1:
-        return maps
-    size = (max(round(height * share), 1), max(round(width * share), 1))
-    return F.interpolate(maps, size, mode="bilinear", antialias=True)
-
-
-def blurred(maps: Tensor, spread: float) -> Tensor:
-    """By a Gaussian, the border repeated: noise of single cells would decide the derivatives."""
-    reach = min(round(2.5 * spread), maps.shape[-2] - 1, maps.shape[-1] - 1)
-    taps = torch.exp(-(torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device) ** 2) / (2 * spread**2))
-    taps = taps / taps.sum()
-    padded = F.pad(maps.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
-    across = F.conv2d(padded, taps[None, None, None])
-    return F.conv2d(across, taps[None, None, :, None])[:, 0].unflatten(0, maps.shape[:2])
-
-
-def neighbours(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(N, K, 3, 3) around a cell of each, the border repeated."""
-    height, width = maps.shape[-2:]
-    steps = torch.arange(-1, 2, device=maps.device)
-    rows = (y[..., None, None] + steps[:, None]).clamp(0, height - 1)
-    columns = (x[..., None, None] + steps).clamp(0, width - 1)
-    return maps.flatten(2).gather(2, (rows * width + columns).flatten(2)).unflatten(2, (3, 3))
-
-
-def top_of(patch: Tensor) -> Tensor:
-    """(..., 3, 3) -> x, y (..., 2) of the parabola's top beside the middle; 0 where it has none, at most one cell."""
-    middle = patch[..., 1, 1]
-    dx, dy = (patch[..., 1, 2] - patch[..., 1, 0]) / 2, (patch[..., 2, 1] - patch[..., 0, 1]) / 2
-    dxx = patch[..., 1, 2] - 2 * middle + patch[..., 1, 0]
-    dyy = patch[..., 2, 1] - 2 * middle + patch[..., 0, 1]
-    dxy = (patch[..., 2, 2] - patch[..., 2, 0] - patch[..., 0, 2] + patch[..., 0, 0]) / 4
-    determinant = dxx * dyy - dxy**2
-    has_top = (dxx < 0) & (determinant > 1e-12)
-    safe = torch.where(has_top, determinant, torch.ones_like(determinant))
-    offset = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1) / safe[..., None]
-    return torch.where(has_top[..., None], offset, torch.zeros_like(offset)).clamp(-1, 1)
-
-
 # Keypoints to people
 
 
@@ -209,7 +142,7 @@ def people_of(map: PerceptionMap, same: float = SAME) -> list[list[Person]]:
     found: list[list[Person]] = [[] for _ in range(crops.count)]
     if len(map.values):
         heatmaps = map.values.detach().float().cpu().nan_to_num().movedim(-1, 1)
-        points, scores = (part.numpy() for part in find_keypoints(heatmaps))
+        points, scores = (part.numpy() for part in DECODINGS[map.convention.decoding](heatmaps))
         cells = np.array(map.values.shape[1:3][::-1])
         for number, window, sure, its_points, its_scores in zip(
             crops.images, crops.windows.numpy(), crops.scores, points, scores

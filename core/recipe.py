@@ -11,8 +11,10 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .codecs import CODECS, Codec
+from .crops import CROPS
 from .diffusion import PARADIGMS
 from .errors import UserError
+from .heatmaps import DECODINGS
 from .image import RESIZE_RULES, ResizeRule
 from .perception_map import Axis, Convention, Encoding
 from .plain_files import parse_json
@@ -124,6 +126,10 @@ class Recipe:
     """Which keypoints are joined, as in nose:left_eye, ...; empty is as SKELETONS says."""
     aspect: float = 0.75
     """Width to height of the crop around a person; `resolution` is its longer side."""
+    crop: str = "padded"
+    """How people are cut out: a row of core.crops.CROPS."""
+    decoding: str = "dark"
+    """How keypoints are read out of heatmaps: a row of core.heatmaps.DECODINGS."""
 
     licence: str = ""
     data: str = ""
@@ -189,7 +195,7 @@ class Recipe:
         return Convention(
             low=codec.low, high=codec.high, near=self.row.near, metric=self.metric, axes=self.axes, unit=codec.unit,
             encoding=self.encoding, up_to_scale=self.up_to_scale, palette=self.palette or None, classes=codec.classes,
-            skeleton=self.skeleton if self.row.per == "person" else None,
+            skeleton=self.skeleton if self.row.per == "person" else None, decoding=self.decoding,
         )  # fmt: skip
 
     @property
@@ -214,6 +220,8 @@ CHOICES: dict[str, Collection[str]] = {
     "paradigm": PARADIGMS,
     "resize": RESIZE_RULES,
     "codec": ("", *CODECS),
+    "crop": CROPS,
+    "decoding": DECODINGS,
 }
 RANGES = (
     ("steps", 1, 1000),

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.crops import Box, window_around
+from diffusion_perception.core.heatmaps import SPREAD
 from diffusion_perception.core.pipeline import Perceiver
-from diffusion_perception.core.pose import SPREAD, crop_size
+from diffusion_perception.core.pose import crop_size
 from diffusion_perception.core.recipe import Recipe
 
 RECIPE = Recipe(

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from painted import RECIPE, person, picture
 
 from diffusion_perception.core.crops import Box
+from diffusion_perception.core.heatmaps import find_keypoints
 from diffusion_perception.core.perception_map import Convention, Crops, PerceptionMap
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.pose import (
     Person,
     alone,
     crop_size,
-    find_keypoints,
     passes_of_people,
     people_of,
     predict_people,

@@ -64,7 +64,8 @@ def test_the_defaults_that_old_files_rely_on_have_not_changed():
         "back_filter": "", "input_gamma": 1.0, "channel": -1, "encoding": "", "up_to_scale": False,
         "resolution": 768, "resize": "genpercept", "head": "", "decoder": "", "decoder_cost": "",
         "encoder": "", "encoder_cost": "", "codec": "", "target_scale": 1.0, "metric": False,
-        "axes": None, "palette": "", "keypoints": "", "limbs": "", "aspect": 0.75, "licence": "", "data": "",
+        "axes": None, "palette": "", "keypoints": "", "limbs": "", "aspect": 0.75, "crop": "padded", "decoding": "dark",
+        "licence": "", "data": "",
     }  # fmt: skip
 
 

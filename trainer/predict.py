@@ -50,6 +50,8 @@ class Prediction:
     """For keypoints, where people are: a JSON file, or"""
     mask: Path | None = None
     """a folder of masks named like the pictures."""
+    flip_test: bool = False
+    """For keypoints: the mean of what is seen in a crop and in its mirror image."""
     encoder: str = FULL
     decoder: str = FULL
     """Which half of the VAE: full, light, or a file."""
@@ -114,7 +116,7 @@ def perceive_people(
     perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, noise: Noise, wanted: Prediction, path: Path
 ) -> None:
     """The keypoints of the people in one picture, and its files."""
-    total = passes_of_people(1 if boxes is None else len(boxes), PEOPLE_AT_ONCE, False)
+    total = passes_of_people(1 if boxes is None else len(boxes), PEOPLE_AT_ONCE, wanted.flip_test)
     with tqdm(total=total, desc=path.name, leave=False) as bar:
 
         def tick() -> None:
@@ -122,7 +124,9 @@ def perceive_people(
 
         found = None if boxes is None else [boxes]
         try:
-            result = predict_people(perceiver, image, found, batch_size=PEOPLE_AT_ONCE, tick=tick)
+            result = predict_people(
+                perceiver, image, found, flip_test=wanted.flip_test, batch_size=PEOPLE_AT_ONCE, tick=tick
+            )
         except UserError as error:
             raise UserError(f"{path.name}: {error}") from None
     write_people(result, perceiver.recipe, wanted.out / path.stem)
@@ -198,6 +202,8 @@ def for_people(recipe: Recipe, wanted: Prediction) -> Recipe:
     if recipe.row.per != "person":
         if wanted.boxes or wanted.mask:
             raise UserError(f"--boxes and --mask say where people are, but {recipe.id} predicts {recipe.row.name}.")
+        if wanted.flip_test:
+            raise UserError(f"--flip-test is for keypoints, but {recipe.id} predicts {recipe.row.name}: leave it out.")
         return recipe
     if wanted.resolution == 0:
         raise UserError("--resolution 0 is none for people, who are cut out at one size: leave it out or give pixels.")

@@ -23,11 +23,14 @@ from .architecture import UNetArchitecture, VAEArchitecture
 from .families import FAMILIES, Beside, Clues, Family, family_named, fits, recipe_for, recognise, task_in, with_heads
 from .strangers import plain, refuse_closed, refuse_pickle, refuse_stranger
 from .tensors import (
+    INNER_HEAD,
+    STEMS,
     CheckpointError,
     Weights,
     find_files,
     header_object,
     network,
+    pick_head,
     pick_unet,
     pick_vae,
     quantised,
@@ -381,18 +384,20 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
             f"{shown(folder)} holds no weights: expected diffusion_pytorch_model.safetensors in it; download it again."
         )
     unet, architecture = as_unet(network(files, pick_unet), read_json(folder / "config.json"), folder)
-    head = find_head(folder)
+    head_name, head = find_head(folder)
     clues = Clues(
         architecture,
         folder.name,
         folder.parent.name,
         read_json(folder.parent / "model_index.json"),
         read_json(folder.parent / "scheduler" / "scheduler_config.json"),
-        head.name if head else "",
+        head_name,
+        head_shapes=head.shapes if head else {},
     )
     recipes, every = decide(folder, clues, family, task)
     if not recipes[0].head and ("conv_out.weight" not in unet.shapes or with_heads(folder.name)):
-        rows = with_heads(folder.name) or [row for row in FAMILIES.values() if row.beside.heads]
+        suited = [row for row in FAMILIES.values() if row.beside.heads and fits(row, clues)]
+        rows = with_heads(folder.name) or suited
         ways = " or ".join(f"as {row.name}, with {row.beside.heads[0]}/ beside it" for row in rows)
         raise UnsuitedError(f"{shown(folder)} was trained for a head: run it {ways}.")
     vae, vae_architecture = vae_of(folder, architecture.base)
@@ -400,7 +405,7 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
     return [
         Checkpoint(
             folder, recipe, unet, architecture, vae, vae_architecture,
-            head=network(find_files(head), keep) if head and recipe.head else None,
+            head=head if recipe.head else None,
             context=find_context((folder, folder.parent), architecture, recipe),
             text_encoder=find_text_encoder(folder.parent),
             recognised=recognised.name if recognised else "",
@@ -415,11 +420,16 @@ def keep(names: list[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
-def find_head(folder: Path) -> Path | None:
-    """The head that belongs to a UNet folder: beside unet/, or beside a UNet that its name says was trained for one."""
+def find_head(folder: Path) -> tuple[str, Weights | None]:
+    """The head that belongs to a UNet folder, and its own folder's name: beside unet/, or beside a UNet that its name
+    says was trained for one."""
     rows = FAMILIES.values() if folder.name == "unet" else with_heads(folder.name)
-    heads = (folder.parent / name for row in rows for name in row.beside.heads)
-    return next((head for head in heads if find_files(head)), None)
+    for name, needed in ((name, row.beside.head_weight) for row in rows for name in row.beside.heads):
+        files = find_files(folder.parent / name, (*STEMS, name))
+        head = network(files, keep) if files else None
+        if head and (not needed or needed in head.shapes):
+            return name, head
+    return "", None
 
 
 def vae_of(path: Path, base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
@@ -554,13 +564,17 @@ def open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
     """A UNet, or a whole Stable Diffusion checkpoint, in one file, for each task of its; its name may say family and
     task."""
     unet, architecture = as_unet(network((path,), pick_unet), {}, path)
-    clues = Clues(architecture, path.stem, path.parent.name)
+    inside = network((path,), pick_head)
+    head = inside if inside.shapes else None
+    name = INNER_HEAD.rstrip(".") if head else ""
+    clues = Clues(architecture, path.stem, path.parent.name, head=name, head_shapes=inside.shapes)
     recipes, every = decide(path, clues, family, task)
     vae, vae_architecture = vae_of(path, architecture.base)
     recognised = recognise(clues)
     return [
         Checkpoint(
             path, recipe, unet, architecture, vae, vae_architecture,
+            head=head if recipe.head else None,
             context=find_context((path.parent,), architecture, recipe),
             text_encoder=find_text_encoder(path.parent),
             recognised=recognised.name if recognised else "",

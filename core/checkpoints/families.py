@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from ..backbone import Shapes
 from ..errors import UserError
 from ..generations import LATENT
 from ..perception_map import Axis, Encoding
@@ -16,7 +17,7 @@ from ..tasks import TASKS
 from . import ldm_names
 from .adapter_names import PROCESSORS
 from .architecture import UNetArchitecture
-from .tensors import pick_vae
+from .tensors import INNER_HEAD, pick_vae
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Clues:
     """How its weights are spelled if it is an adapter: as core.checkpoints.adapter_names calls it."""
     rank: int = 0
     """The highest of an adapter's low-rank parts."""
+    head_shapes: Shapes = field(default_factory=dict)
+    """Of that head's weights."""
 
     @property
     def pipeline(self) -> str:
@@ -88,6 +91,8 @@ class Beside:
 
     heads: tuple[str, ...] = ()
     """Folders of heads, the preferred first."""
+    head_weight: str = ""
+    """A weight that tells them from what others keep in folders of that name."""
     says_head: Callable[[str], bool] = lambda folder: False
     """Whether the name of a UNet's folder says that it was trained for a head."""
     decoder: tuple[str, ...] = ()
@@ -358,6 +363,41 @@ ANNOTATION = (math.sin(1), math.sin(0), math.cos(1), math.cos(0))
 """The class vector of Lotus and SDPose for maps; another one asks for the picture again."""
 
 
+def sdpose(clues: Clues, task: str) -> Recipe:
+    """SDPose (Liang et al. 2025): Lotus-D's pass over a person, of which a head reads one level of features."""
+    points = clues.head_shapes.get("final_layer.weight", (0,))[0]
+    if task != "keypoints":
+        raise UserError(f"it was trained for keypoints, not for {task}")
+    if not points:
+        raise UserError("its head is missing: put decoder/ beside it")
+    if points not in SDPOSE:
+        raise UserError(f"its head gives {points} heatmaps; this version knows those of {COUNTS} keypoints")
+    return Recipe(
+        task,
+        family="sdpose",
+        base=clues.architecture.base,
+        timestep=999,
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="sample",
+        vector=ANNOTATION,
+        tokens=2,
+        resolution=1024,
+        head="sdpose",
+        codec="raw-heatmaps",
+        keypoints=SDPOSE[points],
+        crop="stretched",
+        decoding="udp",
+    )
+
+
+SDPOSE = {17: "coco-17", 133: "wholebody-133"}
+"""{heatmaps of its head: their skeleton}, of SDPose-Body and SDPose-Wholebody."""
+SDPOSE_HEADS = ("decoder", INNER_HEAD.rstrip("."))
+"""A folder beside the UNet, or tensors among its own."""
+COUNTS = " and ".join(map(str, SDPOSE))
+
+
 def depthmaster(clues: Clues, task: str) -> Recipe:
     """DepthMaster (Song et al. 2025): one pass at timestep 1, which gives the square root of disparity."""
     base = clues.architecture.base
@@ -520,6 +560,17 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("e2e-ft", "E2E-FT", 2 * LATENT, is_e2e_ft, e2e_ft, hint="e2e"),
         Family("rgb-x", "RGB-X", 2 * LATENT, is_rgb_x, rgb_x, tasks=lambda clues: tuple(AOVS), hint="rgb"),
+        Family(
+            "sdpose",
+            "SDPose",
+            LATENT,
+            lambda clues: clues.head in SDPOSE_HEADS or "sdpose" in f"{clues.names} {clues.pipeline.lower()}",
+            sdpose,
+            tasks=lambda clues: ("keypoints",),
+            vector_dim=4,
+            licence=lambda clues: "MIT",
+            beside=Beside(heads=("decoder",), head_weight="deconv_layers.0.weight"),
+        ),
         Family("lotus-d", "Lotus-D", LATENT, lambda clues: True, lotus_d, vector_dim=4),
         Family("lotus-g", "Lotus-G", 2 * LATENT, lambda clues: True, lotus_g, vector_dim=4),
         Family(

@@ -72,15 +72,15 @@ class Weights:
         return {name: tensor.reshape(self.shapes[name]) for name, tensor in renamed.items()}
 
 
-def find_files(folder: Path) -> tuple[Path, ...]:
+def find_files(folder: Path, stems: tuple[str, ...] = STEMS) -> tuple[Path, ...]:
     """The weight files of a network's folder: safetensors, sharded or not, before .bin. Empty if there are none."""
-    for stem in STEMS:
+    for stem in stems:
         index = folder / f"{stem}.safetensors.index.json"
         if os.path.isfile(index):
             return shards(index)
         if os.path.isfile(folder / f"{stem}.safetensors"):
             return (folder / f"{stem}.safetensors",)
-    return next(((file,) for stem in STEMS if os.path.isfile(file := folder / f"{stem}.bin")), ())
+    return next(((file,) for stem in stems if os.path.isfile(file := folder / f"{stem}.bin")), ())
 
 
 def shards(index: Path) -> tuple[Path, ...]:
@@ -109,7 +109,7 @@ def network_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def pick_unet(names: list[str]) -> dict[str, str]:
     """The UNet among a file's tensors, under whichever prefix and spelling; empty if there is none."""
     for prefix in ldm_names.UNET_PREFIXES:
-        inner = strip(names, prefix)
+        inner = {name: key for name, key in strip(names, prefix).items() if not key.startswith(INNER_HEAD)}
         if "conv_in.weight" in inner.values():
             return inner
         if "input_blocks.0.0.weight" in inner.values():
@@ -117,6 +117,16 @@ def pick_unet(names: list[str]) -> dict[str, str]:
             # a name that Stable Diffusion does not have stays, so that it is told and not dropped
             return {name: renamed.get(ldm, ldm) for name, ldm in inner.items()}
     return {}
+
+
+INNER_HEAD = "heatmap_head."
+"""Where ComfyUI's checkpoints have a head among the tensors of a UNet."""
+
+
+def pick_head(names: list[str]) -> dict[str, str]:
+    """That head; empty if there is none."""
+    found = (strip(names, prefix + INNER_HEAD) for prefix in ldm_names.UNET_PREFIXES)
+    return next(filter(None, found), {})
 
 
 def pick_vae(names: list[str]) -> dict[str, str]:

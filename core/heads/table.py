@@ -11,6 +11,7 @@ from ..backbone import Layers, Shapes
 from ..errors import UserError
 from .dpt import DPT, dpt_shapes
 from .plain import PlainHead, plain_shapes
+from .sdpose import SDPoseHead, sdpose_shapes
 from .upernet import UPerNet, upernet_shapes
 from .vitpose import ClassicHead, SimpleHead, classic_shapes, simple_shapes
 
@@ -31,6 +32,7 @@ HEADS: dict[str, HeadKind] = {
     "plain": HeadKind(PlainHead, plain_shapes),
     "vitpose_classic": HeadKind(ClassicHead, classic_shapes),
     "vitpose_simple": HeadKind(SimpleHead, simple_shapes),
+    "sdpose": HeadKind(SDPoseHead, sdpose_shapes),
 }
 """What a recipe's `head` may name, and a trainer may begin with."""
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...core.crops import cut, window_around
 from ...core.errors import UserError
+from ...core.heatmaps import SPREAD
 from ...core.perception_map import Convention
-from ...core.pose import SPREAD
 from ...core.recipe import Recipe
 from ...core.skeletons import SKELETONS, Skeleton
 from .arrays import READERS, BrokenRecord
