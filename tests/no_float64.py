@@ -97,7 +97,8 @@ class Spelling(TorchFunctionMode):
             place = stand_in(named.pop("device", None))
             return torch.tensor(*args, **named).to(place)
         if func is F.scaled_dot_product_attention and isinstance(args[0], OnDevice):
-            return OnDevice(func(*tree_map(held, args), **tree_map(held, kwargs or {})))  # by the CPU's own order of sums
+            # whole, for its sums are of another order where PyTorch takes it apart
+            return OnDevice(func(*tree_map(held, args), **tree_map(held, kwargs or {})))
         return func(*tree_map(stand_in, args), **tree_map(stand_in, kwargs or {}))
 
 
