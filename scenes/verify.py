@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -125,46 +125,69 @@ def smooth_pixels(depth: np.ndarray, normal: np.ndarray, instance: np.ndarray, s
 def read_maps(folder: Path, name: str) -> dict[str, Any]:
     """The maps of one view in the units that `dataset.toml` states. UserError for files that are not as written."""
     try:
-        return decoded_maps(folder, name)
-    except UserError:
-        raise
+        said = read_notes(folder, name)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, EOFError) as error:
         raise UserError(
             f"{folder} has a damaged dataset.toml, or files of {name} in camera/, keypoints/ or depth/ ({error!r}): "
             f"remove {folder / 'camera' / name}.json and render again."
         ) from error
+    maps = {kind: read_picture(folder, kind, name) for kind in PICTURES}
+    levels = None if said.depth is not None else read_picture(folder, "depth", name)
+    return {
+        **maps,
+        "camera": said.camera,
+        "depth": said.depth if levels is None else levels * np.float32(said.unit),
+        "step": 0.0 if levels is None else said.unit,
+        "normal": maps["normal"] / 65535.0 * 2 - 1,
+        "image": maps["images"],
+        "shading": maps["shading"] / 65535.0 * said.shading_scale,
+        "joints": said.joints,
+    }
 
 
-def decoded_maps(folder: Path, name: str) -> dict[str, Any]:
-    import cv2
+PICTURES = ("images", "normal", "albedo", "shading", "segmentation", "instance", "mask")
+"""Folders of a view's PNGs."""
 
-    def picture(kind: str) -> np.ndarray:
-        path = folder / kind / f"{name}.png"
-        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if found is None:
-            raise UserError(
-                f"{path} is missing or is not a picture; remove {folder / 'camera' / name}.json and render again."
-            )
-        return found[..., ::-1] if found.ndim == 3 else found
 
+class Notes(NamedTuple):
+    """What is written of a view beside its pictures."""
+
+    camera: Camera
+    unit: float
+    """Metres a level of a depth that is a picture."""
+    shading_scale: float
+    joints: int
+    """People of whom a keypoint is known."""
+    depth: np.ndarray | None
+    """(H, W) metres, where it was kept as numbers."""
+
+
+def read_notes(folder: Path, name: str) -> Notes:
+    """Nothing is computed here: whatever is raised is of the files."""
     notes = json.loads((folder / "camera" / f"{name}.json").read_text())
     described = read_toml(folder / "dataset.toml")
-    exact = folder / "depth" / f"{name}.npy"
-    unit = described["depth"]["unit"]
     people = json.loads((folder / "keypoints" / f"{name}.json").read_text())["annotations"]
-    return {
-        "camera": Camera(tuple(tuple(row) for row in notes["camera_to_world"]), notes["fov_deg"]),
-        "depth": np.load(exact) if exact.is_file() else picture("depth") * np.float32(unit),
-        "step": 0.0 if exact.is_file() else unit,
-        "normal": picture("normal") / 65535.0 * 2 - 1,
-        "image": picture("images"),
-        "albedo": picture("albedo"),
-        "shading": picture("shading") / 65535.0 * described["shading"]["scale"],
-        "segmentation": picture("segmentation"),
-        "instance": picture("instance"),
-        "mask": picture("mask"),
-        "joints": sum(person["num_keypoints"] > 0 for person in people),
-    }
+    exact = folder / "depth" / f"{name}.npy"
+    return Notes(
+        Camera(tuple(tuple(map(float, row)) for row in notes["camera_to_world"]), float(notes["fov_deg"])),
+        float(described["depth"]["unit"]),
+        float(described["shading"]["scale"]),
+        sum(person["num_keypoints"] > 0 for person in people),
+        np.load(exact) if exact.is_file() else None,
+    )
+
+
+def read_picture(folder: Path, kind: str, name: str) -> np.ndarray:
+    """Of one map, colours in RGB order. UserError where there is none."""
+    import cv2
+
+    path = folder / kind / f"{name}.png"
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise UserError(
+            f"{path} is missing or is not a picture; remove {folder / 'camera' / name}.json and render again."
+        )
+    return found[..., ::-1] if found.ndim == 3 else found
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from diffusion_perception.core.errors import UserError
 from diffusion_perception.trainer.data.records import read_image as seen_in_training
 from diffusion_perception.trainer.predict import read_image as seen_in_prediction
 
@@ -169,3 +170,19 @@ def test_eight_bits_are_those_that_pillow_shows(tmp_path, mode, suffix):
 def test_a_picture_is_predicted_whatever_it_is_called(tmp_path, name):
     Image.fromarray(BYTES).save(tmp_path / name, format="PNG")
     assert np.array_equal(seen_in_prediction(tmp_path / name)[0].movedim(0, -1).numpy(), exact(BYTES, 255))
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".tif", np.int32), (".npy", np.int64), (".npy", np.uint32)])
+def test_whole_numbers_without_a_white_are_refused_and_no_black_picture(tmp_path, suffix, kind):
+    levels = np.linspace(0, 100_000, 20 * 30).reshape(20, 30).astype(kind)
+    path = tmp_path / f"x{suffix}"
+    np.save(path, levels) if suffix == ".npy" else Image.fromarray(levels).save(path)
+    for see in (seen_in_training, seen_in_prediction):
+        with pytest.raises(UserError, match="nobody knows what is white"):
+            see(path)
+
+
+def test_sixteen_bits_that_lie_in_thirty_two_are_sixteen(tmp_path):
+    levels = np.linspace(0, 65535, 20 * 30).reshape(20, 30).astype(np.int32)
+    Image.fromarray(levels).save(tmp_path / "x.tif")
+    assert np.allclose(both(tmp_path / "x.tif")[..., 0], levels / 65535, atol=1e-6)

@@ -436,3 +436,14 @@ def test_text_encoder_weights_are_counted_and_told(tmp_path):
     assert_same(read, adapter)
     assert read.text_encoder == 1
     assert "text encoder (1 tensors)" in read.notes({})[0]
+
+
+def test_an_adapter_of_peft_without_its_config_says_that_its_strength_is_unknown(tmp_path):
+    file = save_peft(peft_unet(), tmp_path) / "adapter_model.safetensors"
+    assert read_adapter(file, LAYOUT).notes({}) == []
+    (tmp_path / "adapter_config.json").unlink()
+    (note,) = read_adapter(file, LAYOUT).notes({})
+    assert "adapter_config.json" in note
+    assert "lora_alpha" in note
+    other = file.rename(tmp_path / "depth.safetensors")
+    assert read_adapter(other, LAYOUT).notes({}) == []  # kohya's convention: without an alpha it is the rank

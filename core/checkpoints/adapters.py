@@ -103,6 +103,8 @@ class Adapter:
     data: str = ""
     text_encoder: int = 0
     """How many further tensors of its file adapt the text encoder; they are not in `parts`."""
+    strength_unsaid: bool = False
+    """Whether nothing tells how strong it was trained to be; it then runs at the strength of its matrices."""
 
     @property
     def name(self) -> str:
@@ -144,6 +146,11 @@ class Adapter:
         elif self.fingerprint and not matches(self.fingerprint, base):
             found.append(
                 f"{self.name} was trained on another {title} checkpoint than this one: it runs, perhaps less well."
+            )
+        if self.strength_unsaid:
+            found.append(
+                f"{self.name} comes without the adapter_config.json that says how strong it is (its lora_alpha): it is "
+                "run as if that were its rank; put the file beside it."
             )
         if self.text_encoder:
             found.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ ScaleOf = Callable[[str, int], float]
 
 FACTORS = ("scale_weight", "weight_scale")
 """Ends of names beside `weight`, in files of 8 bits: what a weight is to be multiplied by, whole or row by row."""
+PEFTS, CONFIG = "adapter_model", "adapter_config.json"
+"""How peft calls its file of weights, and what it writes of them beside it."""
 MARK = "scaled_fp8"
 """Of files that have them; it holds nothing."""
 
@@ -59,9 +61,16 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
         fingerprint=fingerprint_of(file, base) if whole else {},
         licence=metadata.get("modelspec.license", ""),
         text_encoder=len(names) - len(ours),
+        strength_unsaid=file.stem == PEFTS and not (file.parent / CONFIG).exists() and not stated(keys.values()),
     )
     width = adapter.context_dim
     return replace(adapter, base="" if width is None else base_of(width))
+
+
+def stated(keys: Iterable[Key]) -> bool:
+    """Whether the tensors themselves tell how strong the adapter is; differences are as strong as they are."""
+    roles = {key.role for key in keys}
+    return not roles & {"down", "up"} or bool(roles & {"alpha", "scale"})
 
 
 def refuse_others(file: Path, names: list[str]) -> None:
@@ -229,7 +238,7 @@ def is_meant(layer: str, pattern: str) -> bool:
 
 
 def peft_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if file.stem == "adapter_model":
-        return read_json(file.parent / "adapter_config.json")
+    if file.stem == PEFTS:
+        return read_json(file.parent / CONFIG)
     config = header_object(metadata, "lora_adapter_metadata", file)
     return {name.removeprefix("unet."): value for name, value in config.items()}

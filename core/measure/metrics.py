@@ -338,7 +338,7 @@ def iou_counts(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Intersection and union, in pixels, of what is at least 0.5 in the prediction, above CUT in the target."""
     check(prediction, target, valid)
     one, other = (prediction >= 0.5) & valid, (target.float() > float(CUT)) & valid
-    return Reduction((one & other).sum().double().cpu()[None], (one | other).sum().cpu()[None])
+    return Reduction((one & other).sum().cpu().double()[None], (one | other).sum().cpu()[None])
 
 
 @by_pictures

@@ -87,7 +87,7 @@ def read_picture(path: Path, indexed: bool) -> np.ndarray:
     """Upright as its camera says, at the depth of the file: of several channels Pillow keeps 8 bits."""
     deep = read_deep_png(path) if is_deep_png(path) else read_deep_tiff(path)
     if deep is not None:
-        return deep
+        return sixteen(deep)
     with Image.open(path) as picture:
         return pixels_of(picture, indexed)
 
@@ -97,10 +97,13 @@ def pixels_of(picture: Image.Image, indexed: bool = False) -> np.ndarray:
     picture = ImageOps.exif_transpose(picture)
     if not (picture.mode in PILLOW_MODES or (indexed and picture.mode == "P")):
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    array = np.asarray(picture)
-    if picture.mode == "I" and array.min() >= 0 and array.max() <= 65535:  # how older Pillows open 16 bits
-        array = array.astype(np.uint16)
-    return array
+    return sixteen(np.asarray(picture))
+
+
+def sixteen(array: np.ndarray) -> np.ndarray:
+    """Whole numbers of 32 bits as 16, where they fit: so older Pillows open 16 bits, and so many tools save them."""
+    fits = array.dtype in (np.int32, np.uint32) and array.size and array.min() >= 0 and array.max() <= 65535
+    return array.astype(np.uint16) if fits else array
 
 
 def is_deep_png(path: Path) -> bool:
@@ -226,14 +229,21 @@ def full_scale(array: np.ndarray) -> float:
 def read_colours(path: Path, other: Reader | None = None) -> tuple[np.ndarray, np.ndarray]:
     """A picture (H, W, 3) in [0, 1] for integer types, as stored for floats, and its alpha (H, W) in [0, 1].
 
-    other: reads files of any other name than the keys of READERS.
+    BrokenRecord for whole numbers of more than 16 bits. other: reads files of any other name than the keys of READERS.
     """
-    return colours_of(read_array(path, other=other))
+    array = read_array(path, other=other)
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 2:
+        raise BrokenRecord(
+            f"{path} holds whole numbers of {array.dtype.itemsize * 8} bits from {array.min()} to {array.max()}, of "
+            "which nobody knows what is white: save it with 8 or 16 bits, or as floats from 0 to 1."
+        )
+    return colours_of(array)
 
 
 def colours_of(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of an array that was read: what read_colours gives."""
-    values = (array / full_scale(array)).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # floats may be NaN, or larger than float32 holds
+        values = (array / full_scale(array)).astype(np.float32)
     values = values[..., None] if values.ndim == 2 else values
     alpha = values[..., -1] if values.shape[-1] in (2, 4) else np.ones(values.shape[:2], np.float32)
     colours = values[..., : 3 if values.shape[-1] >= 3 else 1]

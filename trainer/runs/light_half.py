@@ -38,7 +38,7 @@ from ..host import Diffusers, DiffusersAutoencoder, load, named_context
 from ..latents import Latents
 from ..model_choice import ModelChoice
 from ..objective import Counted, source
-from .perception import DTYPES, NOTES
+from .perception import DTYPES, NOTES, narrowed
 from .validate import Validator
 
 NO_CONTEXT = Context(torch.zeros(1, 1, 1))
@@ -348,8 +348,7 @@ class Tutor(Validator):
             replace(recipe, **{role: called, f"{role}_cost": self.costs.get(task, "")})
             for task, recipe in self.student.recipes.items()
         ]
-        dtype = DTYPES[self.config.save_precision]
-        weights = {key: weight.detach().to("cpu", dtype) for key, weight in self.student.light.state_dict().items()}
+        weights = narrowed(self.student.light.state_dict(), DTYPES[self.config.save_precision])
         path = Path(self.config.out) / f"{name}.safetensors"
         latents = latents_note(Held.of(self.student.teacher.autoencoder.vae.state_dict()))
         write_light(path, {role: {called: weights}}, recipes, {NOTES: json.dumps(notes), **latents})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -302,8 +303,20 @@ class Written:
             write_checkpoint(path, recipes, unet, vae, heads, contexts, metadata)
 
     def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        dtype = DTYPES[self.config.save_precision]
-        return {name: weight.detach().to("cpu", dtype) for name, weight in weights.items()}
+        return narrowed(weights, DTYPES[self.config.save_precision])
+
+
+def narrowed(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """On the CPU, in this precision; those with numbers too large for it in single precision, which is said."""
+    held = {name: weight.detach().cpu() for name, weight in weights.items()}
+    made = {name: weight.to(dtype) for name, weight in held.items()}
+    large = [name for name in held if bool(held[name].isfinite().all()) and not bool(made[name].isfinite().all())]
+    if large:
+        logging.getLogger(__name__).warning(
+            "%d weights (%s ...) have numbers too large for %s and are saved as float32: "
+            'save_precision = "bf16" holds them.', len(large), large[0], dtype,
+        )  # fmt: skip
+    return {**made, **{name: held[name].float() for name in large}}
 
 
 NOTES = "diffusion_perception.training"
