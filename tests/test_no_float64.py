@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 import painted
 import pytest
+import runs
 import test_losses
 import test_metrics
 import tiny
@@ -37,6 +38,9 @@ from diffusion_perception.core.pipeline import Perceiver, predict, predict_laten
 from diffusion_perception.core.pose import people_of, predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
+from diffusion_perception.trainer import objective
+from diffusion_perception.trainer.config import Objective as Settings
+from diffusion_perception.trainer.data.batches import Batch
 from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone, DiffusersHead
 
 ALIKE = 1e-5
@@ -220,3 +224,14 @@ def test_every_loss(name):
     extras = test_losses.extras(2)
     seen = row(*(x.to("mps") for x in given), **{key: value.to("mps") for key, value in extras.items()}).mean()
     assert_close(seen.cpu(), row(*given, **extras).mean().float(), rtol=1e-4, atol=1e-5, check_dtype=False)
+
+
+def test_what_a_loss_is_divided_by_and_multiplied_with():
+    picture, valid = torch.rand(1, 3, 16, 24), torch.ones(1, 1, 16, 24, dtype=torch.bool)
+    terms = objective.terms_of(runs.recipe("depth"), Settings(loss="both", pixel_losses={"depth": ["mse:2"]}))
+    seen, expected = (
+        objective.weights(Batch("depth", *(x.to(at) for x in (picture, picture, valid, torch.tensor([0])))), terms)
+        for at in ("mps", "cpu")
+    )
+    assert seen.weight.cpu().tolist() == expected.weight.tolist()
+    assert seen.factor.cpu().tolist() == expected.factor.tolist() == [1.0, 2.0]

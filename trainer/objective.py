@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.codecs import reduce_channels
 from ..core.diffusion import PARADIGMS, TRAIN_STEPS, Question, alpha_bars, to_sample
-from ..core.measure.losses import LOSSES, Loss, at_least_float32, valid_cells
+from ..core.measure.losses import LOSSES, Loss, at_least_float32, valid_cells, widest_on
 from ..core.recipe import Recipe
 from ..core.tasks import task_named
 from .config import Config, ConfigError, check_known
@@ -141,13 +141,13 @@ class Counted(NamedTuple):
     weight: Tensor
     """(N,) int64, what was counted."""
     factor: Tensor
-    """(N,) float64."""
+    """(N,) float64, or what the device has."""
 
 
 def weights(batch: Batch, terms: Sequence[Term]) -> Counted:
     """Known before anything is predicted."""
     counted = [term_weight(batch, term) for term in terms]
-    factors = [torch.full_like(part, term.factor, dtype=torch.float64) for part, term in zip(counted, terms)]
+    factors = [torch.full_like(part, term.factor, dtype=widest_on(part.device)) for part, term in zip(counted, terms)]
     return Counted(torch.cat(counted), torch.cat(factors))
 
 

@@ -256,7 +256,12 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 def widest(values: Tensor) -> Tensor:
     """float64, except on MPS, which has none."""
-    return at_least_float32(values) if values.device.type == "mps" else values.double()
+    return values.to(torch.promote_types(values.dtype, widest_on(values.device)))
+
+
+def widest_on(device: torch.device) -> torch.dtype:
+    """The most precise numbers that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def masked(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

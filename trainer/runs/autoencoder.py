@@ -16,7 +16,7 @@ from ...core.checkpoints.architecture import VAEArchitecture
 from ...core.checkpoints.tensors import save_tensors
 from ...core.generations import LATENT
 from ...core.image import CELL
-from ...core.measure.losses import LOSSES, Reduction, at_least_float32
+from ...core.measure.losses import LOSSES, Reduction, at_least_float32, widest_on
 from ...core.whole_file import write_whole
 from ..config import Autoencoder as Settings
 from ..config import Config
@@ -48,7 +48,7 @@ class Apprentice(nn.Module):
         cells = pictures.shape[-2] // CELL * (pictures.shape[-1] // CELL)
         counted.append(torch.tensor([len(pictures) * LATENT * cells], device=pictures.device))
         factors = (self.settings.l1, self.settings.gradient, self.settings.kl)
-        parts = [torch.full_like(part, factor, dtype=torch.float64) for part, factor in zip(counted, factors)]
+        parts = [torch.full_like(part, factor, dtype=widest_on(part.device)) for part, factor in zip(counted, factors)]
         return Counted(torch.cat(counted), torch.cat(parts))
 
     def rehearse(self, batch: Batch) -> Tensor:

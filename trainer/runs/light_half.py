@@ -23,7 +23,7 @@ from ...core.codecs import reduce_channels
 from ...core.generations import CUSTOM, LATENT
 from ...core.halves import with_light
 from ...core.image import CELL, Fit
-from ...core.measure.losses import LOSSES, at_least_float32
+from ...core.measure.losses import LOSSES, at_least_float32, widest_on
 from ...core.multitask import Answered
 from ...core.perception_map import PerceptionMap
 from ...core.pipeline import Noise, Perceiver, denoise, initial_noise, join, perceive
@@ -207,7 +207,7 @@ class Pupil(nn.Module):
         if self.sees_outcome(batch):
             counted.append(torch.tensor([like.numel()], device=like.device))
             factors.append(self.settings.outcome)
-        parts = [torch.full_like(part, factor, dtype=torch.float64) for part, factor in zip(counted, factors)]
+        parts = [torch.full_like(part, factor, dtype=widest_on(part.device)) for part, factor in zip(counted, factors)]
         return Counted(torch.cat(counted), torch.cat(parts))
 
     def rehearse(self, batch: Batch) -> Tensor:
