@@ -25,8 +25,9 @@ class FourierBlock(nn.Module):
         """width: C, a multiple of 8."""
         super().__init__()
         self.norm = layers.GroupNorm(GROUPS, width)
-        for name in ("conv_f1", "conv_f2", "conv_f4", "conv_s1", "conv_s2"):
-            self.add_module(name, layers.Conv2d(width, width, 3, padding=1))
+        self.conv_f1, self.conv_f2, self.conv_f4, self.conv_s1, self.conv_s2 = (
+            layers.Conv2d(width, width, 3, padding=1) for _ in range(5)
+        )
         self.conv_f3 = layers.Conv2d(width, width, 1)
         self.fuse = layers.Conv2d(2 * width, width, 1)
 

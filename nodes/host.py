@@ -436,7 +436,7 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackb
 
 def add_fourier(network: nn.Module, width: int, dtype: torch.dtype) -> None:
     """Put a Fourier block behind the middle block's own layers: the host calls it as one of them, with features."""
-    middle = network.get_submodule("middle_block")
+    middle: Any = network.get_submodule("middle_block")
     device = next(middle.parameters()).device
     block = FourierBlock(width, comfy.ops.manual_cast).to(device, dtype)
     if hasattr(management, "archive_model_dtypes"):

@@ -37,6 +37,7 @@ def write_balls(
     (root / "dataset.toml").write_text(
         f'name = "balls"\n{lens}[normal]\naxes = ["right", "up", "back"]\n[segmentation]\nclasses = ["wall", "ball"]\n'
         'palette = ["202060", "F0C030"]\nignore = []\n[disparity]\nunit = "1/m"\n[shading]\ncolour = "linear"\n'
+        '[irradiance]\ncolour = "linear"\n[residual]\ncolour = "linear"\n'
     )
     return root
 
@@ -71,6 +72,11 @@ def ball(random: np.random.Generator, size: int) -> dict[str, np.ndarray]:
         "segmentation": inside.astype(np.uint8),
         "albedo": (np.sqrt(albedo) * 255).astype(np.uint8),
         "shading": shading.astype(np.float32),
+        "irradiance": (shading * 0.8).astype(np.float32),
+        "residual": (shading**4).astype(np.float32),
+        "roughness": ((0.8 - 0.5 * inside) * 255).astype(np.uint8),
+        "metallic": (inside * 200).astype(np.uint8),
+        "material": (np.stack([0.8 - 0.5 * inside, 0.8 * inside, 0 * inside], -1) * 255).astype(np.uint8),
     }
 
 

@@ -37,12 +37,21 @@ def dmp_size(height: int, width: int, resolution: int) -> tuple[int, int]:
     return int(resolution * height / width), resolution
 
 
+def rgb_x_size(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """load_image of its demo: the longer side becomes it, both are cut down to eighths; 0 keeps the image's own."""
+    sizes = marigold_size(height, width, resolution) if resolution else (height, width)
+    return sizes[0] // 8 * 8, sizes[1] // 8 * 8
+
+
 FORMULAS = {
     "genpercept": genpercept_size,
     "genpercept-v1": genpercept_size,
     "genpercept-v1-nearest": genpercept_size,
     "marigold": marigold_size,
+    "lotus": marigold_size,
+    "rgb-x": rgb_x_size,
     "dmp": dmp_size,
+    "intrinsic-lora": dmp_size,
 }
 
 
@@ -53,7 +62,8 @@ def test_every_rule_has_its_formula_here():
 @pytest.mark.parametrize("rule", RESIZE_RULES)
 @given(height=LENGTHS, width=LENGTHS, resolution=RESOLUTIONS)
 def test_every_family_gets_its_own_processing_size(rule, height, width, resolution):
-    expected = FORMULAS[rule](height, width, resolution) if resolution else (height, width)
+    own = rule == "rgb-x" or resolution
+    expected = FORMULAS[rule](height, width, resolution) if own else (height, width)
     seen = processing_size((height, width), resolution, RESIZE_RULES[rule])
     assert seen == tuple(max(length, SMALLEST) for length in expected)
 
@@ -72,7 +82,7 @@ def test_values_come_back_at_the_size_of_the_image(rule, height, width, resoluti
 @pytest.mark.parametrize("rule", RESIZE_RULES)
 @pytest.mark.parametrize(("height", "width"), [(16, 3000), (3000, 16), (16, 16), (17, 1001)])
 def test_extreme_sizes_come_back_too(rule, height, width):
-    resolution = 32 if rule == "dmp" else 256
+    resolution = 32 if rule in ("dmp", "intrinsic-lora") else 256
     picture, fitted = fit(torch.zeros(1, 3, height, width), resolution, RESIZE_RULES[rule])
     decoded = torch.zeros(1, 1, *(length // CELL * CELL for length in picture.shape[-2:]))
     assert fitted.restore(decoded).shape == (1, 1, height, width)

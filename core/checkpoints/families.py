@@ -92,8 +92,6 @@ class Beside:
 
     heads: tuple[str, ...] = ()
     """Folders of heads, the preferred first."""
-    head_weight: str = ""
-    """A weight that tells them from what others keep in folders of that name."""
     says_head: Callable[[str], bool] = lambda folder: False
     """Whether the name of a UNet's folder says that it was trained for a head."""
     decoder: tuple[str, ...] = ()
@@ -102,6 +100,8 @@ class Beside:
     """{name in the files of the VAE and of `decoder`: diffusers name}"""
     vae: str = ""
     """Whose VAE the decoder was trained from."""
+    head_weight: str = ""
+    """A weight that tells heads from what others keep in folders of that name."""
 
 
 @dataclass(frozen=True)
