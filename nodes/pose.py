@@ -68,7 +68,8 @@ class PerceivePose(io.ComfyNode):
                     min=1.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How much larger than its box a person is looked at; models are trained at 1.25.",
+                    tooltip="How much larger than its box a person is looked at; models are trained at 1.25. SDPose "
+                    "takes boxes as they are.",
                     **ADVANCED,
                 ),
                 io.Boolean.Input(

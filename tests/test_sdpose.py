@@ -16,6 +16,7 @@ from diffusion_perception.core.checkpoints.checkpoint import describe, open_all,
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.crops import Box
 from diffusion_perception.core.heads.table import HEADS, build_head
+from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.pose import people_of, predict_people
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.host import load, open_perceiver
@@ -249,3 +250,23 @@ def test_a_file_of_the_projects_own_keeps_all_of_it(tmp_path, folder, points):
         )
     assert torch.equal(one.values, other.values)
     assert one.convention == other.convention
+
+
+def test_a_whole_image_is_perceived_like_every_other_map_and_read_likewise(folder, points):
+    perceiver = open_perceiver(folder, overrides=["resolution=128"], device="cpu")
+    with torch.inference_mode():
+        seen = predict(perceiver, tiny.picture(128, 96))
+    assert seen.values.shape == (1, 128, 96, points)
+    (person,) = people_of(seen)[0]
+    highest = seen.values[0].flatten(0, 1).argmax(0).numpy()
+    cells = np.stack([highest % 96, highest // 96], 1)
+    # on noise some steps are long; most stay near the highest pixel
+    assert np.median(np.abs(person.points - cells).max(1)) <= 8
+
+
+def test_the_evaluations_crop_is_a_setting(folder):
+    """A quarter more around the box at the crop's aspect, in place of the demo's stretched box."""
+    perceiver = open_perceiver(folder, overrides=["resolution=64", "crop=padded"], device="cpu")
+    with torch.inference_mode():
+        seen = predict_people(perceiver, tiny.picture(131, 97), [[Box(20, 10, 30, 80)]])
+    assert seen.crops.windows.tolist() == [[35 - 37.5, 50 - 50, 75, 100]]

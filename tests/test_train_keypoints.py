@@ -92,6 +92,9 @@ def test_a_run_cuts_people_out_at_full_resolution_and_in_no_other_shape(tmp_path
     assert plain_people(SCENES / "val", "val")[0].image.shape == (3, 256, 192)
     with pytest.raises(ConfigError, match=r"aspect = 0.5, .* not that of size = \[64, 48\]: leave it out"):
         open_feeds(config(tmp_path, recipe={"aspect": 0.5}), "custom")
+    for field, value in {"crop": "stretched", "decoding": "udp"}.items():
+        with pytest.raises(ConfigError, match=f"recipe's {field} = {value} is another than training teaches"):
+            open_feeds(config(tmp_path, recipe={field: value}), "custom")
     coco = {"root": "here", "reader": "coco-keypoints", "settings": {"size": [256, 192]}}
     with pytest.raises(ConfigError, match=r"crops of size = \[256, 192\], the run pictures of size = \[64, 48\]"):
         open_feeds(config(tmp_path, data=[coco]), "custom")

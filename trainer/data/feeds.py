@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.display.colour import PALETTES, palette_named
 from ...core.errors import UserError
-from ...core.recipe import Recipe
+from ...core.recipe import DEFAULTS, Recipe
 from ...core.tasks import task_named
 from ..config import Config, ConfigError, Source, build
 from .augment import Augmentation
@@ -64,6 +64,16 @@ def check_crops(source: Source, recipe: Recipe, size: tuple[int, int]) -> None:
             f"The recipe's aspect = {recipe.aspect:g}, width to height of the crops around people, is not that of "
             f"size = {list(size)}: leave it out."
         )
+    for field in LEARNT:
+        if getattr(recipe, field) != DEFAULTS[field]:
+            raise ConfigError(
+                f"The recipe's {field} = {getattr(recipe, field)} is another than training teaches, "
+                f"{DEFAULTS[field]}: leave it out."
+            )
+
+
+LEARNT = ("crop", "decoding")
+"""How the readers cut people out, and where they draw keypoints in heatmaps."""
 
 
 def informed(recipe: Recipe, opened: list[Records[Any]]) -> Recipe:
