@@ -22,12 +22,16 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..generations import LATENT
 from ..recipe import from_header, to_header
 from .adapter_names import STABLE_DIFFUSION, Key, Layout, adapts
 from .adapters import Adapter, Delta, LowRank, Part, first
+from .architecture import UNetArchitecture
 from .checkpoint import ADAPTER_KEY, read_metadata_if_any
+from .families import Clues, recognise, title_of
 from .fingerprint import is_fingerprint
 from .foreign_adapter import assemble, read_foreign, refuse_unread
+from .published import describe_licence
 from .tensors import CheckpointError, find_files, header_object, read_shapes, save_tensors, shown
 from .tiny_vae_file import Stored, named
 
@@ -133,11 +137,28 @@ def named_tensors(part: Part) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in {**held, "bias": part.bias}.items() if tensor is not None}
 
 
+def clues_of(adapter: Adapter, architecture: UNetArchitecture) -> Clues:
+    """What its names tell; those that stand in every repository tell nothing."""
+    telling, *rest = shown(adapter.path).split("/")
+    folder = adapter.path.parents[len(rest)]
+    network = replace(architecture, in_channels=adapter.in_channels or architecture.in_channels)
+    name = telling if rest else adapter.path.stem
+    return Clues(network, name, folder.name, adapter=adapter.spelling, rank=adapter.rank)
+
+
+PLAIN = UNetArchitecture(LATENT, LATENT, (), 0, (), (), 0, False)
+"""Of the network that an adapter is for, as much as its family is told by."""
+
+
 def describe_adapter(path: Path) -> dict[str, Any]:
     """What a person may want to know of an adapter, as plain data."""
     adapter = read_adapter(path)
+    clues = clues_of(adapter, PLAIN)
+    row = recognise(clues)
+    family = adapter.recipes[0].family if adapter.recipes else row.name if row else ""
     return {
         "path": path.name,
+        "family": title_of(family),
         "spelling": adapter.spelling,
         "base": adapter.base or "not said",
         "fingerprint": "of the checkpoint it was trained on" if adapter.fingerprint else "none",
@@ -146,7 +167,7 @@ def describe_adapter(path: Path) -> dict[str, Any]:
         "layers": len(adapter.parts),
         "parameters": sum(tensor.numel() for part in adapter.parts.values() for tensor in named_tensors(part).values()),
         "text encoder tensors": adapter.text_encoder,
-        "licence": adapter.licence or "not said",
+        **describe_licence(adapter.licence or (row.licence(clues) if row else ""), family),
         "data": adapter.data or "not said",
         "recipes": [{"id": recipe.id, **asdict(recipe)} for recipe in adapter.recipes],
     }

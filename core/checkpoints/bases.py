@@ -12,7 +12,7 @@ from ..backbone import Context
 from ..errors import UserError
 from ..recipe import Recipe
 from ..tasks import task_named
-from .adapter_file import read_adapter
+from .adapter_file import clues_of, read_adapter
 from .adapters import Adapter, check
 from .architecture import UNetArchitecture, VAEArchitecture
 from .checkpoint import (
@@ -29,7 +29,7 @@ from .checkpoint import (
     own_context,
     own_head,
 )
-from .families import Clues, family_named, recipe_for, recognise
+from .families import family_named, recipe_for, recognise
 from .strangers import refuse_closed, refuse_pickle
 from .tensors import CheckpointError, Weights, find_files, network, pick_unet, pick_vae, read, read_json, shown
 from .tiny_vae_file import own_light
@@ -139,15 +139,6 @@ def own_recipe(adapter: Adapter, task: str) -> Recipe:
     if len(wanted) > 1 and task not in {recipe.id for recipe in wanted}:
         raise CheckpointError(f"{adapter.name} holds several tasks ({held}): name one of them.")
     return next((recipe for recipe in wanted if recipe.id == task), wanted[0])
-
-
-def clues_of(adapter: Adapter, architecture: UNetArchitecture) -> Clues:
-    """What its names tell; those that stand in every repository tell nothing."""
-    telling, *rest = shown(adapter.path).split("/")
-    folder = adapter.path.parents[len(rest)]
-    network = replace(architecture, in_channels=adapter.in_channels or architecture.in_channels)
-    name = telling if rest else adapter.path.stem
-    return Clues(network, name, folder.name, adapter=adapter.spelling, rank=adapter.rank)
 
 
 def context_of(adapter: Adapter, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:

@@ -20,7 +20,20 @@ from ..plain_files import read_npy
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
 from .architecture import UNetArchitecture, VAEArchitecture
-from .families import FAMILIES, Beside, Clues, Family, family_named, fits, recipe_for, recognise, task_in, with_heads
+from .families import (
+    FAMILIES,
+    Beside,
+    Clues,
+    Family,
+    family_named,
+    fits,
+    recipe_for,
+    recognise,
+    task_in,
+    title_of,
+    with_heads,
+)
+from .published import describe_licence
 from .strangers import plain, refuse_closed, refuse_pickle, refuse_stranger
 from .tensors import (
     INNER_HEAD,
@@ -277,11 +290,14 @@ def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
     """What is known of a checkpoint, its recipe in full."""
     encoder = "made by the text encoder beside it" if checkpoint.text_encoder else "none: give one"
     vae = checkpoint.vae_architecture
+    recipe = checkpoint.recipe
     return {
         **describe_unet(checkpoint.path, checkpoint.unet.shapes),
+        "family": title_of(recipe.family),
+        **describe_licence(recipe.licence, recipe.family),
         "context": f"{tuple(checkpoint.context.tokens.shape)}" if checkpoint.context else encoder,
-        "id": checkpoint.recipe.id,
-        "recipe": asdict(checkpoint.recipe),
+        "id": recipe.id,
+        "recipe": asdict(recipe),
         "unet": checkpoint.architecture.config(),
         "vae": vae.config() if vae else "none: connect one",
         **describe_latents(checkpoint.vae),

@@ -17,6 +17,7 @@ from ..tasks import TASKS
 from . import ldm_names
 from .adapter_names import PROCESSORS
 from .architecture import UNetArchitecture
+from .published import UNSAID, licence_of
 from .tensors import INNER_HEAD, pick_vae
 
 
@@ -124,7 +125,7 @@ class Family:
     """Width of its class embedding's input, if it has one."""
     fourier: bool = False
     """Whether a Fourier block stands behind the middle of its UNet."""
-    licence: Callable[[Clues], str] = lambda clues: ""
+    licence: Callable[[Clues], str] = lambda clues: licence_of(clues.folder, clues.repository)
     """Of its published weights, as far as that is known."""
     hint: str = ""
     """A word in the names of its published files; for people, where weights cannot tell."""
@@ -659,6 +660,11 @@ def family_named(name: str) -> Family:
     if name not in FAMILIES:
         raise UserError(f"Unknown family {name!r}: this version knows {', '.join(FAMILIES)}.")
     return FAMILIES[name]
+
+
+def title_of(name: str) -> str:
+    """What people call the family of that name, also one that this version does not know."""
+    return FAMILIES[name].title if name in FAMILIES else name or UNSAID
 
 
 def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:

@@ -15,6 +15,7 @@ from .adapter_file import find_adapter, is_adapter
 from .adapters import first
 from .checkpoint import CONTEXT_FILES, unet_folders
 from .families import FAMILIES
+from .published import where
 from .strangers import claims_to_perceive
 from .tensors import STEMS, CheckpointError, Weights, find_files, pick_unet, quantised, read_shapes
 
@@ -72,10 +73,8 @@ class Library:
         for folder in self.folders() if parts.name else ():
             if os.path.exists(folder / parts):  # without raising where folders are closed or names too long
                 return folder / parts
-        known = first(self.choices(adapters))
-        raise CheckpointError(
-            f"There is no {name!r} in {self.place}: put it there, or choose {kind} that is ({known})."
-        )
+        known, how = first(self.choices(adapters)), where(text, self.place) or "put it there"
+        raise CheckpointError(f"There is no {name!r} in {self.place}: {how}, or choose {kind} that is ({known}).")
 
 
 class Walk:

@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..plain_files import parse_json
 from ..whole_file import whole_file
 from . import ldm_names
+from .published import where
 
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
 EVERYBODYS = re.compile(
@@ -286,7 +287,8 @@ def torch_version() -> tuple[int, int]:
 
 def check_exists(file: Path) -> None:
     if not os.path.isfile(file):
-        raise CheckpointError(f"There is no file {file}: check the path.")
+        known = where(file.name, file.parent.as_posix())
+        raise CheckpointError(f"There is no file {file}: check the path" + (f", or {known}." if known else "."))
 
 
 def read_json(file: Path) -> dict[str, Any]:
