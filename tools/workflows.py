@@ -15,12 +15,25 @@ from typing import Any
 import comfyui_host
 from comfyui_server import Server
 
+from diffusion_perception.core.checkpoints.published import HUB, PLACES, PUBLISHED
+
 FOLDER = Path(__file__).absolute().parents[1] / "workflows"
 MODEL = "starter.safetensors"
 PHOTO = "photograph.png"
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 CONTROLNET = "control_v11f1p_sd15_depth_fp16.safetensors"
 ADAPTER = "depth-hypersim-notext"
+LINKS = {
+    CHECKPOINT: ("checkpoints", f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}"),
+    CONTROLNET: ("controlnet", f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CONTROLNET}"),
+    **{
+        place: ("perception", address)
+        for row in PUBLISHED
+        for place, address in row.places.items()
+        if place.endswith(".safetensors")
+    },
+}
+"""{file: (the host's folder for it, its address)}: the editor offers to get files, one by one, and no folders."""
 COLUMN, ROW = 380, 420
 
 Graph = dict[str, dict[str, Any]]
@@ -118,12 +131,19 @@ WORKFLOWS = {
     "cut-out": cutout,
     "depth of a generation for ControlNet": generation,
 }
+
+
+def address_of(place: str) -> str:
+    """Of what is published under this name."""
+    return PLACES[place.lower()][1].places[place]
+
+
 NOTES = {
     "depth of a generation for ControlNet": f"""Needs, besides this pack:
 
-- models/checkpoints: {CHECKPOINT}, or any SD 1.5 checkpoint
-- models/controlnet: {CONTROLNET}
-- models/perception: a depth adapter for SD 1.x, such as the folder {ADAPTER} of DMP's authors
+- models/checkpoints: [{CHECKPOINT}]({LINKS[CHECKPOINT][1]}), or any SD 1.5 checkpoint
+- models/controlnet: [{CONTROLNET}]({LINKS[CONTROLNET][1]})
+- models/perception: a depth adapter for SD 1.x, such as the folder [{ADAPTER}]({address_of(ADAPTER)}) of DMP's authors
 
 No image is decoded and encoded again, and no second UNet is loaded: the depth is seen in the latent by the model that
 made it."""
@@ -169,11 +189,18 @@ def editor_node(
     outputs = [
         {"name": label, "type": kind, "links": []} for label, kind in zip(schema["output_name"], schema["output"])
     ]
+    models = models_of(widgets)
     return {
         "id": int(name), "type": class_type, "pos": place, "size": [320, 220], "flags": {},
         "order": int(name) - 1, "mode": 0, "inputs": sockets, "outputs": outputs, "widgets_values": widgets,
-        "properties": {"Node name for S&R": class_type},
+        "properties": {"Node name for S&R": class_type, **({"models": models} if models else {})},
     }  # fmt: skip
+
+
+def models_of(widgets: list[Any]) -> list[dict[str, str]]:
+    """What the editor offers to get where the host lacks it; it shows those alone that a widget of the node names."""
+    named = [value for value in widgets if isinstance(value, str) and value in LINKS]
+    return [{"name": name, "url": LINKS[name][1], "directory": LINKS[name][0]} for name in named]
 
 
 def declared(schema: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:

@@ -56,7 +56,7 @@ def hub(owner: str, *repositories: str) -> dict[str, str]:
 
 HALF = "*.fp16.safetensors *.json *.txt"
 ALL = "*.safetensors *.json *.txt"
-FILE = "the file"
+FILE, EVERYTHING = "the file", "everything"
 OLBEDO = f"{HUB}/GDAOSU/olbedo/tree/main"
 
 PUBLISHED: tuple[Published, ...] = (
@@ -93,7 +93,7 @@ PUBLISHED: tuple[Published, ...] = (
         ALL, "5.2 GB", "Apache-2.0",
     ),
     Published(
-        ("depthmaster",), "DepthMaster: disparity", hub("zysong212", "DepthMaster"), f"*.bin {ALL}", "5.5 GB",
+        ("depthmaster",), "DepthMaster: disparity", hub("zysong212", "DepthMaster"), EVERYTHING, "5.5 GB",
         "Apache-2.0",
     ),
     Published(
@@ -116,7 +116,7 @@ PUBLISHED: tuple[Published, ...] = (
     Published(
         ("marigold-intrinsics",), "Olbedo: the same from the air",
         {f"olbedo-{kind}": f"{OLBEDO}/marigold_{kind}/finetuned" for kind in ("appearance", "lighting")},
-        ALL, UNSAID, "RAIL++-M",
+        EVERYTHING, UNSAID, "RAIL++-M",
     ),
     Published(
         ("intrinsic-lora",), "Intrinsic-LoRA, adapters on SD 1.5: depth, normals, albedo, shading",
@@ -145,15 +145,15 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     Published(
         ("rgb-x",), "RGB-X: albedo, normals, roughness, metallicity, irradiance", hub("zheng95z", "rgb-to-x"),
-        ALL, "5.2 GB", "Adobe Research License",
+        EVERYTHING, "5.2 GB", "Adobe Research License",
     ),
     Published(
-        ("rgb-x",), "Olbedo: albedo from the air", {"olbedo-rgbx": f"{OLBEDO}/rgbx/finetuned"}, ALL, UNSAID,
-        "Adobe Research License",
+        ("rgb-x",), "Olbedo: albedo from the air", {"olbedo-rgbx": f"{OLBEDO}/rgbx/finetuned"},
+        EVERYTHING, UNSAID, "Adobe Research License",
     ),
     Published(
         ("rgb-x",), "Ouroboros: RGB-X in one step", {"ouroboros": f"{HUB}/Y-Research-Group/Ouroboros"},
-        "unet_1/, beside all but unet/ of rgb-to-x", UNSAID, "Adobe Research License, as RGB-X's",
+        "unet_1/ (its other parts are those of rgb-to-x)", UNSAID, "Adobe Research License, as RGB-X's",
     ),
 )  # fmt: skip
 """What this version runs and somebody has published, the freest first."""
