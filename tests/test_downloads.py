@@ -36,6 +36,8 @@ CARDS = {
     "lotus-depth-d-v1-1": FREE,
     "lotus-normal-g-v1-1": FREE,
     "DepthMaster": FREE,
+    "SDPose-Body": ("MIT", "yes"),
+    "sdpose_wholebody_fp16.safetensors": ("MIT", "yes"),
     "rgb-to-x": ("Adobe Research License", CLOSED),
     "ouroboros": ("Adobe Research License, as RGB-X's", CLOSED),
     "genpercept-models": ("BSD-2-Clause, non-commercial", CLOSED),
@@ -81,6 +83,7 @@ SAID = {
     "e2e-ft": {"index": {"_class_name": "StableDiffusionPipeline"}, "scheduler": LEADING},
     "depthmaster": {"index": {"_class_name": "MarigoldPipeline"}},
     "genpercept": {"index": {"_class_name": "GenPerceptPipeline"}},
+    "sdpose": {"head": "decoder", "head_shapes": {"final_layer.weight": (133, 640, 1, 1)}},
 }
 """{family: what lies beside its weights, as published}"""
 MASKS = {"genpercept-models": "unet_dis_v2", "ouroboros": "unet_1"}
@@ -99,7 +102,7 @@ def clues_of(place: str, family: str) -> Clues:
     if family in ("dmp", "intrinsic-lora"):
         return Clues(network, place, adapter=PROCESSORS, rank=4 if family == "dmp" else 8)
     if place.endswith(".safetensors"):
-        return Clues(network, Path(place).stem, "perception")
+        return Clues(network, Path(place).stem, "perception", **SAID.get(family, {}))
     return Clues(network, MASKS.get(place, "unet"), place, **SAID.get(family, {}))
 
 
