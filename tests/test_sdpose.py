@@ -87,7 +87,8 @@ def points(request) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, points) -> Path:
-    return tiny_sdpose.write_folder(tmp_path_factory.mktemp("published") / "SDPose", points)
+    name = {17: "SDPose-Body", 133: "SDPose-Wholebody"}[points]
+    return tiny_sdpose.write_folder(tmp_path_factory.mktemp("published") / name, points)
 
 
 BOXES = [[20, 10, 70, 90], [0, 0, 45, 131], [33, 60, 97, 113]]

@@ -569,7 +569,6 @@ FAMILIES: dict[str, Family] = {
             sdpose,
             tasks=lambda clues: ("keypoints",),
             vector_dim=4,
-            licence=lambda clues: "MIT",
             beside=Beside(heads=("decoder",), head_weight="deconv_layers.0.weight"),
         ),
         Family("lotus-d", "Lotus-D", LATENT, lambda clues: True, lotus_d, vector_dim=4),

@@ -97,6 +97,18 @@ PUBLISHED: tuple[Published, ...] = (
         "Apache-2.0",
     ),
     Published(
+        ("sdpose",), "SDPose: 17 keypoints of a body, or 133 with hands and face",
+        hub("teemosliang", "SDPose-Body", "SDPose-Wholebody"), EVERYTHING, UNSAID, "MIT",
+    ),
+    Published(
+        ("sdpose",), "the second of these in one file",
+        {
+            "sdpose_wholebody_fp16.safetensors":
+            f"{HUB}/Comfy-Org/SDPose/resolve/main/checkpoints/sdpose_wholebody_fp16.safetensors"
+        },
+        FILE, "1.9 GB", "MIT",
+    ),
+    Published(
         ("marigold",), "Marigold, first release: depth", hub("prs-eth", "marigold-depth-v1-0"), HALF, "2.6 GB",
         "Apache-2.0",
     ),

@@ -122,6 +122,7 @@ CHECKPOINTS = [
     (None, "../../input/fine.png", ["leads out of models/perception"]),
     (None, "/etc/passwd", ["leads out of models/perception"]),
     (None, "missing.safetensors", ["There is no", "models/perception"]),
+    (None, "Marigold-Depth-v1-1", ["huggingface.co/prs-eth/marigold-depth-v1-1 into models/perception/marigold-d"]),
 ]
 
 

@@ -100,5 +100,24 @@ def own_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
     return [node for node in nodes if (node.get("type") or node["class_type"]).startswith("DiffusionPerception")]
 
 
+def test_what_the_editor_offers_to_get_goes_into_folders_that_the_host_has(furnished):
+    """The editor's own rule: one of the host's folders, and none inside it; a file that a widget of the node names."""
+    folders = {folder["name"] for folder in furnished.get("/experiment/models")}
+    assert {folder for folder, _ in workflows.LINKS.values()} <= folders
+    linked = []
+    for name in NAMES:
+        whole = json.loads((workflows.FOLDER / f"{name}.json").read_text("utf-8"))
+        for node in whole["nodes"]:
+            models = node["properties"].get("models", [])
+            files = [value for value in node["widgets_values"] if str(value).endswith(".safetensors")]
+            assert [model["name"] for model in models] == [file for file in files if file != workflows.MODEL]
+            linked += models
+    assert linked
+    for model in linked:
+        assert model["directory"] in folders
+        assert model["url"].startswith("https://huggingface.co/")
+        assert model["url"].endswith(f"/resolve/main/{model['name']}")
+
+
 def test_comfyui_offers_the_workflows_as_templates(furnished):
     assert set(NAMES) <= set(furnished.get("/workflow_templates")["diffusion-perception"])
