@@ -53,7 +53,7 @@ def repository(tmp_path_factory):
 
 
 def ours(folder: Path, image: Tensor, overrides: list[str], **options: Any) -> PerceptionMap:
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, "marigold")  # named, for a schedule that E2E-FT has too
     return predict(load(replace(checkpoint, recipe=checkpoint.recipe.override(overrides))), image, **options)
 
 

@@ -640,9 +640,16 @@ def doubt(clues: Clues) -> str:
     guess = f" (by its name {named})" if named else ""
     families = ", ".join(row.name for row in rows)
     return (
-        f"{channels} input channels and nothing beside it says how it was trained: name its family and task; its "
-        f"weights fit {families}{guess}"
+        f"{channels} input channels and {silence(clues)} how it was trained: name its family and task; its weights fit "
+        f"{families}{guess}"
     )
+
+
+def silence(clues: Clues) -> str:
+    """What there is that does not say it."""
+    if clues.pipeline.startswith("Marigold") and not clues.scheduler:
+        return "scheduler/scheduler_config.json, which would say it, is missing beside it; nothing else tells"
+    return f"its index ({clues.pipeline}) does not say" if clues.pipeline else "nothing beside it says"
 
 
 def refuse_quantised(weights: Weights, path: Path) -> None:

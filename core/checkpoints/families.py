@@ -66,12 +66,21 @@ class Clues:
         """
         stated = str(self.index.get("prediction_type", ""))
         keyed = (task for key, task in INDEX_TASKS if key in self.index)
-        return task_in(stated, *keyed, self.folder, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.pipeline))
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.pipeline)
+        return "" if self.contradicted else task_in(stated, *keyed, self.folder, words)
 
     @property
     def likely_task(self) -> str:
         """The same, or what the folder around it is called after; a person may know better than that."""
-        return self.task or task_in(self.repository)
+        return "" if self.contradicted else self.task or task_in(self.repository)
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether its names speak of another task than its index: Marigold's first pipeline wrote that of depths into
+        whatever was trained with its code."""
+        keyed = [task for key, task in INDEX_TASKS if key in self.index][:1]
+        others = [task for task in TASKS if task in self.names and task not in keyed]
+        return self.pipeline == "MarigoldPipeline" and bool(keyed and others)
 
 
 INDEX_TASKS = (("use_full_z_range", "normal"), ("scale_invariant", "depth"), ("shift_invariant", "depth"))
@@ -187,6 +196,8 @@ SHARED: dict[str, dict[str, Any]] = {
 
 def marigold(clues: Clues, task: str) -> Recipe:
     """Marigold in diffusers layout: everything that differs between its releases stands in its configs."""
+    if "coco" in clues.names or (task == "segmentation" and clues.pipeline == "MarigoldPipeline"):
+        raise UserError("it paints white what a prompt names, which is no map that this version knows")
     codec = "unit-vector" if clues.index.get("use_full_z_range", True) else "half-sphere"
     normals = {"axes": ("right", "up", "back"), "codec": codec}
     return Recipe(task, **from_noise(clues, "marigold"), **(normals if task == "normal" else {}))
@@ -194,27 +205,22 @@ def marigold(clues: Clues, task: str) -> Recipe:
 
 def from_noise(clues: Clues, family: str) -> dict[str, Any]:
     """What Marigold's diffusers pipelines read from their configs."""
-    scheduler, index = clues.scheduler, clues.index
+    release = release_of(clues)
+    configs = {"scheduler": scheduler_of(clues, release), "index": clues.index}
     for config, key, runs in MARIGOLD_CONFIG:
-        found = getattr(clues, config).get(key, runs[0])
+        found = configs[config].get(key, runs[0])
         if found not in runs:
             needed = " or ".join(map(str, runs))
             raise UserError(f"its {config} says {key}={found}; this version runs Marigold with {needed}")
+    scheduler, index = configs["scheduler"], clues.index
     resolution = index.get("default_processing_resolution")
-    sampler = SAMPLERS[scheduler.get("_class_name", "DDIMScheduler")]
     return {
         "family": family,
         "base": clues.architecture.base,
         "paradigm": "stochastic",
-        "steps": index.get("default_denoising_steps") or USUAL_STEPS[sampler],
-        "beta_start": scheduler.get("beta_start", 0.00085),
-        "beta_end": scheduler.get("beta_end", 0.012),
-        "zero_snr": scheduler.get("rescale_betas_zero_snr", False),
-        "spacing": scheduler.get("timestep_spacing", "leading"),
-        "steps_offset": scheduler.get("steps_offset", 1),
-        "final_alpha_one": scheduler.get("set_alpha_to_one", False),
-        "prediction_type": scheduler.get("prediction_type", "v_prediction"),
-        "sampler": sampler,
+        "steps": index.get("default_denoising_steps") or release.steps,
+        **schedule(scheduler),
+        "sampler": SAMPLERS[scheduler["_class_name"]],
         "original_steps": scheduler.get("original_inference_steps", 50),
         "timestep_scaling": scheduler.get("timestep_scaling", 10.0),
         "final": "previous",
@@ -224,10 +230,77 @@ def from_noise(clues: Clues, family: str) -> dict[str, Any]:
     }
 
 
+def schedule(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What a whole scheduler_config.json says of the steps."""
+    return {
+        "beta_start": scheduler["beta_start"],
+        "beta_end": scheduler["beta_end"],
+        "zero_snr": scheduler["rescale_betas_zero_snr"],
+        "spacing": scheduler["timestep_spacing"],
+        "steps_offset": scheduler["steps_offset"],
+        "final_alpha_one": scheduler["set_alpha_to_one"],
+        "prediction_type": scheduler["prediction_type"],
+    }
+
+
+class Release(NamedTuple):
+    """Marigold's networks of one kind, for those that come without their configs."""
+
+    named: str
+    """A pattern of their names."""
+    steps: int
+    """Where no index says it."""
+    scheduler: Mapping[str, Any]
+    """What their scheduler_config.json says."""
+
+
+def release_of(clues: Clues) -> Release:
+    """By its scheduler's class, by its names, or by what it predicts: intrinsic images came with the second only."""
+    sampler, several = clues.scheduler.get("_class_name"), clues.architecture.out_channels > LATENT
+    names = clues.names.replace("_", "-") + (" v1-1" if several else "")
+    suiting = [row for row in RELEASES if sampler in (None, row.scheduler["_class_name"])]
+    return next(row for row in (*suiting, RELEASES[-1]) if re.search(row.named, names) or row is RELEASES[-1])
+
+
+def scheduler_of(clues: Clues, release: Release) -> dict[str, Any]:
+    """Its scheduler_config.json; what the file leaves out is as in diffusers, and all is the release's without one."""
+    stated = {"_class_name": "DDIMScheduler", **(clues.scheduler or release.scheduler)}
+    return {**SCHEDULERS.get(stated["_class_name"], {}), **stated}
+
+
 SAMPLERS = {"DDIMScheduler": "ddim", "LCMScheduler": "lcm"}
 """{diffusers' class: a row of core.diffusion.SAMPLERS}"""
-USUAL_STEPS = {"ddim": 10, "lcm": 1}
-"""Where the index does not say."""
+DDIM = {
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "clip_sample": True,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "rescale_betas_zero_snr": False,
+}
+LCM = {**DDIM, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+SCHEDULERS: dict[str, dict[str, Any]] = {"DDIMScheduler": DDIM, "LCMScheduler": LCM}
+"""{diffusers' class: what it takes where its config is silent}"""
+FIRST = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "v_prediction",
+}
+SECOND = {**FIRST, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+RELEASES = (
+    Release(r"\blcm\b", 1, {**FIRST, "_class_name": "LCMScheduler"}),
+    Release(r"\bv?1[-_.]1\b", 4, SECOND),
+    Release("", 10, FIRST),
+)
+"""The first whose names fit is the one."""
 
 
 MARIGOLD_CONFIG: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
@@ -244,9 +317,9 @@ MARIGOLD_CONFIG: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
 
 
 def is_marigold(clues: Clues) -> bool:
-    """Its pipeline says so and nothing contradicts: other networks have been published under its class."""
-    doubtful = clues.ending == (True, False) and "marigold" not in clues.names
-    return clues.pipeline.startswith("Marigold") and not doubtful and not is_e2e_ft(clues)
+    """Its pipeline says so and its schedule is one of Marigold's: others have been published under its class."""
+    known = bool(clues.scheduler) and clues.ending != (True, False)
+    return clues.pipeline.startswith("Marigold") and known and not is_e2e_ft(clues)
 
 
 def marigold_intrinsics(clues: Clues, task: str) -> Recipe:
@@ -274,10 +347,19 @@ class Intrinsic(NamedTuple):
     channel: int = -1
 
 
-INTRINSICS: dict[int, tuple[str, ...]] = {2: ("albedo", "material"), 3: ("albedo", "shading", "residual")}
-"""{how many latents: what Marigold's two releases predict}, where no index says it."""
-STACKED: dict[str, tuple[str | None, ...]] = {"material": ("roughness", "metallicity", None)}
-"""{target: what its channels hold}, likewise."""
+LINEAR = {"prediction_space": "linear"}
+SCALED = {**LINEAR, "up_to_scale": True}
+INTRINSICS: dict[int, dict[str, Any]] = {
+    2: {
+        "target_names": ["albedo", "material"],
+        "albedo": {"prediction_space": "srgb"},
+        "material": {"prediction_space": "stack", "sub_target_names": ["roughness", "metallicity", None]},
+        "roughness": LINEAR,
+        "metallicity": LINEAR,
+    },
+    3: {"target_names": ["albedo", "shading", "residual"], "albedo": LINEAR, "shading": SCALED, "residual": SCALED},
+}
+"""{how many latents: what the index of Marigold's release says of them}, where there is no index."""
 
 
 def intrinsics(clues: Clues) -> list[Intrinsic]:
@@ -285,17 +367,19 @@ def intrinsics(clues: Clues) -> list[Intrinsic]:
     stated = properties(clues)
     count = clues.architecture.out_channels // LATENT
     found = []
-    for target, name in enumerate(stated.get("target_names") or INTRINSICS.get(count, ())):
+    for target, name in enumerate(stated.get("target_names") or ()):
         found.append(Intrinsic(task_in(str(name)), str(name), target))
-        inner = stated.get(name, {}).get("sub_target_names") if stated else STACKED.get(name)
+        inner = stated.get(name, {}).get("sub_target_names")
         parts = [(channel, str(part)) for channel, part in enumerate(inner or ()) if part]
         found += [Intrinsic(task_in(part), part, target, channel) for channel, part in parts]
     return [row for row in found if row.task and row.target < count]
 
 
 def properties(clues: Clues) -> dict[str, Any]:
-    """What an index says of the targets, {} if it says nothing that can be understood."""
+    """What an index says of the targets, or would where there is none; {} if nothing can be understood."""
     held = clues.index.get("target_properties")
+    if not held:
+        return INTRINSICS.get(clues.architecture.out_channels // LATENT, {})
     rows = held if isinstance(held, dict) else {}
     return {name: row for name, row in rows.items() if isinstance(row, list if name == "target_names" else dict)}
 
@@ -408,32 +492,49 @@ def depthmaster(clues: Clues, task: str) -> Recipe:
 
 
 def rgb_x(clues: Clues, task: str) -> Recipe:
-    """RGB-X (Zeng et al. 2024): noise, then the picture in linear light; its prompt names what is wanted.
-
-    Its demo loads the schedule with zero SNR and trailing steps, which the file does not say. Ouroboros is the same in
-    one step, and Olbedo takes pictures as they are.
-    """
+    """RGB-X (Zeng et al. 2024): noise, then the picture in linear light; its prompt names what is wanted."""
     prompt, read = AOVS[task]
-    single = clues.folder == "unet_1" or "ouroboros" in clues.names
     return Recipe(
         task,
         family="rgb-x",
         base=clues.architecture.base,
         paradigm="stochastic",
         order="noise-first",
-        steps=1 if single else 50,
-        beta_start=clues.scheduler.get("beta_start", 0.00085),
-        beta_end=clues.scheduler.get("beta_end", 0.012),
-        zero_snr=True,
-        spacing="trailing",
-        prediction_type=clues.scheduler.get("prediction_type", "v_prediction"),
         final="previous",
         prompt=prompt,
-        resolution=0 if single else 1000,
-        resize="rgb-x",
-        input_gamma=1.0 if "olbedo" in clues.names else 2.2,
-        **read,
+        **{**read, **rgb_x_run(clues)},
     )
+
+
+def rgb_x_run(clues: Clues) -> dict[str, Any]:
+    """What it and its fine-tunes do differently.
+
+    RGB-X's demo loads the schedule with zero SNR and trailing steps, which the file does not say. Ouroboros is the same
+    in one step at the picture's own size. Olbedo is run by its configs, takes pictures as they are and gives them so.
+    """
+    if is_olbedo(clues):
+        encoding, up_to_scale = space_of(clues, "albedo")
+        index, resolution = clues.index, clues.index.get("default_processing_resolution")
+        return {
+            **schedule(scheduler_of(clues, RELEASES[1])),
+            "steps": index.get("default_denoising_steps") or RELEASES[1].steps,
+            "resolution": 2000 if resolution is None else resolution,
+            "codec": "",
+            "encoding": encoding,
+            "up_to_scale": up_to_scale,
+        }
+    single = clues.folder == "unet_1" or "ouroboros" in clues.names
+    return {
+        "steps": 1 if single else 50,
+        "beta_start": clues.scheduler.get("beta_start", 0.00085),
+        "beta_end": clues.scheduler.get("beta_end", 0.012),
+        "zero_snr": True,
+        "spacing": "trailing",
+        "prediction_type": clues.scheduler.get("prediction_type", "v_prediction"),
+        "resolution": 0 if single else 1000,
+        "resize": "rgb-x",
+        "input_gamma": 2.2,
+    }
 
 
 AOVS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -447,10 +548,20 @@ AOVS: dict[str, tuple[str, dict[str, Any]]] = {
 """{task: (its prompt, how the answer is read)}"""
 
 
+def aovs(clues: Clues) -> tuple[str, ...]:
+    """Olbedo has been fine-tuned for one of them."""
+    return ("albedo",) if is_olbedo(clues) else tuple(AOVS)
+
+
 def is_rgb_x(clues: Clues) -> bool:
     """By its pipeline, or the names of it and its fine-tunes."""
     named = re.search(r"rgb-?(to-|2)?x\b|ouroboros|rgbx", clues.names.replace("_", "-")) is not None
-    return named or "AOVMatEst" in clues.pipeline
+    return named or clues.folder == "unet_1" or "AOVMatEst" in clues.pipeline or is_olbedo(clues)
+
+
+def is_olbedo(clues: Clues) -> bool:
+    """By its names, or an index that says of one target what Marigold's says of several."""
+    return "olbedo" in f"{clues.names} {clues.pipeline.lower()}" or bool(clues.index.get("target_properties"))
 
 
 def genpercept_stochastic(clues: Clues, task: str) -> Recipe:
@@ -560,7 +671,7 @@ FAMILIES: dict[str, Family] = {
             tasks=lambda clues: tuple(row.task for row in intrinsics(clues)) or ("",),
         ),
         Family("e2e-ft", "E2E-FT", 2 * LATENT, is_e2e_ft, e2e_ft, hint="e2e"),
-        Family("rgb-x", "RGB-X", 2 * LATENT, is_rgb_x, rgb_x, tasks=lambda clues: tuple(AOVS), hint="rgb"),
+        Family("rgb-x", "RGB-X", 2 * LATENT, is_rgb_x, rgb_x, tasks=aovs, hint="rgb"),
         Family(
             "sdpose",
             "SDPose",
@@ -606,14 +717,23 @@ FAMILIES: dict[str, Family] = {
             LATENT,
             lambda clues: clues.adapter == PROCESSORS and clues.rank == 8,
             intrinsic_lora,
+            hint="intrinsic",
         ),
-        Family("dmp", "DMP", LATENT, lambda clues: clues.adapter == PROCESSORS, dmp),
+        Family(
+            "dmp",
+            "DMP",
+            LATENT,
+            lambda clues: clues.adapter == PROCESSORS and clues.rank == 4,
+            dmp,
+            hint="dmp",
+        ),
         Family(
             "genpercept",
             "GenPercept v2",
             LATENT,
             lambda clues: is_genpercept(clues),
             genpercept,
+            hint="genpercept",
             preference=3,
             beside=Beside(decoder=DECODER, pick_vae=pick_trained_vae, vae="Stable Diffusion 2.1"),
         ),
@@ -676,7 +796,8 @@ def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
     held = tuple(filter(None, family.tasks(clues)))
     wanted = family.instead.get(task, task) or next(iter(held), "")
     if not wanted:
-        raise UserError(f"nothing in it says its task: name one of {', '.join(TASKS)}")
+        silence = "its names and its index speak of different tasks" if clues.contradicted else "nothing in it says its task"
+        raise UserError(f"{silence}: name one of {', '.join(TASKS)}")
     known = held if held != (clues.likely_task,) else tuple(filter(None, (clues.task,)))
     if known and wanted not in known:
         raise UserError(f"it was trained for {', '.join(known)}, not for {wanted}")
