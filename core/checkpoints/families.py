@@ -796,7 +796,8 @@ def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
     held = tuple(filter(None, family.tasks(clues)))
     wanted = family.instead.get(task, task) or next(iter(held), "")
     if not wanted:
-        why = "its names and its index speak of different tasks" if clues.contradicted else "nothing in it says its task"
+        apart = "its names and its index speak of different tasks"
+        why = apart if clues.contradicted else "nothing in it says its task"
         raise UserError(f"{why}: name one of {', '.join(TASKS)}")
     known = held if held != (clues.likely_task,) else tuple(filter(None, (clues.task,)))
     if known and wanted not in known:
