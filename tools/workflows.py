@@ -23,9 +23,12 @@ PHOTO = "photograph.png"
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 CONTROLNET = "control_v11f1p_sd15_depth_fp16.safetensors"
 ADAPTER = "depth-hypersim-notext"
+LOTUS = "lotus-depth-d-v1-1.safetensors"
+VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
 LINKS = {
     CHECKPOINT: ("checkpoints", f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}"),
     CONTROLNET: ("controlnet", f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CONTROLNET}"),
+    VAE: ("vae", f"{HUB}/stabilityai/sd-vae-ft-mse-original/resolve/main/{VAE}"),
     **{
         place: ("perception", address)
         for row in PUBLISHED
@@ -43,11 +46,18 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def perceiving(task: str) -> Graph:
-    """What every example begins with: a model, a photograph, and what the one sees in the other."""
+def seen(task: str, model: str = MODEL) -> Graph:
+    """What every example on a photograph begins with."""
     return {
-        "1": node("DiffusionPerceptionLoadModel", model=MODEL, family="auto", task=task, overrides=""),
+        "1": node("DiffusionPerceptionLoadModel", model=model, family="auto", task=task, overrides=""),
         "2": node("LoadImage", image=PHOTO),
+    }
+
+
+def perceiving(task: str) -> Graph:
+    """A model, a photograph, and what the one sees in the other."""
+    return {
+        **seen(task),
         "3": node("DiffusionPerceptionPerceive", perception=["1", 0], image=["2", 0], resolution=-1, batch_size=1),
     }
 
@@ -55,15 +65,33 @@ def perceiving(task: str) -> Graph:
 def depth() -> Graph:
     """A photograph -> its depth, near white, as a depth ControlNet wants it."""
     return perceiving("depth") | {
-        "4": node(
-            "DiffusionPerceptionDepthToImage", map=["3", 0], convention="near is white", mode="controlnet",
-            scope="per image", low_percentile=2.0, high_percentile=98.0, invert=False, colormap="none",
-        ),
+        "4": depth_picture("3"),
         "5": node("SaveImage", images=["4", 0], filename_prefix="perception/depth"),
         "6": node(
             "DiffusionPerceptionSaveMap", map=["3", 0], filename_prefix="perception/depth", format="exr32",
             convention="values 0..1",
         ),
+    }  # fmt: skip
+
+
+def depth_picture(perceive: str) -> dict[str, Any]:
+    return node(
+        "DiffusionPerceptionDepthToImage", map=[perceive, 0], convention="near is white", mode="controlnet",
+        scope="per image", low_percentile=2.0, high_percentile=98.0, invert=False, colormap="none",
+    )  # fmt: skip
+
+
+def lotus() -> Graph:
+    """A photograph -> its depth by a published model, in one file that comes without a VAE."""
+    return {
+        **seen("depth", LOTUS),
+        "3": node("VAELoader", vae_name=VAE),
+        "4": node(
+            "DiffusionPerceptionPerceive", perception=["1", 0], image=["2", 0], vae=["3", 0], resolution=-1,
+            batch_size=1,
+        ),
+        "5": depth_picture("4"),
+        "6": node("SaveImage", images=["5", 0], filename_prefix="perception/depth"),
     }  # fmt: skip
 
 
@@ -130,6 +158,7 @@ WORKFLOWS = {
     "normals": normal,
     "cut-out": cutout,
     "depth of a generation for ControlNet": generation,
+    "depth by Lotus": lotus,
 }
 
 
@@ -146,7 +175,13 @@ NOTES = {
 - models/perception: a depth adapter for SD 1.x, such as the folder [{ADAPTER}]({address_of(ADAPTER)}) of DMP's authors
 
 No image is decoded and encoded again, and no second UNet is loaded: the depth is seen in the latent by the model that
-made it."""
+made it.""",
+    "depth by Lotus": f"""Needs, besides this pack:
+
+- models/perception: [{LOTUS}]({LINKS[LOTUS][1]}), 1.7 GB, Apache-2.0
+- models/vae: [{VAE}]({LINKS[VAE][1]}), or any other VAE of Stable Diffusion 1 or 2
+
+Near is white, as a depth ControlNet wants it; the README says what else there is to download.""",
 }
 """Shown in the editor beside a workflow that runs on models which the pack does not bring."""
 

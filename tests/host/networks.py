@@ -57,6 +57,13 @@ def write_narrow_sd2(path: Path) -> Path:
     return save_half(path, under("model.diffusion_model.", network.state_dict(), unet_to_ldm(*LAYOUT)))
 
 
+def write_narrow_lotus(path: Path) -> Path:
+    """The same as Lotus-D in one file of diffusers' names: with a class vector, without VAE and text."""
+    torch.manual_seed(8)
+    vector: dict[str, Any] = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 4}
+    return save_half(path, UNet2DConditionModel(**NARROW, **SD2, **vector, up_block_types=UP).state_dict())
+
+
 @cache
 def narrow_sd1() -> UNet2DConditionModel:
     torch.manual_seed(5)
@@ -74,6 +81,18 @@ def write_narrow_sd1_unet(path: Path, in_channels: int = 4) -> Path:
 def write_narrow_sd1(path: Path) -> Path:
     """A checkpoint that ComfyUI's CheckpointLoaderSimple takes for SD 1.x: the narrow UNet; VAE and CLIP of real size,
     as the host knows no other."""
+    return save_half(
+        path,
+        {
+            **under("model.diffusion_model.", narrow_sd1().state_dict(), unet_to_ldm(*LAYOUT)),
+            **random_vae("first_stage_model."),
+            **under("cond_stage_model.transformer.", random_clip(), {}),
+        },
+    )
+
+
+def random_vae(prefix: str = "") -> dict[str, Tensor]:
+    """A VAE of the real size, under the names that Stable Diffusion's files have for it."""
     with torch.device("meta"):
         vae = AutoencoderKL(
             block_out_channels=(128, 256, 512, 512), layers_per_block=2,
@@ -81,15 +100,8 @@ def write_narrow_sd1(path: Path) -> Path:
         )  # fmt: skip
     weights = random_weights(vae, 6)
     architecture = VAEArchitecture.from_weights(tiny.shapes(weights))
-    autoencoder = under("first_stage_model.", weights, vae_to_ldm(len(architecture.widths), architecture.layers))
-    return save_half(
-        path,
-        {
-            **under("model.diffusion_model.", narrow_sd1().state_dict(), unet_to_ldm(*LAYOUT)),
-            **{name: tiny.as_convolution(name, tensor) for name, tensor in autoencoder.items()},
-            **under("cond_stage_model.transformer.", random_clip(), {}),
-        },
-    )
+    autoencoder = under(prefix, weights, vae_to_ldm(len(architecture.widths), architecture.layers))
+    return {name: tiny.as_convolution(name, tensor) for name, tensor in autoencoder.items()}
 
 
 def random_clip() -> dict[str, Tensor]:

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from comfyui_server import Server
-from networks import narrow_sd1, write_narrow_controlnet, write_narrow_sd1
+from networks import (
+    narrow_sd1,
+    random_vae,
+    save_half,
+    write_narrow_controlnet,
+    write_narrow_lotus,
+    write_narrow_sd1,
+)
 from PIL import Image
 from tiny_adapters import KINDS, random_adapter, saved, spelled
 
@@ -16,8 +23,11 @@ import workflows
 
 NAMES = tuple(workflows.WORKFLOWS)
 GENERATION = "depth of a generation for ControlNet"
-SMALLER = {"EmptyLatentImage": {"width": 64, "height": 48}, "KSampler": {"steps": 2}}
-"""Node -> what a test changes of it, so that a processor is done with it in seconds."""
+SMALLER: dict[str, dict[str, Any]] = {
+    GENERATION: {"EmptyLatentImage": {"width": 64, "height": 48}, "KSampler": {"steps": 2}},
+    "depth by Lotus": {"DiffusionPerceptionPerceive": {"resolution": 96}},
+}
+"""Workflow -> node -> what a test changes of it, so that a processor is done with it in seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +39,8 @@ def furnished(comfyui):
     Image.fromarray(pixels).save(comfyui.input / workflows.PHOTO)
     write_narrow_sd1(comfyui.models / "checkpoints" / workflows.CHECKPOINT)
     write_narrow_controlnet(comfyui.models / "controlnet" / workflows.CONTROLNET)
+    write_narrow_lotus(perception / workflows.LOTUS)
+    save_half(comfyui.models / "vae" / workflows.VAE, random_vae())
     adapter = spelled(random_adapter(narrow_sd1(), KINDS["attention"]), "diffusers processors")
     saved(perception / workflows.ADAPTER / "pytorch_lora_weights.safetensors", adapter)
     return comfyui
@@ -37,7 +49,7 @@ def furnished(comfyui):
 def workflow(name: str) -> workflows.Graph:
     graph = json.loads((workflows.FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
     for entry in graph.values():
-        entry["inputs"] |= SMALLER.get(entry["class_type"], {})
+        entry["inputs"] |= SMALLER.get(name, {}).get(entry["class_type"], {})
     return graph
 
 
