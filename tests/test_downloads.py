@@ -77,10 +77,18 @@ def test_no_two_rows_have_one_place_and_every_family_but_an_ablation_has_one():
     assert FAMILIES.keys() - {name for row in PUBLISHED for name in row.families} == {"genpercept-stochastic"}
 
 
-LEADING = {"timestep_spacing": "leading", "rescale_betas_zero_snr": False}
+LEADING = {
+    "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "clip_sample": False, "prediction_type": "v_prediction", "rescale_betas_zero_snr": False,
+    "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading",
+}  # fmt: skip
 SAID = {
     "marigold": {"index": {"_class_name": "MarigoldPipeline"}, "scheduler": LEADING},
-    "e2e-ft": {"index": {"_class_name": "StableDiffusionPipeline"}, "scheduler": LEADING},
+    "marigold-intrinsics": {"index": {"_class_name": "MarigoldIntrinsicsPipeline"}, "scheduler": LEADING},
+    "e2e-ft": {
+        "index": {"_class_name": "StableDiffusionPipeline"},
+        "scheduler": {**LEADING, "timestep_spacing": "trailing"},
+    },
     "depthmaster": {"index": {"_class_name": "MarigoldPipeline"}},
     "genpercept": {"index": {"_class_name": "GenPerceptPipeline"}},
     "sdpose": {"head": "decoder", "head_shapes": {"final_layer.weight": (133, 640, 1, 1)}},
