@@ -41,7 +41,7 @@ def furnished(comfyui):
     write_narrow_controlnet(comfyui.models / "controlnet" / workflows.CONTROLNET)
     write_narrow_lotus(perception / workflows.LOTUS)
     save_half(comfyui.models / "vae" / workflows.VAE, random_vae())
-    adapter = spelled(random_adapter(narrow_sd1(), KINDS["attention"]), "diffusers processors")
+    adapter = spelled(random_adapter(narrow_sd1(), KINDS["attention"], rank=4), "diffusers processors")
     saved(perception / workflows.ADAPTER / "pytorch_lora_weights.safetensors", adapter)
     return comfyui
 
