@@ -24,11 +24,12 @@ from torch.testing import assert_close
 
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.codecs import CODECS
-from diffusion_perception.core.crops import Box
+from diffusion_perception.core.crops import CROPS, Box
 from diffusion_perception.core.diffusion import PARADIGMS, PARAMETERISATIONS
 from diffusion_perception.core.ensemble import MERGES
 from diffusion_perception.core.halves import with_light
 from diffusion_perception.core.heads.table import HEADS, untrained_head
+from diffusion_perception.core.heatmaps import DECODINGS
 from diffusion_perception.core.image import RESIZE_RULES
 from diffusion_perception.core.measure.align import ALIGNMENTS
 from diffusion_perception.core.measure.losses import LOSSES
@@ -135,7 +136,7 @@ def test_every_way_of_resizing_for_one_channel_and_three(rule):
         check_alike(Recipe(task, base="custom", resolution=48, resize=rule))
 
 
-@pytest.mark.parametrize("codec", [name for name in CODECS if name != "heatmaps"])
+@pytest.mark.parametrize("codec", [name for name in CODECS if "heatmaps" not in name])
 def test_every_codec(codec):
     task = next((row.name for row in TASKS.values() if codec in (row.codec, row.head_codec)), "depth")
     task = "normal" if "vector" in codec or "sphere" in codec else task
@@ -177,7 +178,7 @@ def test_guidance_light_halves_latents_and_several_tasks():
     assert_close(other.values, predict(here(both[1]), image).values, atol=ALIKE, rtol=ALIKE)
 
 
-@pytest.mark.parametrize("head", [name for name in HEADS if name.startswith("vitpose")])
+@pytest.mark.parametrize("head", [name for name in HEADS if "pose" in name])
 def test_people_are_seen_there_where_they_are_here(head):
     recipe = Recipe("keypoints", base="custom", resolution=64, head=head)
     network = untrained_head(head, (32, 64, 64, 64), 16, 17).eval()
@@ -188,8 +189,16 @@ def test_people_are_seen_there_where_they_are_here(head):
     people_of(seen)
 
 
-def test_keypoints_of_a_map_that_lies_there():
-    seen = predict_people(painted.perceiver(), painted.picture((96, 96), [Box(10, 10, 60, 80)]))
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_keypoints_of_a_map_that_lies_there(crop, decoding):
+    recipe = replace(painted.RECIPE, crop=crop, decoding=decoding)
+    picture, box = painted.picture((96, 96), [Box(10, 10, 60, 80)]), Box(8, 8, 66, 84)
+    seen = predict_people(painted.perceiver(recipe), picture, [[box]])
+    assert seen.crops is not None
+    window = seen.crops.windows[0].numpy()
+    there_cut, here_cut = (CROPS[crop].cut(each, window, (64, 48)) for each in (picture[0].to("mps"), picture[0]))
+    assert torch.equal(there_cut.cpu(), here_cut)
     on_device = replace(seen, values=seen.values.to("mps"))
     ((one,),), ((other,),) = people_of(seen), people_of(on_device)
     np.testing.assert_allclose(one.points, other.points)
