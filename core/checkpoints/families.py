@@ -723,7 +723,7 @@ FAMILIES: dict[str, Family] = {
             "dmp",
             "DMP",
             LATENT,
-            lambda clues: clues.adapter == PROCESSORS and clues.rank == 4,
+            lambda clues: clues.adapter == PROCESSORS and clues.rank != 8,
             dmp,
             hint="dmp",
         ),
