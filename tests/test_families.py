@@ -121,7 +121,7 @@ def test_marigold_v1_1_is_run_as_its_configs_say():
     assert recipe_for(FAMILIES["marigold"], MARIGOLD, "") == Recipe(
         "depth", family="marigold", base="sd21", paradigm="stochastic", steps=4, beta_start=0.00085, beta_end=0.012,
         zero_snr=True, spacing="trailing", steps_offset=1, final_alpha_one=False, prediction_type="v_prediction",
-        final="previous", tokens=2, resolution=768, resize="marigold",
+        final="previous", tokens=2, resolution=768, resize="marigold", licence="RAIL++-M",
     )  # fmt: skip
 
 

@@ -797,7 +797,8 @@ def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
     held = tuple(filter(None, family.tasks(clues)))
     wanted = family.instead.get(task, task) or next(iter(held), "")
     if not wanted:
-        silence = "its names and its index speak of different tasks" if clues.contradicted else "nothing in it says its task"
+        different = "its names and its index speak of different tasks"
+        silence = different if clues.contradicted else "nothing in it says its task"
         raise UserError(f"{silence}: name one of {', '.join(TASKS)}")
     known = held if held != (clues.likely_task,) else tuple(filter(None, (clues.task,)))
     if known and wanted not in known:
