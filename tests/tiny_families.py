@@ -160,7 +160,7 @@ PUBLISHED: tuple[Published, ...] = (
     marigold(
         "normals", "v1-1", ZERO, 4, {"_class_name": "MarigoldNormalsPipeline", "use_full_z_range": True}, **SECOND,
         axes=("right", "up", "back"), codec="unit-vector",
-    ),  # fmt: skip
+    ),
     marigold("depth", "lcm-v1-0", LCM, 1, {"_class_name": "MarigoldPipeline", **AFFINE}, sampler="lcm"),
     marigold("normals", "lcm-v0-1", LCM, 1, {"_class_name": "MarigoldNormalsPipeline"}, sampler="lcm"),
     intrinsics("appearance", ("albedo", "material", "roughness", "metallic"), APPEARANCE, 2, encoding="srgb"),
@@ -168,41 +168,41 @@ PUBLISHED: tuple[Published, ...] = (
     Published(
         "marigold-e2e-ft-depth", "e2e-ft", ("depth",), {"_class_name": "StableDiffusionPipeline", **PARTS}, TRAILING,
         (8, 4), run={**E2E, "target_scale": 0.0}, named=True,
-    ),  # fmt: skip
+    ),
     Published(
         "stable-diffusion-e2e-ft-normals", "e2e-ft", ("normal",), {"_class_name": "StableDiffusionPipeline", **PARTS},
         TRAILING, (8, 4), run={**E2E, "axes": ("left", "up", "back")}, named=True,
-    ),  # fmt: skip
+    ),
     rgb_x("rgb-to-x", steps=50, input_gamma=2.2, resolution=1000, resize="rgb-x"),
     rgb_x("Ouroboros", "unet_1", steps=1, input_gamma=2.2, resolution=0, resize="rgb-x"),
     rgb_x(
         "olbedo-rgbx", index=OLBEDO, scheduler=ZERO, steps=4, input_gamma=1.0, resolution=2000, resize="genpercept",
         encoding="linear", up_to_scale=True, codec="",
-    ),  # fmt: skip
+    ),
     Published(
         "lotus-depth-d-v2-0-disparity", "lotus-d", ("disparity",), {"_class_name": "DirectRegressionPipeline", **PARTS},
         # what was left of its base
         {**DDIM, "_class_name": "PNDMScheduler", "prediction_type": "epsilon"}, (4, 4), 4,
         run={**LOTUS, "timestep": 999, "paradigm": "one-step"}, named=True, alone=True,
-    ),  # fmt: skip
+    ),
     Published(
         "lotus-normal-g-v1-1", "lotus-g", ("normal",), {"_class_name": "LotusGPipeline", **PARTS},
         {**DDIM, "prediction_type": "sample"}, (8, 4), 4,
         run={**LOTUS, "paradigm": "stochastic", "axes": ("left", "up", "back")}, named=True, alone=True,
-    ),  # fmt: skip
+    ),
     Published(
         "DepthMaster", "depthmaster", ("disparity",), {"_class_name": "MarigoldPipeline", **PARTS, **AFFINE}, {},
         fourier=True, run={"timestep": 1, "prediction_type": "sample", "encoding": "square-root"}, named=True,
         alone=True,
-    ),  # fmt: skip
+    ),
     Published(
         "genpercept-models", "genpercept", ("depth",), {"_class_name": "GenPerceptPipeline"}, {},
         folder="unet_depth_v2", run={"timestep": 1, "beta_start": 1.0, "beta_end": 1.0}, named=True,
-    ),  # fmt: skip
+    ),
     Published(
         "genpercept", "genpercept-v1", ("normal",), {"_class_name": "GenPerceptPipeline"}, {}, folder="unet_normal_v1",
         run={"timestep": 1, "tokens": 0}, named=True,
-    ),  # fmt: skip
+    ),
     Published("genpercept-depth-ablation", "genpercept", ("depth",), {}, SILENT, run={"beta_start": 1.0}),
 )
 
