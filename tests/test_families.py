@@ -283,3 +283,9 @@ def test_the_head_family_needs_a_head():
 def test_an_unknown_family_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="Unknown family 'lotus': this version knows marigold, .*lotus-d"):
         family_named("lotus")
+
+
+def test_a_family_of_one_task_is_not_asked_for_another_whatever_its_folder_is_called():
+    row = FAMILIES["depthmaster"]
+    with pytest.raises(ValueError, match="it was trained for disparity, not for normal"):
+        recipe_for(row, Clues(network_of(row), "unet", "my-disparity"), "normal")

@@ -95,6 +95,11 @@ def task_in(*names: str) -> str:
     return "disparity" if found[:1] == ["depth"] and "disparity" in found else next(iter(found), "")
 
 
+def by_names(clues: Clues) -> tuple[str]:
+    """The task of a network that learns whatever it is taught, as names tell it."""
+    return (clues.likely_task,)
+
+
 @dataclass(frozen=True)
 class Beside:
     """What a family keeps in folders beside those of its UNets."""
@@ -126,7 +131,7 @@ class Family:
     """Whether clues of the right channels speak of this family."""
     recipe: Callable[[Clues, str], Recipe]
     """(clues, task) -> how to run it. UserError, without a full stop, if this version cannot."""
-    tasks: Callable[[Clues], tuple[str, ...]] = lambda clues: (clues.likely_task,)
+    tasks: Callable[[Clues], tuple[str, ...]] = by_names
     """What one network of it answers, the first where nothing more is said; "" is that its names do not tell."""
     instead: Mapping[str, str] = field(default_factory=dict)
     """{task that may be asked for: the one that is given for it}"""
@@ -799,7 +804,7 @@ def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
         apart = "its names and its index speak of different tasks"
         why = apart if clues.contradicted else "nothing in it says its task"
         raise UserError(f"{why}: name one of {', '.join(TASKS)}")
-    known = held if held != (clues.likely_task,) else tuple(filter(None, (clues.task,)))
+    known = tuple(filter(None, (clues.task,))) if family.tasks is by_names else held
     if known and wanted not in known:
         raise UserError(f"it was trained for {', '.join(known)}, not for {wanted}")
     recipe = family.recipe(clues, wanted)
