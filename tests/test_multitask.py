@@ -92,3 +92,38 @@ def test_tasks_of_different_bases_are_refused(perceivers):
         predict_tasks([perceivers[0], other], torch.rand(1, 3, 64, 64))
     with pytest.raises(ValueError, match="connect at least one"):
         predict_tasks([], torch.rand(1, 3, 64, 64))
+
+
+class Twelve:
+    """A network of eight channels from twelve, which differ from one another."""
+
+    in_channels = 12
+
+    def __call__(self, latent, timestep, context):
+        return torch.cat([latent[:, :4] - latent[:, 4:8], latent[:, 8:] * 0.7], 1)
+
+    def modules(self):
+        return {}
+
+
+@torch.no_grad()
+def test_targets_that_a_network_predicts_at_once_share_their_passes():
+    first = tiny.perceiver(Recipe("depth", base="custom"))
+    run = {"paradigm": "stochastic", "steps": 3, "beta_start": 1e-3, "beta_end": 1e-2, "base": "custom"}
+    run |= {"resolution": 64, "targets": 2, "ensemble_size": 2}
+    recipes = [
+        Recipe("albedo", **run, encoding="srgb"),
+        Recipe("roughness", **run, target=1, channel=0),
+        Recipe("metallic", **run, target=1, channel=1),
+    ]
+    perceivers, net, autoencoder = counted(
+        [type(first)(recipe, Twelve(), first.context, first.autoencoder) for recipe in recipes]
+    )
+    image = torch.rand(2, 3, 64, 72, generator=torch.Generator().manual_seed(0))
+    together = predict_tasks(perceivers, image, batch_size=3)
+    assert net.calls == 6  # of four members of two images three and one at once, in three steps
+    assert autoencoder.calls == 1
+    alone = [predict(perceiver, image, batch_size=3) for perceiver in perceivers]
+    assert all(torch.equal(one.values, other.values) for one, other in zip(together, alone))
+    assert [one.values.shape[-1] for one in together] == [3, 1, 1]
+    assert not torch.equal(together[1].values, together[2].values)

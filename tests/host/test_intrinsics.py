@@ -1,0 +1,79 @@
+"""Perceive Intrinsics gives every target of a network at once, each as Perceive gives it alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from comfyui_server import NodeFailed
+from diffusers import UNet2DConditionModel
+from graph import Graph
+from PIL import Image
+
+from diffusion_perception.trainer.cli import main
+
+MATERIAL = {
+    "target_names": ["albedo", "material"],
+    "albedo": {"prediction_space": "srgb"},
+    "material": {"prediction_space": "stack", "sub_target_names": ["roughness", "metallicity", None]},
+}
+OUTPUTS = ("albedo", "shading", "residual", "roughness", "metallic")
+
+
+@pytest.fixture(scope="module")
+def folder(comfyui):
+    """Marigold's layout around a network that predicts two latents."""
+    place = tiny.write_marigold(comfyui.models / "perception" / "iid-tiny", tiny.marigold())
+    torch.manual_seed(12)
+    shape = {**UNet2DConditionModel.load_config(place / "unet"), "in_channels": 12, "out_channels": 8}
+    network = UNet2DConditionModel.from_config(shape)
+    network.save_pretrained(place / "unet")
+    index = json.loads((place / "model_index.json").read_text())
+    stated = {"_class_name": "MarigoldIntrinsicsPipeline", "target_properties": MATERIAL}
+    kept = {key: value for key, value in index.items() if not key.startswith(("scale", "shift", "prediction"))}
+    tiny.write_json(place / "model_index.json", {**kept, **stated})
+    pixels = np.random.default_rng(6).integers(0, 255, (75, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(comfyui.input / "iid.png")
+    return place
+
+
+def perceived(comfyui, task: str, outputs: tuple[str, ...], alone: bool = False) -> dict[str, np.ndarray]:
+    """{output: raw values}, of all at once or of one task alone."""
+    graph = Graph()
+    perception, image = graph.load_model("iid-tiny", task, "steps=2 seed=3"), graph.load_image("iid.png")
+    inputs = {"perception": perception, "image": image, "resolution": 64, "batch_size": 1}
+    node = graph.add("DiffusionPerceptionPerceive" + ("" if alone else "Intrinsics"), **inputs)
+    saved = {
+        name: graph.save_map(node[0 if alone else OUTPUTS.index(name)], f"intrinsics/{task}/{name}") for name in outputs
+    }
+    result = comfyui.submit(graph)
+    return {name: np.load(result.files(node.name)[0]) for name, node in saved.items()}
+
+
+@pytest.mark.parametrize("task", ["as trained", "metallic"])
+def test_each_target_is_what_perceive_gives_alone(comfyui, folder, task):
+    held = ("albedo", "roughness", "metallic")
+    together = perceived(comfyui, task, held)
+    for name in held:
+        (alone,) = perceived(comfyui, name, (name,), alone=True).values()
+        np.testing.assert_array_equal(together[name], alone)
+        assert alone.std() > 1e-3
+
+
+def test_the_command_line_gives_the_same(comfyui, folder, tmp_path):
+    words = ["predict", "--model", folder, "--task", "roughness", "--resolution", "64", "--set", "steps=2", "--set"]
+    assert main([str(word) for word in (*words, "seed=3", "--out", tmp_path, comfyui.input / "iid.png")]) == 0
+    inside = perceived(comfyui, "as trained", ("roughness",))["roughness"]
+    assert np.abs(inside.squeeze() - np.load(tmp_path / "iid.npy")).max() <= 3e-3
+
+
+def test_a_model_of_other_tasks_is_sent_to_perceive(comfyui, folder):
+    graph = Graph()
+    perception = graph.load_model("starter.safetensors", "depth")
+    inputs = {"perception": perception, "image": graph.load_image("iid.png"), "resolution": 64, "batch_size": 1}
+    graph.save_map(graph.add("DiffusionPerceptionPerceiveIntrinsics", **inputs), "intrinsics/none")
+    with pytest.raises(NodeFailed, match="This checkpoint predicts depth: take Perceive for it"):
+        comfyui.submit(graph)
