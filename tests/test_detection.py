@@ -119,14 +119,15 @@ def test_bare_weights_are_told_by_shapes_and_names_or_ask(tmp_path, row, lay):
 
 def check_nameless(path: Path, row: Published) -> None:
     """Weights under a name that says nothing."""
+    first = row.tasks[0]
     if not row.alone:
         asked(path, row)
     elif len(row.tasks) > 1 or row.family == "depthmaster":
         assert [checkpoint.recipe.task for checkpoint in open_all(path)] == list(row.tasks)
     else:
         asked(path, row)
-        assert open_checkpoint(path, task=row.tasks[0]).recipe.family == row.family
-    assert open_checkpoint(path, row.family, row.tasks[0]).recipe.family == row.family
+        assert open_checkpoint(path, task=first).recipe.family == row.family
+    assert open_checkpoint(path, row.family, first).recipe.family == row.family
 
 
 def without_index(row: Published) -> dict[str, Any]:
@@ -186,6 +187,16 @@ def test_what_a_person_named_is_written_into_the_file(tmp_path, name, task):
     recipes = export(tmp_path / "out" / "said.safetensors", *named)
     assert [recipe.task for recipe in recipes] == ([task] if task else list(row.tasks))
     assert {recipe.family for recipe in recipes} == {row.family}
+
+
+def test_one_text_is_not_written_for_several_prompts(tmp_path, capsys):
+    home = tiny_families.write(tmp_path, ROWS["rgb-to-x"])
+    text = home / "text_embeds.safetensors:normal"
+    words = ["export", "--model", home, "--context", text, "--out", tmp_path / "out.safetensors"]
+    assert main([str(word) for word in words]) != 0
+    assert "have a prompt each: name one with --task" in capsys.readouterr().err
+    recipes = export(tmp_path / "one.safetensors", *words[1:5], "--task", "normal")
+    assert [recipe.task for recipe in recipes] == ["normal"]
 
 
 def test_an_ambiguous_file_says_which_family_its_name_means(tmp_path, capsys):
