@@ -16,7 +16,7 @@ import tiny_families
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_family_references import READ
 from test_reference import decode, encode
 from tiny_adapters import KINDS, random_adapter, saved, spelled
@@ -136,6 +136,26 @@ def without_index(row: Published) -> dict[str, Any]:
     return {name: value for name, value in row.run.items() if name not in stated}
 
 
+@pytest.mark.parametrize("ending", [".safetensors", ".bin", ""])
+@pytest.mark.parametrize("name", ["unet_disparity_dpt_head_v2", NEUTRAL])
+def test_a_unet_without_its_head_is_not_run_through_the_vae(tmp_path, name, ending):
+    """It has no way out of its own."""
+    path = tiny.write_headless(tmp_path / name)
+    if ending:
+        tensors = load_file(path / tiny.WEIGHTS)
+        path = tmp_path / f"{name}{ending}"
+        torch.save(tensors, path) if ending == ".bin" else save_file(tensors, path)
+    for family in ("auto", "genpercept"):
+        with pytest.raises(UnsuitedError, match="was trained for a head|does not say|nothing beside it says"):
+            open_checkpoint(path, family, "" if family == "auto" else "disparity")
+
+
+def test_a_unet_with_its_head_is_told_by_it(tmp_path):
+    tiny.write_head(tiny.write_headless(tmp_path / "hub" / "unet_disparity_dpt_head_v2").parent)
+    recipe = open_checkpoint(tmp_path / "hub").recipe
+    assert (recipe.family, recipe.task, recipe.codec) == ("genpercept-dpt", "disparity", "min-max")
+
+
 # The project's own file, which says it once and for all
 
 
@@ -223,17 +243,12 @@ def base_folder(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", ["sd_single_{}_pytorch_model.bin", "{}.safetensors", "{}/pytorch_lora_weights.bin"])
-@pytest.mark.parametrize(("rank", "family"), [(4, "dmp"), (8, "intrinsic-lora"), (16, "")])
+@pytest.mark.parametrize(("rank", "family"), [(4, "dmp"), (8, "intrinsic-lora"), (16, "dmp")])
 @pytest.mark.parametrize("task", ["depth", "normal", "albedo", "shading"])
 def test_the_rank_tells_intrinsic_lora_from_dmp(tmp_path, rank, family, task, place):
-    """Another rank is anybody's."""
     path = saved(tmp_path / place.format(task), spelled(lora(rank), "diffusers processors"))
     path = path.parent if path.stem == "pytorch_lora_weights" else path
     base = open_base(base_folder(tmp_path))
-    if not family:
-        with pytest.raises(CheckpointError, match="does not say how it was trained"):
-            open_adapted(base, path)
-        return
     recipe = open_adapted(base, path)[0].recipe
     assert (recipe.family, recipe.task) == (family, task)
     steps = {"dmp": (5, "v_prediction", "deterministic"), "intrinsic-lora": (1, "sample", "one-step")}
