@@ -295,6 +295,10 @@ class ComfyHost:
         "put its empty_text_embed.safetensors or .npy ({width} wide, {tokens} tokens), or a text_encoder/ folder, "
         "beside it"
     )
+    prompt_advice = (
+        "put a text_encoder/ and a tokenizer/ folder beside it, or the prompt's embedding ({width} wide, {tokens} "
+        "tokens) as {task} in text_embeds.safetensors"
+    )
 
     def backbone(self, weights: Weights, architecture: UNetArchitecture) -> HostBackbone:
         return SHARED(load_backbone, weights, architecture)
@@ -322,6 +326,7 @@ class ResidentHost(ComfyHost):
     """The same with a model that is loaded already."""
 
     advice = "connect a conditioning, such as an empty prompt"
+    prompt_advice = "type {prompt} into a CLIP Text Encode of the same checkpoint and connect that as conditioning"
 
     def __init__(self, backbone: HostBackbone) -> None:
         self.resident = backbone

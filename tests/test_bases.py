@@ -84,7 +84,7 @@ def test_dmp_is_ddim_from_the_image_to_the_last_digit(tmp_path, prediction_type,
 def test_a_published_dmp_folder_says_its_recipe(tmp_path):
     tiny.write(tmp_path / "base" / "unet", tiny.unet(generation=1))
     base = open_base(tmp_path / "base")
-    tensors = spelled(random_adapter(tiny.unet(generation=1), KINDS["attention"]), "diffusers processors")
+    tensors = spelled(random_adapter(tiny.unet(generation=1), KINDS["attention"], rank=4), "diffusers processors")
     recipes = {}
     for name in ("normal-scene100-notext", "depth-hypersim-notext", "albedo-bedroom"):
         saved(tmp_path / name / "pytorch_lora_weights.safetensors", tensors)

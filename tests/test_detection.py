@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import tiny_families
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from test_family_references import READ
+from test_reference import decode, encode
+from tiny_adapters import KINDS, random_adapter, saved, spelled
 from tiny_families import DDIM, LCM, PARTS, PUBLISHED, TRAILING, ZERO, Published
 
+from diffusion_perception.core.checkpoints.adapters import Adapter
+from diffusion_perception.core.checkpoints.bases import open_adapted, open_base
 from diffusion_perception.core.checkpoints.checkpoint import UnsuitedError, open_all, open_checkpoint
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.recipe import Recipe
@@ -101,7 +108,7 @@ def test_bare_weights_are_told_by_shapes_and_names_or_ask(tmp_path, row, lay):
     check_nameless(path, row)
     path = path.rename(path.with_name(row.name + path.suffix))
     if row.named:
-        found = [each.recipe for each in open_all(path)]
+        found = [checkpoint.recipe for checkpoint in open_all(path)]
         assert [(recipe.family, recipe.task) for recipe in found] == [(row.family, task) for task in row.tasks]
     else:
         asked(path, row)
@@ -112,20 +119,41 @@ def test_bare_weights_are_told_by_shapes_and_names_or_ask(tmp_path, row, lay):
 
 def check_nameless(path: Path, row: Published) -> None:
     """Weights under a name that says nothing."""
+    first = row.tasks[0]
     if not row.alone:
         asked(path, row)
     elif len(row.tasks) > 1 or row.family == "depthmaster":
-        assert [each.recipe.task for each in open_all(path)] == list(row.tasks)
+        assert [checkpoint.recipe.task for checkpoint in open_all(path)] == list(row.tasks)
     else:
         asked(path, row)
-        assert open_checkpoint(path, task=row.tasks[0]).recipe.family == row.family
-    assert open_checkpoint(path, row.family, row.tasks[0]).recipe.family == row.family
+        assert open_checkpoint(path, task=first).recipe.family == row.family
+    assert open_checkpoint(path, row.family, first).recipe.family == row.family
 
 
 def without_index(row: Published) -> dict[str, Any]:
     """What the run is as far as bare weights and their name can tell it."""
     stated = ("encoding", "up_to_scale") if "olbedo" in row.repository else ()
     return {name: value for name, value in row.run.items() if name not in stated}
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".bin", ""])
+@pytest.mark.parametrize("name", ["unet_disparity_dpt_head_v2", NEUTRAL])
+def test_a_unet_without_its_head_is_not_run_through_the_vae(tmp_path, name, ending):
+    """It has no way out of its own."""
+    path = tiny.write_headless(tmp_path / name)
+    if ending:
+        tensors = load_file(path / tiny.WEIGHTS)
+        path = tmp_path / f"{name}{ending}"
+        torch.save(tensors, path) if ending == ".bin" else save_file(tensors, path)
+    for family in ("auto", "genpercept"):
+        with pytest.raises(UnsuitedError, match="was trained for a head|does not say|nothing beside it says"):
+            open_checkpoint(path, family, "" if family == "auto" else "disparity")
+
+
+def test_a_unet_with_its_head_is_told_by_it(tmp_path):
+    tiny.write_head(tiny.write_headless(tmp_path / "hub" / "unet_disparity_dpt_head_v2").parent)
+    recipe = open_checkpoint(tmp_path / "hub").recipe
+    assert (recipe.family, recipe.task, recipe.codec) == ("genpercept-dpt", "disparity", "min-max")
 
 
 # The project's own file, which says it once and for all
@@ -181,6 +209,16 @@ def test_what_a_person_named_is_written_into_the_file(tmp_path, name, task):
     assert {recipe.family for recipe in recipes} == {row.family}
 
 
+def test_one_text_is_not_written_for_several_prompts(tmp_path, capsys):
+    home = tiny_families.write(tmp_path, ROWS["rgb-to-x"])
+    text = home / "text_embeds.safetensors:normal"
+    words = ["export", "--model", home, "--context", text, "--out", tmp_path / "out.safetensors"]
+    assert main([str(word) for word in words]) != 0
+    assert "have a prompt each: name one with --task" in capsys.readouterr().err
+    recipes = export(tmp_path / "one.safetensors", *words[1:5], "--task", "normal")
+    assert [recipe.task for recipe in recipes] == ["normal"]
+
+
 def test_an_ambiguous_file_says_which_family_its_name_means(tmp_path, capsys):
     for name, family in (("marigold-depth-v1-1", "marigold"), ("the_RGB_one", "rgb-x")):
         path = LAYOUTS["one file"](tmp_path, name, ROWS["marigold-depth-v1-1"])
@@ -191,11 +229,66 @@ def test_an_ambiguous_file_says_which_family_its_name_means(tmp_path, capsys):
         assert "name its family and task" in capsys.readouterr().err
 
 
+# Adapters of one spelling, told by their rank
+
+
+def lora(rank: int) -> Adapter:
+    return random_adapter(tiny.unet(generation=1), KINDS["attention"], rank=rank)
+
+
+def base_folder(root: Path) -> Path:
+    home = tiny.write(root / "base" / "unet", tiny.unet(generation=1)).parent
+    tiny.write(home / "vae", tiny.vae())
+    return home
+
+
+@pytest.mark.parametrize("place", ["sd_single_{}_pytorch_model.bin", "{}.safetensors", "{}/pytorch_lora_weights.bin"])
+@pytest.mark.parametrize(("rank", "family"), [(4, "dmp"), (8, "intrinsic-lora"), (16, "dmp")])
+@pytest.mark.parametrize("task", ["depth", "normal", "albedo", "shading"])
+def test_the_rank_tells_intrinsic_lora_from_dmp(tmp_path, rank, family, task, place):
+    path = saved(tmp_path / place.format(task), spelled(lora(rank), "diffusers processors"))
+    path = path.parent if path.stem == "pytorch_lora_weights" else path
+    base = open_base(base_folder(tmp_path))
+    recipe = open_adapted(base, path)[0].recipe
+    assert (recipe.family, recipe.task) == (family, task)
+    steps = {"dmp": (5, "v_prediction", "deterministic"), "intrinsic-lora": (1, "sample", "one-step")}
+    assert (recipe.steps, recipe.prediction_type, recipe.paradigm) == steps[family]
+
+
+PROMPTS = {"depth": "depth map", "normal": "surface normal", "albedo": "albedo", "shading": "shading"}
+
+
+@pytest.mark.parametrize("task", PROMPTS)
+def test_intrinsic_lora_asks_for_its_prompt_and_runs_with_it(tmp_path, capsys, task):
+    adapter = lora(8)
+    path = saved(tmp_path / f"sd_single_{task}.bin", spelled(adapter, "diffusers processors"))
+    text = tiny.context(seed=41, tokens=77)
+    save_file({"it": text}, tmp_path / "prompt.safetensors")
+    picture = tiny.save_picture(tmp_path / "picture.png", 64, 96)
+    words = ["predict", "--adapter", path, "--base", base_folder(tmp_path), "--resolution", 64]
+    words += ["--out", tmp_path / "maps"]
+    assert main([str(word) for word in (*words, picture)]) != 0
+    said = capsys.readouterr().err
+    assert f"for its prompt {PROMPTS[task]!r}" in said
+    assert "--context FILE" in said
+    context = ("--context", tmp_path / "prompt.safetensors")
+    assert main([str(word) for word in (*words, *context, picture)]) == 0
+    seen = torch.from_numpy(np.load(tmp_path / "maps" / "picture.npy")).reshape(64, 96, -1).movedim(-1, 0)[None]
+    unet = deepcopy(tiny.unet(generation=1))
+    for name, part in adapter.parts.items():
+        unet.get_submodule(name).weight += part.up @ part.down
+    with torch.no_grad():
+        z = encode(tiny.vae(), tiny.picture(64, 96) * 2 - 1)
+        decoded = decode(tiny.vae(), unet(z, 999, text).sample)
+    assert (seen - READ[task](decoded)).abs().max() <= 1e-4
+
+
 # Impostors
 
 
 def repository(root: Path, name: str, index: dict[str, Any], scheduler: dict[str, Any], channels: int = 8) -> Path:
-    return tiny_families.write(root, Published(name, "", (), index, scheduler, (channels, 4)))
+    row = Published(name, "", ("depth",), index, scheduler, (channels, 4))
+    return tiny_families.write(root, row)
 
 
 FIRST_INDEX = {"_class_name": "MarigoldPipeline", **PARTS}

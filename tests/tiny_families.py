@@ -203,6 +203,10 @@ PUBLISHED: tuple[Published, ...] = (
         "genpercept", "genpercept-v1", ("normal",), {"_class_name": "GenPerceptPipeline"}, {}, folder="unet_normal_v1",
         run={"timestep": 1, "tokens": 0}, named=True,
     ),
+    Published(
+        "sd21_depth_wo_rgb_blending_0point00340_0point048", "genpercept-stochastic", ("depth",), channels=(8, 4),
+        run={"beta_start": 0.0034, "beta_end": 0.048, "steps": 10, "final": "sample"}, named=True,
+    ),
     Published("genpercept-depth-ablation", "genpercept", ("depth",), {}, SILENT, run={"beta_start": 1.0}),
 )
 

@@ -207,6 +207,12 @@ def heads_of(checkpoints: list[Checkpoint], dtype: torch.dtype) -> dict[str, dic
 
 def contexts_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[str, Tensor]:
     """The tokens that each recipe uses. A guided one gets its prompt with each image; the empty one is its contrast."""
+    prompts = {checkpoint.recipe.prompt: checkpoint.recipe.id for checkpoint in checkpoints}
+    if wanted.choice.context and len(prompts) > 1:
+        raise UserError(
+            f"--context is one text, and {', '.join(prompts.values())} have a prompt each: name one with --task, or "
+            "put text_embeds.safetensors with one under each of these names beside the model."
+        )
     found = {}
     for checkpoint in checkpoints:
         recipe, architecture = checkpoint.recipe, checkpoint.architecture

@@ -100,6 +100,10 @@ class Diffusers:
     device: str = "cpu"
     perceiver = PicturePerceiver
     advice = "put empty_text_embed.safetensors or a text_encoder/ folder beside it, or give --context FILE"
+    prompt_advice = (
+        "put a text_encoder/ and a tokenizer/ folder beside it, or give --context FILE with the prompt's embedding "
+        "({width} wide, {tokens} tokens)"
+    )
 
     def backbone(self, weights: Weights, architecture: UNetArchitecture) -> DiffusersBackbone:
         return DiffusersBackbone(load_unet(weights, architecture).to(self.device))

@@ -39,6 +39,11 @@ class Host(Protocol):
         """What a person can do where there is no text context; {width} and {tokens} are what is wanted."""
         ...
 
+    @property
+    def prompt_advice(self) -> str:
+        """The same where it should be that of a prompt, {prompt}, of a {task}."""
+        ...
+
     def backbone(self, weights: Weights, architecture: UNetArchitecture) -> Backbone: ...
 
     def autoencoder(self, weights: Weights, architecture: VAEArchitecture) -> Autoencoder: ...
@@ -120,7 +125,10 @@ def text_context(checkpoint: Checkpoint, host: Host) -> Context:
         return as_context(host.encode_prompt(folder, prompt_tokens(folder, words, not tokens)), architecture, folder)
     own = None if recipe.prompt else host.empty_prompt(architecture.base, tokens)
     if own is None:
-        advice = host.advice.format(width=architecture.context_dim, tokens=tokens or 77)
+        wanted = {"width": architecture.context_dim, "tokens": tokens or 77}
+        advice = (host.prompt_advice if recipe.prompt else host.advice).format(
+            **wanted, prompt=recipe.prompt, task=recipe.task
+        )
         of_prompt = f" for its prompt {checkpoint.recipe.prompt!r}" if checkpoint.recipe.prompt else ""
         raise CheckpointError(f"{shown(checkpoint.path)} comes without a text context{of_prompt}: {advice}.")
     return Context(own)

@@ -411,11 +411,7 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
         head_shapes=head.shapes if head else {},
     )
     recipes, every = decide(folder, clues, family, task)
-    if not recipes[0].head and ("conv_out.weight" not in unet.shapes or with_heads(folder.name)):
-        suited = [row for row in FAMILIES.values() if row.beside.heads and fits(row, clues)]
-        rows = with_heads(folder.name) or suited
-        ways = " or ".join(f"as {row.name}, with {row.beside.heads[0]}/ beside it" for row in rows)
-        raise UnsuitedError(f"{shown(folder)} was trained for a head: run it {ways}.")
+    refuse_headless(folder, clues, recipes[0], unet)
     vae, vae_architecture = vae_of(folder, architecture.base)
     recognised = recognise(clues)
     return [
@@ -585,6 +581,7 @@ def open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
     name = INNER_HEAD.rstrip(".") if head else ""
     clues = Clues(architecture, path.stem, path.parent.name, head=name, head_shapes=inside.shapes)
     recipes, every = decide(path, clues, family, task)
+    refuse_headless(path, clues, recipes[0], unet)
     vae, vae_architecture = vae_of(path, architecture.base)
     recognised = recognise(clues)
     return [
@@ -620,6 +617,16 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> tuple[list[Recip
         return asked or [recipe_for(row, clues, wanted)], found
     except UserError as error:
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
+
+
+def refuse_headless(path: Path, clues: Clues, recipe: Recipe, unet: Weights) -> None:
+    """UnsuitedError for a network that was trained for a head and would be run without one."""
+    named = with_heads(clues.folder)
+    if recipe.head or ("conv_out.weight" in unet.shapes and not named):
+        return
+    rows = named or [row for row in FAMILIES.values() if row.beside.heads and fits(row, clues)]
+    ways = " or ".join(f"as {row.name}, with {row.beside.heads[0]}/ beside it" for row in rows)
+    raise UnsuitedError(f"{shown(path)} was trained for a head: run it {ways}.")
 
 
 def several(row: Family, clues: Clues) -> bool:

@@ -592,7 +592,7 @@ SLIPS = {"0point05440": "0point5440"}
 
 def noise_betas(clues: Clues) -> tuple[float, float]:
     """As its scheduler says, or the name of its folder, such as ..._wo_rgb_blending_0point00340_0point048."""
-    named = re.search(r"(\d+point\d+)_(\d+point\d+)", clues.repository)
+    named = re.search(r"(\d+point\d+)_(\d+point\d+)", clues.names)
     words = named.groups() if named else ("0point00085", "0point012")
     start, end = (float(SLIPS.get(word, word).replace("point", ".")) for word in words)
     return clues.scheduler.get("beta_start", start), clues.scheduler.get("beta_end", end)
@@ -746,7 +746,7 @@ FAMILIES: dict[str, Family] = {
             "genpercept-stochastic",
             "GenPercept from noise (ablation)",
             2 * LATENT,
-            lambda clues: "wo_rgb_blending" in clues.repository,
+            lambda clues: "wo_rgb_blending" in clues.names,
             genpercept_stochastic,
         ),
     )
@@ -813,7 +813,11 @@ def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
 
 def misfit(family: Family, net: UNetArchitecture) -> str:
     """Why a network is none of a family's."""
-    parts = (("a class embedding", net.vector_dim), ("a Fourier block", net.fourier))
-    found = " and ".join((f"{net.in_channels} input channels", *(part for part, held in parts if held)))
-    wanted = family.channels or f"{2 * LATENT} and more"
+    parts = (
+        ("a class embedding", net.vector_dim, family.vector_dim),
+        ("a Fourier block", net.fourier, family.fourier),
+    )
+    found = " and ".join((f"{net.in_channels} input channels", *(part for part, held, _ in parts if held)))
+    channels = str(family.channels or f"{3 * LATENT} or more")
+    wanted = " and ".join((channels, *(part for part, _, needed in parts if needed)))
     return f"its UNet has {found} where {wanted} are expected"

@@ -27,7 +27,7 @@ from .published import where
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
 EVERYBODYS = re.compile(
     r"unet.*|vae.*|scheduler.*|text_encoder|tokenizer|dpt_head.*|empty_text_embed.*|pytorch_lora_weights.*|\w+\.json"
-    r"|(\w+_)?model[.-].*"
+    r"|((diffusion_)?pytorch_|adapter_)?model[.-].*"
 )
 """Names that stand in every repository."""
 

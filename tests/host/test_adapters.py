@@ -230,6 +230,15 @@ def test_a_lora_that_is_none_of_ours_is_refused(furnished, name):
     assert all(word in told for word in words), told
 
 
+def test_an_adapter_that_was_trained_with_a_prompt_says_which_to_type(furnished):
+    layer = LAYER.replace("to_q", "processor.to_q_lora")
+    tensors = {f"{layer}.down.weight": torch.zeros(8, 320), f"{layer}.up.weight": torch.zeros(320, 8)}
+    save_file(tensors, furnished.models / "perception" / "sd_single_normal.safetensors")
+    told = refused(furnished, adapted_graph("sd_single_normal.safetensors"))
+    assert "for its prompt 'surface normal'" in told
+    assert "type surface normal into a CLIP Text Encode" in told
+
+
 def test_an_adapter_that_does_not_say_its_family_runs_when_it_is_told(furnished):
     tensors = {name: tensor + 0.01 for name, tensor in STYLE.items()}
     save_file(tensors, furnished.models / "perception" / "untold.safetensors")
