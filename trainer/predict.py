@@ -237,8 +237,9 @@ def check_images(images: list[Path], out: Path) -> None:
     missing = [path for path in images if not path.is_file()]
     if missing:
         raise UserError(f"There is no image {missing[0]}: check the path.")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder.")
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"--out {there} is a file: give a folder.")
     check_packages(path.suffix.lower() for path in images)
     told = str.casefold if folds_case(out) else str
     twice = [stem for stem, number in Counter(told(path.stem) for path in images).items() if number > 1]
