@@ -100,8 +100,14 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS)
-@each(ROWS)
+ONE_OF_EACH = tiny_families.one_of_each(PUBLISHED)
+BARE = {
+    **{f"{name}, one file fp16": (row, LAYOUTS["one file fp16"]) for name, row in ROWS.items()},
+    **{f"{name}, {layout}": (row, lay) for name, row in ONE_OF_EACH.items() for layout, lay in LAYOUTS.items()},
+}
+
+
+@pytest.mark.parametrize(("row", "lay"), BARE.values(), ids=BARE)
 def test_bare_weights_are_told_by_shapes_and_names_or_ask(tmp_path, row, lay):
     """Where they ask, a person names family and task, and the run is theirs."""
     path = lay(tmp_path / "models", NEUTRAL, row)

@@ -67,12 +67,12 @@ def perceiver(row: Published, task: str = "", *changes: str) -> Perceiver:
     return Perceiver(recipe, *parts)
 
 
-def same(seen: PerceptionMap, expected: Tensor | np.ndarray) -> None:
+def same(seen: PerceptionMap, expected: Tensor | np.ndarray, tolerance: float = TOLERANCE) -> None:
     """expected: (B, C, H, W), or (B, H, W, C) if of NumPy."""
     wanted = torch.from_numpy(expected) if isinstance(expected, np.ndarray) else expected.movedim(1, -1)
     assert seen.values.shape == wanted.shape
     assert wanted.std() > 1e-3
-    assert (seen.values - wanted).abs().max().item() <= TOLERANCE
+    assert (seen.values - wanted).abs().max().item() <= tolerance
 
 
 def draw(*shape: int, seed: int = 11) -> Tensor:
@@ -153,11 +153,13 @@ def test_consistency_steps_draw_as_a_generator_draws(kind, steps, members):
     image = tiny.picture(*ODD, seed=5)
     pipeline = official(made, network(row), LCMScheduler.from_config(LCM), prediction_type=kind)
     expected = pipeline(
-        image, num_inference_steps=steps, ensemble_size=members, processing_resolution=128, output_type="np",
+        image, num_inference_steps=steps, ensemble_size=members, processing_resolution=88, output_type="np",
         generator=torch.Generator().manual_seed(2027), batch_size=members,
     ).prediction  # fmt: skip
     changes = f"steps={steps}", f"ensemble_size={members}", "seed=2027"
-    same(predict(perceiver(row, "", *changes), image, resolution=128, batch_size=members), expected)
+    seen = predict(perceiver(row, "", *changes), image, resolution=88, batch_size=members)
+    # what short vectors are divided by makes much of the last bits, which passes of several change
+    same(seen, expected, TOLERANCE if members == 1 else 10 * TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["marigold-depth-v1-0", "marigold-depth-v1-1", "marigold-normals-v0-1"])
@@ -176,18 +178,19 @@ def test_what_a_scheduler_leaves_out_runs_as_diffusers_runs_it(name):
 # Marigold's intrinsic images
 
 
-@pytest.mark.parametrize("members", [1, 3])
-@pytest.mark.parametrize("name", ["marigold-iid-appearance-v1-1", "marigold-iid-lighting-v1-1"])
+@pytest.mark.parametrize(
+    ("name", "members"), [("marigold-iid-appearance-v1-1", 1), ("marigold-iid-lighting-v1-1", 3)]
+)
 def test_intrinsic_images(name, members):
     """Target by target, and what is stacked in the channels of one."""
     row, image = ROWS[name], tiny.picture(*ODD, seed=8)
-    noise = draw(members, row.channels[1], *latent_size(ODD, 96))
+    noise = draw(members, row.channels[1], *latent_size(ODD, 72))
     properties = row.index["target_properties"]
     pipeline = official(
         MarigoldIntrinsicsPipeline, network(row), DDIMScheduler.from_config(ZERO), prediction_type="intrinsics",
         target_properties=properties,
     )  # fmt: skip
-    options: dict[str, Any] = {"num_inference_steps": 2, "processing_resolution": 96, "latents": noise}
+    options: dict[str, Any] = {"num_inference_steps": 2, "processing_resolution": 72, "latents": noise}
     expected = pipeline(image, ensemble_size=members, output_type="np", **options).prediction
     assert len(expected) == row.channels[1] // 4
     for target, task in enumerate(properties["target_names"]):
@@ -195,7 +198,7 @@ def test_intrinsic_images(name, members):
         parts = {"roughness": whole[..., :1], "metallic": whole[..., 1:2]} if task == "material" else {}
         for name, wanted in {task: whole, **parts}.items():
             ours = perceiver(row, name, "steps=2", f"ensemble_size={members}")
-            same(predict(ours, image, resolution=96, noise=noise), wanted)
+            same(predict(ours, image, resolution=72, noise=noise), wanted)
 
 
 # E2E-FT
@@ -387,11 +390,11 @@ def test_intrinsic_lora_gives_the_sample_at_999(task):
 # All of them
 
 
-@pytest.mark.parametrize("row", [*PUBLISHED, INTRINSIC], ids=lambda row: row.repository)
+@pytest.mark.parametrize("row", tiny_families.one_of_each([*PUBLISHED, INTRINSIC]).values(), ids=lambda row: row.family)
 def test_a_batch_is_its_images_one_by_one(row):
     """Of odd sizes; every image starts from the same noise."""
     ours = perceiver(row, row.tasks[0])
-    ours = perceiver(row, row.tasks[0], "steps=2") if ours.recipe.steps > 2 else ours
+    ours = perceiver(row, row.tasks[0], "steps=2") if ours.recipe.steps > 1 else ours
     images = torch.cat([tiny.picture(51, 77, seed=seed) for seed in (22, 23)])
     together = predict(ours, images, resolution=72, batch_size=2).values
     assert together.shape[:3] == (2, 51, 77)
@@ -403,14 +406,11 @@ def test_a_batch_is_its_images_one_by_one(row):
 
 ALIGNED = ("depth", "disparity")
 """By that search."""
-ENSEMBLES = [
-    row
-    for row in PUBLISHED
-    if row.run.get("noise") != "zeros" and row.channels[0] > 4 and row.tasks[0] not in ALIGNED
-]
+ENSEMBLES = [row for row in PUBLISHED if row.run.get("noise") != "zeros" and row.channels[0] > 4]
+UNALIGNED = tiny_families.one_of_each(row for row in ENSEMBLES if row.tasks[0] not in ALIGNED)
 
 
-@pytest.mark.parametrize("row", ENSEMBLES, ids=lambda row: row.repository)
+@pytest.mark.parametrize("row", UNALIGNED.values(), ids=UNALIGNED)
 def test_members_of_an_ensemble_are_the_same_in_any_batches(row):
     ours = perceiver(row, row.tasks[0], "steps=1", "ensemble_size=3", f"seed={SEED}")
     image = tiny.picture(51, 77, seed=24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -209,6 +210,11 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     Published("genpercept-depth-ablation", "genpercept", ("depth",), {}, SILENT, run={"beta_start": 1.0}),
 )
+
+
+def one_of_each(rows: Iterable[Published]) -> dict[str, Published]:
+    """{family: the first of these that is of it}"""
+    return {row.family: row for row in reversed([*rows])}
 
 
 def write(root: Path, row: Published) -> Path:
