@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .nodes import PerceptionExtension
     from .trainer.perceiver import PicturePerceiver
 
+WEB_DIRECTORY = "./web"
+"""Where ComfyUI finds docs/<node id>.md, the nodes' help."""
+
 
 async def comfy_entrypoint() -> PerceptionExtension:
     """Give ComfyUI the pack's nodes."""

@@ -226,6 +226,11 @@ class Server:
             content = answer.read()
         return json.loads(content) if content else None
 
+    def words(self, path: str) -> tuple[str, str]:
+        """The text that ComfyUI answers to a GET, and its media type."""
+        with _direct.open(self.url + path, timeout=60) as answer:
+            return answer.read().decode(), answer.headers.get_content_type()
+
     def object_info(self, node: str | None = None) -> dict[str, Any]:
         """The schemas of all nodes, or of one."""
         return self.get("/object_info" + (f"/{node}" if node else ""))
