@@ -90,6 +90,7 @@ def test_the_archive_holds_the_pack_and_not_what_builds_it(tmp_path):
     assert {"core", "nodes", "trainer", "web", "weights", "workflows"} <= rooms
     assert not rooms & {"scenes", "tests", "tools", "benchmarks", ".ci", ".github"}
     assert {"__init__.py", "pyproject.toml", "README.md", "LICENSE"} <= {*names}
+    assert {f"web/docs/{page.name}" for page in (archive.ROOT / "web" / "docs").glob("*.md")} <= {*names}
     starter = (archive.ROOT / "weights" / "starter.safetensors").stat().st_size
     assert archive.write(tmp_path / "pack.zip").stat().st_size < starter + 5 * 2**20
 

@@ -14,7 +14,7 @@ from tiny_adapters import KINDS, random_adapter, saved, spelled
 import workflows
 from diffusion_perception.core.checkpoints.adapter_names import PROCESSORS
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
-from diffusion_perception.core.checkpoints.checkpoint import describe
+from diffusion_perception.core.checkpoints.checkpoint import describe, open_all
 from diffusion_perception.core.checkpoints.families import FAMILIES, Clues, recipe_for, recognise
 from diffusion_perception.core.checkpoints.library import Library
 from diffusion_perception.core.checkpoints.published import LICENCES, PLACES, PUBLISHED
@@ -228,3 +228,28 @@ def test_single_files_of_the_table_are_what_workflows_link():
             {"name": place, "url": address, "directory": "perception"}
         ]
     assert workflows.models_of([workflows.MODEL, None, "marigold-depth-v1-1"]) == []
+
+
+def written_axes() -> dict[str, tuple[str, ...]]:
+    """{whose normals: where they point, () if their authors do not say it}, as the README has it."""
+    words = {"towards the camera": "back", "away from the camera": "forward"}
+    found = {}
+    for line in README.partition("| normals of |")[2].partition("\n\n")[0].splitlines()[2:]:
+        whose, *axes = (cell.strip() for cell in line.strip("| ").split("|"))
+        pointing = tuple(words.get(axis, axis) for axis in axes if len(axes) == 3)
+        found |= dict.fromkeys(whose.split(", "), pointing)
+    return found
+
+
+@pytest.mark.parametrize("place", [place for place, _ in PLACES.values()])
+def test_normals_point_where_the_readme_says(place):
+    _, row = PLACES[place.lower()]
+    family = FAMILIES[row.families[0]]
+    clues = clues_of(place, family.name)
+    if "normal" in (clues.task, *family.tasks(clues)):
+        assert (recipe_for(family, clues, "normal").axes or ()) == written_axes()[family.title.split(" ")[0]]
+
+
+def test_the_readme_says_where_the_starters_normals_point():
+    rows = open_all(downloads.README.parent / "weights" / "starter.safetensors", task="normal")
+    assert {row.recipe.axes for row in rows} == {written_axes()["the starter"]}

@@ -41,8 +41,8 @@ def sentences() -> str:
 
 def explained(text: str) -> list[str]:
     """The messages that stand in bold under a heading about messages."""
-    part = re.split(r"^## .*\bmessages?\b.*$", text, flags=re.MULTILINE)[-1]
-    return re.findall(r"\*\*(.+?)\*\*", re.split(r"^## ", part, flags=re.MULTILINE)[0])
+    _, _, part = re.sub(r"^## .*\bmessages?\b.*$", "\0", text, flags=re.MULTILINE).partition("\0")
+    return re.findall(r"\*\*(.+?)\*\*", part.partition("\n## ")[0])
 
 
 def said(message: str) -> re.Match[str] | None:
