@@ -202,3 +202,10 @@ def test_a_file_that_finds_no_room_leaves_no_half_behind(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [file.name for file in tmp_path.iterdir()] == ["map.exr"]
     assert path.read_bytes() == b"old"
+
+
+def test_a_file_says_how_its_values_code_light():
+    convention = Convention(encoding="linear", up_to_scale=True)
+    (page,) = pages(PerceptionMap("shading", torch.rand(1, 4, 4, 3), convention))
+    assert page.meaning["encoding"] == "linear"
+    assert page.meaning["up to scale"] is True

@@ -133,6 +133,8 @@ def pages(map: PerceptionMap) -> list[Page]:
         "near": convention.near,
         "unit": unit_of(convention),
         "axes": convention.axes,
+        "encoding": convention.encoding,
+        "up to scale": convention.up_to_scale or None,
         "palette": convention.palette,
         "holds": "class numbers" if convention.classes else None,
         "alpha": "straight" if map.task == "image" and map.values.shape[-1] == 4 else None,
