@@ -24,7 +24,7 @@ from ..core.halves import with_full
 from . import host
 from .library import LIBRARY, half, taesd_stamps
 from .load import costs, half_input, overrides_input, task_input, wanted_task
-from .notes import shown
+from .notes import shown, telling
 from .schema import ADVANCED, found_by
 from .sockets import Perception
 
@@ -87,6 +87,7 @@ class ApplyAdapter(io.ComfyNode):
         return contents(LIBRARY.resolve(adapter, adapters=True)), *taesd_stamps(decoder, encoder)
 
     @classmethod
+    @telling
     def execute(
         cls,
         model: Any,

@@ -12,6 +12,7 @@ from ..core.display.selection import LEVEL_MODES, Selection, select
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import tasks_where
 from . import host
+from .notes import telling
 from .schema import found_by
 from .sockets import map_input, read
 
@@ -66,6 +67,7 @@ class MatteCutout(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(
         cls,
         image: Tensor,

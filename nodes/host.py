@@ -19,8 +19,10 @@ import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.utils
+import server
 import torch
 from comfy.latent_formats import SD15
+from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
 from ..core.backbone import Context, Features
@@ -667,6 +669,13 @@ def ticker(total: int) -> Any:
         bar.update(1)
 
     return tick
+
+
+def say(text: str) -> None:
+    """Show it on the node that is executing, in the browser that runs the graph; nothing outside an execution."""
+    executing, there = get_executing_context(), server.PromptServer.instance
+    if executing is not None:
+        there.send_progress_text(text, executing.node_id, sid=there.client_id)
 
 
 def output_device() -> torch.device:

@@ -17,7 +17,7 @@ from ..core.tasks import TASKS
 from ..core.tiny_vae import Role
 from . import host
 from .library import HALVES, LIBRARY, half, taesd_stamps
-from .notes import shown
+from .notes import shown, telling
 from .schema import ADVANCED, found_by
 from .sockets import Perception
 
@@ -114,6 +114,7 @@ class LoadModel(io.ComfyNode):
         return contents(LIBRARY.resolve(model)), *taesd_stamps(decoder, encoder)
 
     @classmethod
+    @telling
     def execute(
         cls, model: str, family: str, task: str, overrides: str, decoder: str = FULL, encoder: str = FULL
     ) -> io.NodeOutput:

@@ -17,7 +17,7 @@ from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_task
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
 from . import host
-from .notes import shown
+from .notes import shown, telling
 from .schema import ADVANCED, found_by
 from .sockets import Perception, PerceptionMapSocket
 
@@ -118,6 +118,7 @@ class Perceive(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(
         cls,
         perception: Perceiver,
@@ -172,6 +173,7 @@ class PerceiveLatent(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(
         cls,
         perception: Perceiver,
@@ -262,6 +264,7 @@ class PerceiveTasks(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(
         cls,
         resolution: int,
@@ -330,6 +333,7 @@ class PerceiveIntrinsics(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(
         cls,
         perception: Perceiver,

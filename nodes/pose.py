@@ -16,7 +16,7 @@ from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver
 from ..core.pose import SAME, SEEN, passes_of_people, predict_people
 from . import host
-from .notes import shown
+from .notes import shown, telling
 from .perceive import precision_input, prepared, vae_input
 from .schema import ADVANCED, found_by
 from .sockets import Perception, PerceptionMapSocket
@@ -102,6 +102,7 @@ class PerceivePose(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(
         cls,
         perception: Perceiver,
@@ -199,6 +200,7 @@ class PoseFromMap(io.ComfyNode):
         )
 
     @classmethod
+    @telling
     def execute(cls, map: PerceptionMap, threshold: float, same_person: float, joint_radius: float) -> io.NodeOutput:
         picture, people = pose_picture(map, threshold, same_person, joint_radius)
         skeleton = map.convention.skeleton

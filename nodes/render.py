@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..core.display.picture import (
     CLASS_MEANINGS,
@@ -21,6 +21,7 @@ from ..core.display.picture import (
 from ..core.display.selection import LEVEL_MODES, Selection, select, selectors
 from ..core.tasks import tasks_where
 from . import host
+from .notes import shown, telling
 from .schema import found_by
 from .sockets import GEOMETRIES, Given, convention_input, map_input, read
 
@@ -100,6 +101,7 @@ class DepthToImage(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(
         cls,
         map: Given,
@@ -114,7 +116,7 @@ class DepthToImage(io.ComfyNode):
         depth = read(map, DEPTH_MEANINGS, convention, *tasks_where(picture="nearness"))
         percentiles = (low_percentile, high_percentile)
         image, said = depth_picture(depth, mode, choose(SCOPES, scope, "scope"), percentiles, invert, colormap)
-        return io.NodeOutput(image.to(host.output_device()), said, ui=ui.PreviewText(said))
+        return io.NodeOutput(image.to(host.output_device()), said, ui=shown([said], warning=False))
 
 
 class NormalToImage(io.ComfyNode):
@@ -157,6 +159,7 @@ class NormalToImage(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(cls, map: Given, convention: str, axes: str, renormalise: bool) -> io.NodeOutput:
         normals = read(map, NORMAL_MEANINGS, convention, *tasks_where(picture="directions"))
         return io.NodeOutput(normal_picture(normals, axes, renormalise).to(host.output_device()))
@@ -197,13 +200,14 @@ class SegmentationToImage(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(cls, map: Given, convention: str, classes: str) -> io.NodeOutput:
         segmentation = read(map, CLASS_MEANINGS, convention, *tasks_where(picture="classes"))
         palette = palette_of(segmentation)
         found = classes_of(segmentation, palette)
         pictures = found.picture(), found.mask(palette.indices(classes)), found.clearness
-        shown = (picture.to(host.output_device()) for picture in pictures)
-        return io.NodeOutput(*shown, found.said(), ui=ui.PreviewText(found.said()))
+        pictures = (picture.to(host.output_device()) for picture in pictures)
+        return io.NodeOutput(*pictures, found.said(), ui=shown([found.said()], warning=False))
 
 
 class MaskFromMap(io.ComfyNode):
@@ -267,6 +271,7 @@ class MaskFromMap(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(
         cls,
         map: Given,

@@ -17,6 +17,7 @@ from ..core.perception_map import PerceptionMap
 from ..core.tasks import TASKS
 from ..core.whole_file import unwritable, write_whole
 from . import host
+from .notes import telling
 from .schema import found_by
 from .sockets import GEOMETRIES, Given, convention_input, map_input, read
 
@@ -64,6 +65,7 @@ class SaveMap(io.ComfyNode):
         return True
 
     @classmethod
+    @telling
     def execute(cls, map: Given, filename_prefix: str, format: str, convention: str) -> io.NodeOutput:
         saved = read(map, FILE_MEANINGS, convention, "image", *TASKS)
         folder, stem, number, subfolder = place(filename_prefix, saved)

@@ -48,7 +48,7 @@ ROOMS = {
         rooms=frozenset({"core"}),
         packages=NUMERICS | {"comfy_api.latest"},
         files={
-            "host.py": frozenset({"comfy", "comfy_extras", "folder_paths"}),  # extras: its empty-prompt embedding
+            "host.py": frozenset({"comfy", "comfy_execution", "comfy_extras", "folder_paths", "server"}),
             "library.py": frozenset({"folder_paths"}),
             "save.py": frozenset({"av", "folder_paths"}),
         },

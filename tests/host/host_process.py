@@ -47,6 +47,7 @@ def stub_server() -> SimpleNamespace:
         last_prompt_id=None,
         sockets_metadata={},
         send_sync=lambda *message: None,
+        send_progress_text=lambda *message, **to: None,
     )
 
 

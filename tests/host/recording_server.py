@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Event = tuple[str, dict[str, Any]]
+TEXT = 3
+"""The kind of a binary event that shows a line on a node."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class RecordingServer(Server):
     def __enter__(self) -> Self:
         super().__enter__()
         self._events: dict[str, list[Event]] = defaultdict(list)
+        self.said: dict[str, str] = {}
+        """The line that a browser shows on each node: what came last under that id."""
         self._changed = threading.Condition()
         self._socket = websocket.create_connection(
             f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}", http_no_proxy=["127.0.0.1"]
@@ -94,9 +99,16 @@ class RecordingServer(Server):
                 return
             if message == "":  # the server closes
                 return
-            if isinstance(message, bytes):  # a preview picture
+            if isinstance(message, bytes):
+                self._hear(message)
                 continue
             event = json.loads(message)
             with self._changed:
                 self._events[event.get("data", {}).get("prompt_id", "")].append((event["type"], event["data"]))
                 self._changed.notify_all()
+
+    def _hear(self, message: bytes) -> None:
+        """A line of text for a node; not a preview picture."""
+        kind, length = struct.unpack_from(">II", message)
+        if kind == TEXT:
+            self.said[message[8 : 8 + length].decode()] = message[8 + length :].decode()
