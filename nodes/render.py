@@ -9,6 +9,7 @@ from ..core.display.picture import (
     DEPTH_COLOURS,
     DEPTH_MEANINGS,
     DEPTH_MODES,
+    DIRECTIONS,
     LEVEL_MEANINGS,
     NORMAL_MEANINGS,
     PICTURE_AXES,
@@ -84,6 +85,14 @@ class DepthToImage(io.ComfyNode):
                     default="none",
                     tooltip="Colours for the eye; ControlNets want none. White becomes red in spectral and turbo.",
                 ),
+                io.Combo.Input(
+                    "direction",
+                    options=list(DIRECTIONS),
+                    default="as the mode says",
+                    optional=True,
+                    tooltip="Which end is white, whatever the mode: depth ControlNets want near is white. As the mode "
+                    "says: controlnet makes near white, the others leave it as the map has it. Before invert.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -96,7 +105,9 @@ class DepthToImage(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, convention: str = "", mode: str = "", scope: str = "", colormap: str = "") -> bool:
+    def validate_inputs(
+        cls, convention: str = "", mode: str = "", scope: str = "", colormap: str = "", direction: str = ""
+    ) -> bool:
         """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
         return True
 
@@ -112,10 +123,12 @@ class DepthToImage(io.ComfyNode):
         high_percentile: float,
         invert: bool,
         colormap: str,
+        direction: str = "as the mode says",
     ) -> io.NodeOutput:
         depth = read(map, DEPTH_MEANINGS, convention, *tasks_where(picture="nearness"))
         percentiles = (low_percentile, high_percentile)
-        image, said = depth_picture(depth, mode, choose(SCOPES, scope, "scope"), percentiles, invert, colormap)
+        whole = choose(SCOPES, scope, "scope")
+        image, said = depth_picture(depth, mode, whole, percentiles, invert, colormap, direction)
         return io.NodeOutput(image.to(host.output_device()), said, ui=shown([said], warning=False))
 
 

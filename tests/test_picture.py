@@ -17,6 +17,7 @@ from diffusion_perception.core.display.picture import (
     CLASS_MEANINGS,
     DEPTH_MEANINGS,
     DEPTH_MODES,
+    DIRECTIONS,
     FILE_MEANINGS,
     LEVEL_MEANINGS,
     NORMAL_MEANINGS,
@@ -144,6 +145,19 @@ def test_for_controlnet_near_is_white_whatever_the_values_mean(kind):
     assert (picture[0, ..., 0].flatten()[order].diff() >= 0).all()
 
 
+@pytest.mark.parametrize("mode", DEPTH_MODES)
+@pytest.mark.parametrize("kind", DEPTHS)
+def test_the_direction_that_is_asked_for_is_the_picture_s_in_every_mode(kind, mode):
+    depth, _, ball = sphere()
+    for direction in ("near is white", "near is black"):
+        picture, said = depth_picture(DEPTHS[kind](depth), mode, direction=direction)
+        assert (picture[0, ball].mean() > picture[0, ~ball].mean()) == (direction == "near is white")
+        assert direction in said
+        turned, said = depth_picture(DEPTHS[kind](depth), mode, invert=True, direction=direction)
+        assert torch.allclose(turned, 1 - picture, atol=1e-6)
+        assert direction not in said
+
+
 def test_the_conversion_is_said_and_done():
     depth, _, _ = sphere()
     for kind, formula, expected in (
@@ -207,19 +221,20 @@ def test_with_a_colormap_near_is_red_in_spectral():
 
 
 @pytest.mark.parametrize("mode", DEPTH_MODES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("convention", [AFFINE, DISPARITY, METRIC, INVERSE_METRES])
-def test_unknown_pixels_look_far_away_and_do_not_move_the_others(convention, mode):
+def test_unknown_pixels_look_far_away_and_do_not_move_the_others(convention, direction, mode):
     values = torch.rand(1, 6, 6) + 0.5
     broken = values.clone()
     broken[0, 0, 0], broken[0, 0, 1], broken[0, 0, 2] = torch.nan, torch.inf, -torch.inf
     valid = torch.ones(1, 6, 6, dtype=torch.bool)
     valid[0, 0, 3:] = False
     broken[0, 0, 3:] = 1e9
-    picture, _ = depth_picture(depth_map(broken, convention, valid=valid), mode)
-    expected, _ = depth_picture(depth_map(values[:, 1:], convention), mode)
+    picture, said = depth_picture(depth_map(broken, convention, valid=valid), mode, direction=direction)
+    expected, _ = depth_picture(depth_map(values[:, 1:], convention), mode, direction=direction)
     assert picture[:, 1:].equal(expected)
-    near_white = DEPTH_MODES[mode].near_white or convention.near == "high"
-    assert (picture[0, 0] == (0 if near_white or mode == "raw" else 1)).all()
+    black = "near is black" in said and (mode != "raw" or "inverted" in said)
+    assert (picture[0, 0] == (1 if black else 0)).all()
 
 
 def test_depth_that_was_not_measured_is_far_and_not_infinitely_near():

@@ -229,6 +229,8 @@ DEPTH_MODES: dict[str, DepthMode] = {
     "percentile": DepthMode(cut=True),
     "raw": DepthMode(stretched=False),
 }
+DIRECTIONS: dict[str, bool | None] = {"as the mode says": None, "near is white": True, "near is black": False}
+"""Whether near becomes white whatever the mode; None where that is the mode's."""
 DEPTH_COLOURS: dict[str, list[str] | None] = {"none": None, **COLORMAPS}
 """A depth picture's: none is gray, also beyond [0, 1]."""
 
@@ -240,30 +242,34 @@ def depth_picture(
     percentiles: Span = (2.0, 98.0),
     invert: bool = False,
     colormap: str = "none",
+    direction: str = "as the mode says",
 ) -> tuple[Tensor, str]:
     """Depth or disparity -> picture (B, H, W, 3), and in words which conversion was done.
 
-    What is unknown is shown as far away. Mode `raw` alone may leave [0, 1].
+    What is unknown is shown as far away. Mode `raw` alone may leave [0, 1]. `invert` turns round what `direction` asks.
     """
     row, near = choose(DEPTH_MODES, mode, "mode"), map.convention.near
     colours = choose(DEPTH_COLOURS, colormap, "colormap")
     if near is None:
         raise UserError("This map does not say which end of its values is near: load its model as depth or disparity.")
     values, known = known_values(map)[..., 0], trusted(map)
-    nearness = NEARNESS[near, from_camera(map.convention)] if row.near_white else AS_IT_IS
+    wanted = choose(DIRECTIONS, direction, "direction")
+    turns = row.near_white if wanted is None else wanted
+    nearness = NEARNESS[near, from_camera(map.convention)] if turns else AS_IT_IS
     values = nearness.apply(values, map.convention)
     spans = spans_of(values, known, check_percentiles(percentiles) if row.cut else (0, 100), per_batch)
     if row.stretched:
         values = torch.stack([stretch(v, s) for v, s in zip(values, spans, strict=True)])
-    near_white = row.near_white or near == "high"
+    near_white = turns or near == "high"
+    inverted = invert != (wanted is False and near_white)
     far = 1.0 if row.stretched and not near_white else 0.0
     values = values.where(known, torch.full_like(values, far))
-    values = 1 - values if invert else values
+    values = 1 - values if inverted else values
     said = (
         f"{mode}: {nearness.formula.format(total=total(map.convention))}",
         say_stretch(row, spans, percentiles, per_batch) if row.stretched else "not clamped",
-        "inverted" * invert,
-        f"near is {'white' if near_white != invert else 'black'}",
+        "inverted" * inverted,
+        f"near is {'white' if near_white != inverted else 'black'}",
         f"colormap {colormap}" * (colours is not None),
     )
     picture = values[..., None].repeat(1, 1, 1, 3) if colours is None else colourise(values, colormap)

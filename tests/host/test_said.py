@@ -44,3 +44,17 @@ def test_a_refusal_is_said_on_the_node(comfyui):
     refused = depth_image(graph, picture(graph), mode="gone")
     graph.add("PreviewImage", images=refused)
     assert said(comfyui, graph, refused).startswith("There is no mode 'gone': choose one of controlnet")
+
+
+def test_every_stretch_can_be_had_in_either_direction_and_old_graphs_keep_theirs(comfyui):
+    graph = Graph()
+    far = graph.add("EmptyImage", width=32, height=32, batch_size=1, color=0xFFFFFF)
+    ramp = graph.add("ImagePadForOutpaint", image=far, left=8, top=0, right=0, bottom=0, feathering=0)
+    stretch = {"map": ramp, "mode": "percentile"}
+    for convention, own in (("near is white", "white"), ("near is black", "black")):
+        asked = ({}, {"direction": "near is white"}, {"direction": "near is black"})
+        made = [depth_image(graph, **stretch, convention=convention, **widget) for widget in asked]
+        for node in made:
+            graph.add("PreviewImage", images=node)
+        comfyui.submit(graph)
+        assert [comfyui.said[node.name].rpartition("near is ")[2] for node in made] == [own, "white", "black"]
