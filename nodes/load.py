@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..core.checkpoints.assemble import assemble
-from ..core.checkpoints.checkpoint import open_checkpoint
+from ..core.checkpoints.checkpoint import Checkpoint, open_all, open_checkpoint
 from ..core.checkpoints.families import FAMILIES
 from ..core.checkpoints.library import contents
 from ..core.checkpoints.tensors import CheckpointError
@@ -22,6 +24,8 @@ from .schema import ADVANCED, found_by
 from .sockets import Perception
 
 AS_TRAINED = "as trained"
+FIRST = "depth"
+"""What is taken of a file that was trained for several tasks, if it has it."""
 
 
 def task_input() -> io.Combo.Input:
@@ -29,7 +33,8 @@ def task_input() -> io.Combo.Input:
         "task",
         options=[AS_TRAINED, *TASKS],
         default=AS_TRAINED,
-        tooltip="What to predict, where the file holds several tasks or does not say.",
+        tooltip=f"What to predict, where the file holds several tasks or does not say. {AS_TRAINED}: the task of the "
+        f"file; of several {FIRST}, else the first, and the node says which there are.",
     )
 
 
@@ -74,7 +79,12 @@ class LoadModel(io.ComfyNode):
             ),
             description="Loads a checkpoint that predicts depth, normals, masks and other maps from models/perception.",
             inputs=[
-                io.Combo.Input("model", options=LIBRARY.choices(), tooltip=f"A file or folder in {LIBRARY.place}."),
+                io.Combo.Input(
+                    "model",
+                    options=LIBRARY.choices(),
+                    default=LIBRARY.runnable(),
+                    tooltip=f"A file or folder in {LIBRARY.place}.",
+                ),
                 io.Combo.Input(
                     "family",
                     options=list(FAMILY_CHOICES),
@@ -119,15 +129,25 @@ class LoadModel(io.ComfyNode):
         cls, model: str, family: str, task: str, overrides: str, decoder: str = FULL, encoder: str = FULL
     ) -> io.NodeOutput:
         path = LIBRARY.resolve(model)
-        checkpoint = open_checkpoint(path, choose(FAMILY_CHOICES, family, "family"), wanted_task(task))
+        checkpoint, taken = opened(path, choose(FAMILY_CHOICES, family, "family"), wanted_task(task))
         # before the weights are read, which takes a while: a misspelt field is told at once
         checkpoint = checkpoint.overridden(overrides.split())
-        taken = half("encoder", encoder), half("decoder", decoder)
-        perceiver = assemble(checkpoint, host.ComfyHost(), encoder=taken[0], decoder=taken[1])
+        halves = half("encoder", encoder), half("decoder", decoder)
+        perceiver = assemble(checkpoint, host.ComfyHost(), encoder=halves[0], decoder=halves[1])
         full = full_of(perceiver.autoencoder)
         vae = full.vae if isinstance(full, host.HostAutoencoder) else None
-        notes = costs(checkpoint.recipe, decoder=decoder, encoder=encoder)
+        notes = [taken, *costs(checkpoint.recipe, decoder=decoder, encoder=encoder)]
         return io.NodeOutput(perceiver, vae, ui=shown(notes, warning=False))
+
+
+def opened(path: Path, family: str, task: str) -> tuple[Checkpoint, str]:
+    """open_checkpoint(); but as trained of several tasks is FIRST, else the first, and words say so."""
+    held = [] if task else open_all(path, family)
+    if len({checkpoint.recipe.id for checkpoint in held}) < 2 or held[0].siblings:
+        return (held[0] if held else open_checkpoint(path, family, task)), ""
+    taken = next((checkpoint for checkpoint in held if checkpoint.recipe.task == FIRST), held[0])
+    ids = ", ".join(checkpoint.recipe.id for checkpoint in held)
+    return taken, f"{path.name} holds {ids}: {taken.recipe.id} is taken; choose another in task."
 
 
 def costs(recipe: Recipe, **choices: str) -> list[str]:

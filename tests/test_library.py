@@ -11,6 +11,7 @@ import tiny
 
 from diffusion_perception.core.checkpoints.library import Library, Shared, contents, stamps
 from diffusion_perception.core.checkpoints.tensors import CheckpointError, network
+from diffusion_perception.core.recipe import Recipe
 
 
 @pytest.fixture
@@ -48,6 +49,16 @@ def test_a_name_that_leads_out_is_refused(library, name):
 def test_a_name_of_nothing_is_told_with_what_there_is(library, name):
     with pytest.raises(CheckpointError, match=r"put it there, or choose a checkpoint that is \(inner/one.safetensors"):
         library.resolve(name)
+
+
+def test_a_widget_begins_with_a_checkpoint_that_says_what_it_perceives(library, tmp_path):
+    assert library.runnable() == "inner/one.safetensors"  # none of them does
+    trained = tiny.write_own(tmp_path / "second" / "zoo.safetensors", [Recipe("depth", base="custom")])
+    assert library.runnable() == "zoo.safetensors"
+    trained.write_bytes(trained.read_bytes()[:100])
+    assert library.runnable() == "inner/one.safetensors"
+    nothing = Library(lambda: [tmp_path / "missing"], "models/perception")
+    assert nothing.runnable() == nothing.nothing
 
 
 def test_a_changed_file_is_another(tmp_path):

@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
+from ..errors import UserError
 from .adapter_file import find_adapter, is_adapter
 from .adapters import first
-from .checkpoint import CONTEXT_FILES, unet_folders
+from .checkpoint import CONTEXT_FILES, open_all, unet_folders
 from .families import FAMILIES
 from .published import where
 from .strangers import claims_to_perceive
@@ -60,6 +61,15 @@ class Library:
             if kind == wanted
         ]
         return list(dict.fromkeys(sorted(found))) or [self.nothing]
+
+    def runnable(self) -> str:
+        """The first checkpoint that says what it perceives, for a widget to begin with; else the first choice."""
+        names = self.choices()
+        return next((name for name in names if name != self.nothing and self._opens(name)), names[0])
+
+    def _opens(self, name: str) -> bool:
+        path = self.resolve(name)
+        return _opens(path, contents(path))
 
     def resolve(self, name: str, adapters: bool = False) -> Path:
         """The path of a choice. CheckpointError for names that lead out of the folders, or to nothing."""
@@ -183,6 +193,15 @@ def _kind(files: tuple[Path, ...], stamps: Stamps) -> Kind:
         return "checkpoint" if pick_unet(names) or quantised(names) or claims_to_perceive(names) else ""
     except CheckpointError:
         return "checkpoint"
+
+
+@lru_cache(maxsize=4096)
+def _opens(path: Path, contents: Stamps) -> bool:
+    """Whether it can be opened as it is; nothing of its weights is read. Kept as _kind() is."""
+    try:
+        return bool(open_all(path))
+    except UserError:
+        return False
 
 
 def _stamp(path: Path) -> Stamp:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from comfyui_server import NodeFailed
 from graph import Graph, Node
+from networks import write_own_file
 
 
 def picture(graph: Graph, color: int = 0x808080) -> Node:
@@ -58,3 +60,23 @@ def test_every_stretch_can_be_had_in_either_direction_and_old_graphs_keep_theirs
             graph.add("PreviewImage", images=node)
         comfyui.submit(graph)
         assert [comfyui.said[node.name].rpartition("near is ")[2] for node in made] == [own, "white", "black"]
+
+
+SEVERAL = {
+    "depth among them": (("normal", "depth", "mask"), "depth"),
+    "no depth": (("mask", "normal"), "mask"),
+}
+
+
+@pytest.mark.parametrize(("tasks", "taken"), SEVERAL.values(), ids=SEVERAL)
+def test_a_file_of_several_tasks_runs_as_it_is_and_the_node_says_what_was_taken(comfyui, tasks, taken):
+    file = write_own_file(comfyui.models / "perception" / f"{taken} of several.safetensors", *tasks)
+    graph = Graph()
+    loaded = graph.load_model(file.name)
+    graph.save_map(graph.perceive(loaded, picture(graph)), "said/several")
+    line = said(comfyui, graph, loaded)
+    assert line == f"{file.name} holds {', '.join(tasks)}: {taken} is taken; choose another in task."
+    asked = Graph()
+    one = asked.load_model(file.name, tasks[1])
+    asked.save_map(asked.perceive(one, picture(asked)), "said/one")
+    assert said(comfyui, asked, one) == ""
