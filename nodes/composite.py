@@ -12,9 +12,12 @@ from ..core.display.selection import LEVEL_MODES, Selection, select
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import tasks_where
 from . import host
-from .notes import telling
+from .notes import shown, telling
 from .schema import found_by
-from .sockets import map_input, read
+from .sockets import doubt, map_input, read
+
+LEVELS = "white is selected"
+"""What the numbers of a plain image mean."""
 
 
 class MatteCutout(io.ComfyNode):
@@ -76,14 +79,15 @@ class MatteCutout(io.ComfyNode):
         estimate_foreground: bool,
         background: Tensor | None = None,
     ) -> io.NodeOutput:
-        matte = read(map, LEVEL_MEANINGS, "white is selected", *tasks_where(selector="level"))
+        matte = read(map, LEVEL_MEANINGS, LEVELS, *tasks_where(selector="level"))
         device = host.output_device()
         image, alpha = pair(as_rgb(check_image(image)).to(device), select(matte, Selection(mode)).to(device))
         foreground = foreground_of(image, alpha, host.ticker(len(image))) if estimate_foreground else image
         behind = torch.zeros_like(image) if background is None else as_rgb(check_image(background)).to(device)
         cutout = torch.cat((foreground, alpha[..., None]), -1)
-        shown = composite(foreground, alpha, cover(behind, *image.shape[1:3]))
-        return io.NodeOutput(cutout, alpha.contiguous(), foreground.contiguous(), shown)
+        over = composite(foreground, alpha, cover(behind, *image.shape[1:3]))
+        said = shown([doubt(map, LEVEL_MEANINGS, LEVELS)])
+        return io.NodeOutput(cutout, alpha.contiguous(), foreground.contiguous(), over, ui=said)
 
 
 NODES = [MatteCutout]

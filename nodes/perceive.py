@@ -92,7 +92,7 @@ class Perceive(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DiffusionPerceptionPerceive",
-            display_name="Perceive",
+            display_name="Perceive (Depth, Normal, Mask ...)",
             category="perception",
             **found_by(
                 "depth, depth map, depth estimation, normal, normals, normal map, surface normals, mask, "

@@ -24,7 +24,7 @@ from ..core.tasks import tasks_where
 from . import host
 from .notes import shown, telling
 from .schema import found_by
-from .sockets import GEOMETRIES, Given, convention_input, map_input, read
+from .sockets import GEOMETRIES, Given, convention_input, doubt, map_input, read
 
 SCOPES = {"per image": False, "per batch": True}
 """Of what is stretched by one range: whether it is the whole batch."""
@@ -42,10 +42,14 @@ class DepthToImage(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DiffusionPerceptionDepthToImage",
-            display_name="Depth to Image",
+            display_name="Render Depth",
             category="perception",
-            **found_by("depth map, depth image, depth colormap, normalize depth, invert depth, moge, depth anything"),
-            description="Shows a depth or disparity: near is white, as depth ControlNets expect, or as you choose.",
+            **found_by(
+                "depth map, depth image, depth colormap, normalize depth, invert depth, depth to image, moge, depth "
+                "anything"
+            ),
+            description="Shows a depth or disparity that Perceive estimated: near is white, as depth ControlNets "
+            "expect, or as you choose. A photo goes into Perceive.",
             inputs=[
                 map_input("A depth or disparity from Perceive, a depth picture, or geometry.", *GEOMETRIES),
                 convention_input(DEPTH_MEANINGS, "near is white"),
@@ -129,7 +133,8 @@ class DepthToImage(io.ComfyNode):
         percentiles = (low_percentile, high_percentile)
         whole = choose(SCOPES, scope, "scope")
         image, said = depth_picture(depth, mode, whole, percentiles, invert, colormap, direction)
-        return io.NodeOutput(image.to(host.output_device()), said, ui=shown([said], warning=False))
+        notes = shown([said, doubt(map, DEPTH_MEANINGS, convention)], warning=False)
+        return io.NodeOutput(image.to(host.output_device()), said, ui=notes)
 
 
 class NormalToImage(io.ComfyNode):
@@ -139,9 +144,11 @@ class NormalToImage(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DiffusionPerceptionNormalToImage",
-            display_name="Normal to Image",
+            display_name="Render Normal",
             category="perception",
-            **found_by("normal map, bae, normalbae, opengl normal, directx normal, flip normal, green channel"),
+            **found_by(
+                "normal map, normal to image, bae, normalbae, opengl normal, directx normal, flip normal, green channel"
+            ),
             description="Shows surface normals in the axes that a ControlNet or a renderer expects.",
             inputs=[
                 map_input("Normals from Perceive, a normal picture, or geometry.", *GEOMETRIES),
@@ -185,9 +192,9 @@ class SegmentationToImage(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DiffusionPerceptionSegmentationToImage",
-            display_name="Segmentation to Image",
+            display_name="Render Segmentation",
             category="perception",
-            **found_by("segmentation map, semantic segmentation, ade20k, palette, classes"),
+            **found_by("segmentation map, segmentation to image, semantic segmentation, ade20k, palette, classes"),
             description="Gives every pixel the colour of its class, as segmentation ControlNets expect: the nearest of "
             "the palette where colours were predicted. Says which classes there are, and masks those that you name.",
             inputs=[
@@ -298,7 +305,7 @@ class MaskFromMap(io.ComfyNode):
     ) -> io.NodeOutput:
         selection = Selection(mode, threshold, classes, range_from, range_to, invert)
         mask = select(read(map, MASK_MEANINGS, convention, *selectors()), selection)
-        return io.NodeOutput(mask.to(host.output_device()))
+        return io.NodeOutput(mask.to(host.output_device()), ui=shown([doubt(map, MASK_MEANINGS, convention)]))
 
 
 NODES = [DepthToImage, NormalToImage, SegmentationToImage, MaskFromMap]

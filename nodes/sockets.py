@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.display.picture import Meaning, as_map, choose
+from ..core.display.picture import Meaning, as_map, choose, in_colours
 from ..core.display.typed_geometry import Packet, from_packet
 from ..core.perception_map import PerceptionMap
+from ..core.tasks import TASKS
 from .schema import ADVANCED
 
 Perception = io.Custom("PERCEPTION")
@@ -45,3 +46,11 @@ def read(map: Given, meanings: dict[str, Meaning], convention: str, *tasks: str)
     if isinstance(map, Mapping):
         map = from_packet(map, tasks, metres=meaning.convention.metric)
     return as_map(map, meaning, tasks)
+
+
+def doubt(map: Given, meanings: dict[str, Meaning], convention: str) -> str:
+    """What to say of a plain picture in colours that is read as gray levels; "" where nothing is odd."""
+    task = meanings[convention].task
+    if not isinstance(map, Tensor) or TASKS[task].channels > 1 or not in_colours(map):
+        return ""
+    return f"The image is in colours, and a {task} is gray: connect a photo to Perceive, and its map here."

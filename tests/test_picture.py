@@ -26,6 +26,7 @@ from diffusion_perception.core.display.picture import (
     classes_of,
     depth_picture,
     from_image,
+    in_colours,
     in_range,
     normal_picture,
     palette_of,
@@ -324,6 +325,15 @@ def test_a_picture_of_one_row_is_no_mask(shape):
 def test_a_gray_image_keeps_its_very_values():
     gray = torch.rand(1, 7, 7, 1)
     assert from_image(gray.expand(-1, -1, -1, 3), DEPTH_MEANINGS["near is white"]).values.equal(gray)
+
+
+def test_a_photo_is_in_colours_and_a_gray_picture_that_was_compressed_is_not():
+    noise = torch.rand(1, 40, 40, 1, generator=torch.Generator().manual_seed(0))
+    tint = torch.tensor([0.02, 0.0, -0.02])
+    assert not in_colours(noise)
+    assert not in_colours(noise[..., 0])
+    assert not in_colours((noise + tint).clamp(0, 1))
+    assert in_colours(torch.cat([noise, 1 - noise, noise], -1))
 
 
 def test_a_map_of_another_task_is_refused():

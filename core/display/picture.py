@@ -123,6 +123,16 @@ def as_gray(values: Tensor) -> Tensor:
     return red + ((green - red) + (blue - red)) / 3
 
 
+COLOURFUL, SOME = 0.1, 0.01
+"""Red, green and blue of a pixel differ by more than this where it is coloured; so many of all make it a picture's."""
+
+
+def in_colours(image: Tensor) -> bool:
+    """Whether an IMAGE or MASK is plainly no gray picture, which compression may tint a little."""
+    pixels = as_rgb(check_image(image))
+    return bool(((pixels.amax(-1) - pixels.amin(-1) > COLOURFUL).float().mean() > SOME).item())
+
+
 def trusted(map: PerceptionMap) -> Tensor:
     """(B, H, W) bool: valid, a number, and a depth that was measured."""
     known = map.values.isfinite().all(-1)

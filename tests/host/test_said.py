@@ -80,3 +80,22 @@ def test_a_file_of_several_tasks_runs_as_it_is_and_the_node_says_what_was_taken(
     one = asked.load_model(file.name, tasks[1])
     asked.save_map(asked.perceive(one, picture(asked)), "said/one")
     assert said(comfyui, asked, one) == ""
+
+
+def test_a_photo_that_is_called_a_depth_or_a_matte_is_doubted_on_the_node(comfyui):
+    def node(color: int, kind: str) -> str:
+        graph = Graph()
+        image = picture(graph, color)
+        takes = {
+            "depth": lambda: depth_image(graph, image, colormap="viridis"),
+            "matte": lambda: graph.add(
+                "DiffusionPerceptionMatteCutout", image=image, map=image, mode="soft", estimate_foreground=False
+            ),
+        }
+        shown = takes[kind]()
+        graph.add("PreviewImage", images=shown)
+        return said(comfyui, graph, shown)
+
+    for kind in ("depth", "matte"):
+        assert f"a {kind} is gray: connect a photo to Perceive" in node(0x2080E0, kind).replace("disparity", "depth")
+        assert "Perceive" not in node(0x808080, kind)
