@@ -46,6 +46,16 @@ class Convention:
     decoding: str = "dark"
     """How keypoints are read out of them: a row of core.heatmaps.DECODINGS."""
 
+    def said(self) -> list[str]:
+        """What the values mean, in words."""
+        unit = {"low": " in metres", "high": " in 1/metres"}
+        return [
+            *([f"near is {self.near}{unit[self.near] if self.metric else ''}"] if self.near else []),
+            *([f"axes {', '.join(self.axes)}"] if self.axes else []),
+            *([f"{'classes' if self.classes else 'colours'} of {self.palette}"] if self.palette else []),
+            *([f"{len(self.skeleton)} keypoints"] if self.skeleton else []),
+        ]
+
 
 @dataclass(frozen=True)
 class Crops:
@@ -81,3 +91,10 @@ class PerceptionMap:
     1 - (p1 - p2) of the two most probable classes."""
     crops: Crops | None = None
     """Where the entries of `values` lie, if they are not whole images; they then have a size of their own."""
+
+    def __str__(self) -> str:
+        """One line for a person: of what, how large, between which values, and what those mean."""
+        count, height, width, _ = self.values.shape
+        known = self.values[self.values.isfinite()]
+        span = f"{known.min():.4g} to {known.max():.4g}" if known.numel() else "no known values"
+        return ", ".join((f"{self.task} of {count} x {width} x {height}", span, *self.convention.said()))

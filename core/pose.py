@@ -135,7 +135,7 @@ def people_of(map: PerceptionMap, same: float = SAME) -> list[list[Person]]:
     of other tasks."""
     skeleton = map.convention.skeleton
     if skeleton is None:
-        raise UserError(f"A map of {map.task} came where keypoints are expected: take its own node.")
+        raise UserError(f"A map of {map.task} came where keypoints are expected: load a model of keypoints.")
     if map.values.shape[-1] != len(skeleton):
         raise UserError(f"The map has {map.values.shape[-1]} heatmaps for {len(skeleton)} keypoints: mend its recipe.")
     crops = map.crops or whole_images(map)

@@ -586,7 +586,11 @@ def resident_base(backbone: HostBackbone, vae: comfy.sd.VAE) -> Base:
     """What an adapter is opened on, where the networks are in memory and not on disk."""
     shapes = shapes_of(backbone.modules())
     unet = Weights((Path("the loaded model"),), {}, dict(shapes))
-    return Base(unet.path, unet, UNetArchitecture.from_weights(shapes), weights_of(vae))
+    try:
+        architecture = UNetArchitecture.from_weights(shapes)
+    except UserError as error:
+        raise CheckpointError(f"The loaded model cannot be used: {error}.") from None
+    return Base(unet.path, unet, architecture, weights_of(vae))
 
 
 def weights_of(vae: comfy.sd.VAE) -> Weights:

@@ -42,8 +42,8 @@ def overrides_input() -> io.String.Input:
     return io.String.Input(
         "overrides",
         default="",
-        tooltip="Advanced: recipe fields for this run, such as steps=4 ensemble_size=3 seed=7. "
-        "Leave empty to run it as trained.",
+        tooltip="Advanced: recipe fields for this run, such as resolution=768. Models that sample (Marigold) also know "
+        "steps=4 ensemble_size=3 seed=7. Leave empty to run it as trained.",
         **ADVANCED,
     )
 

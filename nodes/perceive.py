@@ -137,7 +137,8 @@ class Perceive(io.ComfyNode):
 
 LATENTS = (
     "What a sampler just made: of a Stable Diffusion 1.x or 2.x model, or from VAE Encode with such a model's VAE. "
-    "Latents of SDXL have 4 channels too, cannot be told from these, and give nonsense."
+    "Latents of SDXL have 4 channels too, cannot be told from these, and give nonsense. A "
+    "checkpoint with a VAE of its own, such as the starter, reads latents of that VAE alone."
 )
 
 
@@ -255,7 +256,12 @@ class PerceiveTasks(io.ComfyNode):
                 batch_size_input(),
                 precision_input(),
             ],
-            outputs=[PerceptionMapSocket.Output(display_name=f"map_{i + 1}") for i in range(len(TASK_INPUTS))],
+            outputs=[
+                PerceptionMapSocket.Output(
+                    display_name=f"map_{i + 1}", tooltip=f"What {name} predicts; nothing where none is connected."
+                )
+                for i, name in enumerate(TASK_INPUTS)
+            ],
         )
 
     @classmethod

@@ -15,11 +15,12 @@ from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver
 from ..core.pose import SAME, SEEN, passes_of_people, predict_people
+from ..core.tasks import tasks_where
 from . import host
 from .notes import shown, telling
 from .perceive import precision_input, prepared, vae_input
 from .schema import ADVANCED, found_by
-from .sockets import Perception, PerceptionMapSocket
+from .sockets import Perception, PerceptionMapSocket, taken
 
 BoundingBox = io.Custom("BOUNDING_BOX")
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
@@ -202,8 +203,9 @@ class PoseFromMap(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, map: PerceptionMap, threshold: float, same_person: float, joint_radius: float) -> io.NodeOutput:
-        picture, people = pose_picture(map, threshold, same_person, joint_radius)
-        skeleton = map.convention.skeleton
+        heatmaps = taken(map, *tasks_where(picture="skeletons"))
+        picture, people = pose_picture(heatmaps, threshold, same_person, joint_radius)
+        skeleton = heatmaps.convention.skeleton
         assert skeleton is not None  # or there would be no picture
         size = (picture.shape[1], picture.shape[2])
         poses = pose_keypoint(people, skeleton, size, threshold)

@@ -75,8 +75,15 @@ class SaveMap(io.ComfyNode):
             names.append(name_of(stem.replace("%batch_num%", str(index)), number + index, saved, format))
             write_whole(folder / names[-1], encode(page, chunks))
             tick()
+        host.say(told([str(PurePosixPath(subfolder.replace("\\", "/"), name)) for name in names]))
         files = [ui.SavedResult(name, subfolder, io.FolderType.output) for name in names]
         return io.NodeOutput(ui={"files": files} | ({"images": files} if format == "png16" else {}))
+
+
+def told(files: list[str]) -> str:
+    """Which files were written, by their places in the output folder."""
+    last = f" to {files[-1]}, {len(files)} files" if len(files) > 1 else ""
+    return f"output/{files[0]}{last}"
 
 
 def place(prefix: str, map: PerceptionMap) -> tuple[Path, str, int, str]:

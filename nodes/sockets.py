@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.display.picture import Meaning, as_map, choose, in_colours
 from ..core.display.typed_geometry import Packet, from_packet
+from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import TASKS
 from .schema import ADVANCED
@@ -31,7 +32,7 @@ def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Inp
         display_name="convention of an image",
         options=list(meanings),
         default=default,
-        tooltip="What the numbers of a plain IMAGE mean. A map from this pack says so itself, and this is ignored.",
+        tooltip="Only for a plain IMAGE: what its numbers mean. Ignored for this pack's maps, which say so themselves.",
         **ADVANCED,
     )
 
@@ -40,12 +41,37 @@ Given = PerceptionMap | Tensor | Packet
 """What may come into a map input."""
 
 
-def read(map: Given, meanings: dict[str, Meaning], convention: str, *tasks: str) -> PerceptionMap:
-    """What came into a map input, as a map of one of `tasks`."""
+READERS = {
+    "nearness": "Render Depth",
+    "directions": "Render Normal",
+    "classes": "Render Segmentation",
+    "skeletons": "Pose from Map",
+}
+"""The node that shows a map, by the picture of its task; others are shown by the image that is made with them."""
+
+
+def read(map: Given | None, meanings: dict[str, Meaning], convention: str, *tasks: str) -> PerceptionMap:
+    """What came into a map input, as a map of one of `tasks`. UserError for another, and where nothing came."""
     meaning = choose(meanings, convention, "convention")
     if isinstance(map, Mapping):
         map = from_packet(map, tasks, metres=meaning.convention.metric)
-    return as_map(map, meaning, tasks)
+    return as_map(map if isinstance(map, Tensor) else taken(map, *tasks), meaning, tasks)
+
+
+def taken(map: PerceptionMap | None, *tasks: str) -> PerceptionMap:
+    """The map. UserError if there is none, or one of none of `tasks`; it says what to connect instead."""
+    if map is None:
+        raise UserError(
+            "No map came: the output that is connected here has none. Perceive Tasks gives map_2 where perception_2 is "
+            "connected, Perceive Intrinsics what its checkpoint predicts."
+        )
+    if map.task not in tasks:
+        reader = READERS.get(TASKS[map.task].picture if map.task in TASKS else "")
+        raise UserError(
+            f"A map of {map.task} came where {' or '.join(tasks)} is expected: choose such a task in Load Perception "
+            f"Model{f', or connect it to {reader}' if reader else ''}."
+        )
+    return map
 
 
 def doubt(map: Given, meanings: dict[str, Meaning], convention: str) -> str:

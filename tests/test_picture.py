@@ -336,6 +336,25 @@ def test_a_photo_is_in_colours_and_a_gray_picture_that_was_compressed_is_not():
     assert in_colours(torch.cat([noise, 1 - noise, noise], -1))
 
 
+ONE_LINERS = {
+    "metric": (depth_map(torch.tensor([[[1.0, 2.5, torch.nan]]]), METRIC), "1 to 2.5, near is low in metres"),
+    "disparity": (depth_map(torch.zeros(1, 1, 3), DISPARITY, "disparity"), "0 to 0, near is high"),
+    "unknown": (depth_map(torch.full((1, 1, 3), torch.nan), AFFINE), "no known values, near is low"),
+    "normals": (
+        PerceptionMap("normal", torch.ones(1, 1, 3, 3), Convention(axes=NORMAL_AXES["opengl"])),
+        "1 to 1, axes right, up, back",
+    ),
+    "classes": (PerceptionMap("segmentation", torch.ones(1, 1, 3, 3), Convention(palette="rooms")), "colours of rooms"),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_LINERS)
+def test_a_map_is_one_line_for_a_person(kind):
+    map, words = ONE_LINERS[kind]
+    assert str(map).startswith(f"{map.task} of 1 x 3 x 1, ")
+    assert str(map).endswith(words)
+
+
 def test_a_map_of_another_task_is_refused():
     with pytest.raises(ValueError, match="map of normal came where depth or disparity"):
         as_map(as_predicted(NORMAL_AXES["opengl"], True), DEPTH_MEANINGS["metres"], ("depth", "disparity"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from comfyui_server import NodeFailed
 from graph import Graph, Node
@@ -99,3 +101,89 @@ def test_a_photo_that_is_called_a_depth_or_a_matte_is_doubted_on_the_node(comfyu
     for kind in ("depth", "matte"):
         assert f"a {kind} is gray: connect a photo to Perceive" in node(0x2080E0, kind).replace("disparity", "depth")
         assert "Perceive" not in node(0x808080, kind)
+
+
+@pytest.fixture(scope="module")
+def model(comfyui) -> str:
+    return write_own_file(comfyui.models / "perception" / "said.safetensors", "depth", "normal").name
+
+
+def both(graph: Graph, model: str, *tasks: str) -> Node:
+    """Perceive Tasks of a gray picture."""
+    names = ("perception", "perception_2")
+    perceptions = {name: graph.load_model(model, task) for name, task in zip(names, tasks)}
+    return graph.add(
+        "DiffusionPerceptionPerceiveTasks", **perceptions, image=picture(graph), resolution=-1, batch_size=1
+    )
+
+
+def test_a_map_that_goes_to_the_wrong_node_is_told_the_right_one(comfyui, model):
+    graph = Graph()
+    wrong = depth_image(graph, both(graph, model, "normal"))
+    graph.add("PreviewImage", images=wrong)
+    assert said(comfyui, graph, wrong) == (
+        "A map of normal came where depth or disparity is expected: choose such a task in Load Perception Model, or "
+        "connect it to Render Normal."
+    )
+    graph = Graph()
+    pose = graph.add(
+        "DiffusionPerceptionPoseFromMap",
+        map=both(graph, model, "depth"), threshold=0.3, same_person=0.9, joint_radius=0.0,
+    )  # fmt: skip
+    graph.add("PreviewImage", images=pose[1])
+    assert said(comfyui, graph, pose).endswith("in Load Perception Model, or connect it to Render Depth.")
+
+
+def test_a_second_map_without_a_second_perception_is_told_what_to_connect(comfyui, model):
+    graph = Graph()
+    nothing = depth_image(graph, both(graph, model, "depth")[1])
+    graph.add("PreviewImage", images=nothing)
+    line = said(comfyui, graph, nothing)
+    assert line.startswith("No map came")
+    assert "map_2 where perception_2 is connected" in line
+
+
+def test_what_was_saved_and_where_is_said_on_the_node(comfyui, model):
+    for count, files in ((1, 1), (3, 3)):
+        graph = Graph()
+        gray = graph.add("EmptyImage", width=32, height=32, batch_size=count, color=0)
+        saved = graph.save_map(gray, f"said/of {count}", "exr32")
+        comfyui.said.clear()
+        result = comfyui.submit(graph)
+        places = [f"{file.relative_to(comfyui.base)}" for file in result.files(saved.name)]
+        assert all((comfyui.base / place).is_file() for place in places)
+        line = places[0] if files == 1 else f"{places[0]} to {places[-1].removeprefix('output/')}, 3 files"
+        assert comfyui.said[saved.name] == line
+
+
+def test_an_inspector_shows_a_map_in_one_line(comfyui, model):
+    graph = Graph()
+    maps = both(graph, model, "depth", "normal")
+    shown = [graph.add("PreviewAny", source=maps[i]) for i in (0, 1)]
+    outputs = comfyui.submit(graph).outputs
+    depth, normal = (outputs[node.name]["text"][0] for node in shown)
+    assert re.fullmatch(r"depth of 1 x 32 x 32, [-+.e\d]+ to [-+.e\d]+, near is low", depth)
+    assert re.fullmatch(r"normal of 1 x 32 x 32, [-+.e\d]+ to [-+.e\d]+", normal)
+
+
+def refuse_sdxl() -> dict[str, str]:
+    """What is said of a loaded UNet with SDXL's further embedding."""
+    from torch import nn
+
+    from diffusion_perception.nodes import host
+
+    class Loaded:
+        def modules(self):
+            return {"add_embedding.linear_1": nn.Linear(4, 4)}
+
+    try:
+        host.resident_base(Loaded(), None)
+    except host.CheckpointError as refusal:
+        return {"said": str(refusal)}
+    return {"said": ""}
+
+
+def test_a_model_of_another_kind_is_refused_in_a_whole_sentence(inside_host):
+    assert inside_host(refuse_sdxl)["said"] == (
+        "The loaded model cannot be used: it holds an SDXL UNet; this version runs SD 1.x and SD 2.x UNets."
+    )
