@@ -126,8 +126,8 @@ def candidates(root: Path) -> Iterator[tuple[Path, Kind]]:
         if kind:
             yield folder, kind
         if repository:
-            for unet in unets:
-                yield unet, kind_of_folder(unet, [unet])
+            kinds = [(unet, kind_of_folder(unet, [unet])) for unet in unets]
+            yield from kinds if kinds != [(unets[0], kind)] else ()  # the only one is what the folder is
         else:
             walk.add(path for path in held if os.path.isdir(path))
         for path in held:
