@@ -403,3 +403,15 @@ def test_the_kind_of_a_folder_follows_its_file(models):
     tiny.write(folder, tiny.unet())
     assert held.choices() == ["good.safetensors", "x"]
     assert json.loads((folder / "config.json").read_text())
+
+
+def test_a_widget_begins_with_what_opens_and_does_not_fall_over_what_is_taken_away(tmp_path, monkeypatch):
+    (tmp_path / "a.safetensors").write_bytes(b"no model")
+    tiny.write_own(tmp_path / "b.safetensors", [Recipe("depth", base="custom")])
+    library = Library(lambda: [tmp_path], "models/perception")
+    assert library.runnable() == "b.safetensors"
+    seen = library.choices()
+    monkeypatch.setattr(Library, "choices", lambda self, adapters=False: ["gone.safetensors", *seen])
+    assert library.runnable() == "b.safetensors"
+    (tmp_path / "b.safetensors").unlink()
+    assert library.runnable() == "gone.safetensors"

@@ -68,7 +68,10 @@ class Library:
         return next((name for name in names if name != self.nothing and self._opens(name)), names[0])
 
     def _opens(self, name: str) -> bool:
-        path = self.resolve(name)
+        try:
+            path = self.resolve(name)
+        except CheckpointError:  # it may be taken away at any time
+            return False
         return _opens(path, contents(path))
 
     def resolve(self, name: str, adapters: bool = False) -> Path:
