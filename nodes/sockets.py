@@ -68,8 +68,8 @@ def taken(map: PerceptionMap | None, *tasks: str) -> PerceptionMap:
     if map.task not in tasks:
         reader = READERS.get(TASKS[map.task].picture if map.task in TASKS else "")
         raise UserError(
-            f"A map of {map.task} came where {' or '.join(tasks)} is expected: choose such a task in Load Perception "
-            f"Model{f', or connect it to {reader}' if reader else ''}."
+            f"A map of {map.task} came where one of {' or '.join(tasks)} is expected: choose such a task in Load "
+            f"Perception Model{f', or connect it to {reader}' if reader else ''}."
         )
     return map
 

@@ -129,7 +129,7 @@ def candidates(root: Path) -> Iterator[tuple[Path, Kind]]:
         if kind:
             yield folder, kind
         if repository:
-            kinds = [(unet, kind_of_folder(unet, [unet])) for unet in unets]
+            kinds: list[tuple[Path, Kind]] = [(unet, kind_of_folder(unet, [unet])) for unet in unets]
             yield from kinds if kinds != [(unets[0], kind)] else ()  # the only one is what the folder is
         else:
             walk.add(path for path in held if os.path.isdir(path))

@@ -122,8 +122,8 @@ def test_a_map_that_goes_to_the_wrong_node_is_told_the_right_one(comfyui, model)
     wrong = depth_image(graph, both(graph, model, "normal"))
     graph.add("PreviewImage", images=wrong)
     assert said(comfyui, graph, wrong) == (
-        "A map of normal came where depth or disparity is expected: choose such a task in Load Perception Model, or "
-        "connect it to Render Normal."
+        "A map of normal came where one of depth or disparity is expected: choose such a task in Load Perception "
+        "Model, or connect it to Render Normal."
     )
     graph = Graph()
     pose = graph.add(
