@@ -35,6 +35,18 @@ def classes_input(tooltip: str) -> io.String.Input:
     return io.String.Input("classes", default="", tooltip=tooltip)
 
 
+def direction_input() -> io.Combo.Input:
+    """The last input of a node: saved workflows hold widgets by their order."""
+    return io.Combo.Input(
+        "direction",
+        options=list(DIRECTIONS),
+        default="as the mode says",
+        optional=True,
+        tooltip="Which end is white, whatever the mode: depth ControlNets want near is white. As the mode says: "
+        "controlnet makes near white, the others leave it as the map has it. Before invert.",
+    )
+
+
 class DepthToImage(io.ComfyNode):
     """A node: depth or disparity -> picture."""
 
@@ -89,14 +101,7 @@ class DepthToImage(io.ComfyNode):
                     default="none",
                     tooltip="Colours for the eye; ControlNets want none. White becomes red in spectral and turbo.",
                 ),
-                io.Combo.Input(
-                    "direction",
-                    options=list(DIRECTIONS),
-                    default="as the mode says",
-                    optional=True,
-                    tooltip="Which end is white, whatever the mode: depth ControlNets want near is white. As the mode "
-                    "says: controlnet makes near white, the others leave it as the map has it. Before invert.",
-                ),
+                direction_input(),
             ],
             outputs=[
                 io.Image.Output(
