@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
-from diffusion_perception.core.checkpoints.families import FAMILIES, Beside, Clues, Family
+from diffusion_perception.core.checkpoints.clues import Clues
+from diffusion_perception.core.checkpoints.families import FAMILIES, Beside, Family
 from diffusion_perception.core.checkpoints.tensors import CheckpointError, pick_vae
 from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.recipe import Recipe

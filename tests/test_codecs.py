@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from diffusion_perception.core.checkpoints.families import Clues, family_named, recipe_for
+from diffusion_perception.core.checkpoints.clues import Clues
+from diffusion_perception.core.checkpoints.families import family_named, recipe_for
 from diffusion_perception.core.codecs import (
     CODECS,
     ClassScores,

@@ -15,7 +15,8 @@ import workflows
 from diffusion_perception.core.checkpoints.adapter_names import PROCESSORS
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
 from diffusion_perception.core.checkpoints.checkpoint import describe, open_all
-from diffusion_perception.core.checkpoints.families import FAMILIES, Clues, recipe_for, recognise
+from diffusion_perception.core.checkpoints.clues import Clues
+from diffusion_perception.core.checkpoints.families import FAMILIES, recipe_for, recognise
 from diffusion_perception.core.checkpoints.library import Library
 from diffusion_perception.core.checkpoints.published import LICENCES, PLACES, PUBLISHED
 from diffusion_perception.core.checkpoints.tensors import CheckpointError

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
-from diffusion_perception.core.checkpoints.families import FAMILIES, Clues, Family, family_named, recipe_for, recognise
+from diffusion_perception.core.checkpoints.clues import Clues
+from diffusion_perception.core.checkpoints.families import FAMILIES, Family, family_named, recipe_for, recognise
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
 

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.assemble import told
-from diffusion_perception.core.checkpoints.families import Clues, family_named, recipe_for
+from diffusion_perception.core.checkpoints.clues import Clues
+from diffusion_perception.core.checkpoints.families import family_named, recipe_for
 from diffusion_perception.core.perception_map import PerceptionMap
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone, make_unet

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
-from diffusion_perception.core.checkpoints.families import Clues, family_named, recipe_for
+from diffusion_perception.core.checkpoints.clues import Clues
+from diffusion_perception.core.checkpoints.families import family_named, recipe_for
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS

@@ -28,7 +28,8 @@ from .adapter_names import STABLE_DIFFUSION, Key, Layout, adapts
 from .adapters import Adapter, Delta, LowRank, Part, first
 from .architecture import UNetArchitecture
 from .checkpoint import ADAPTER_KEY, read_metadata_if_any
-from .families import Clues, recognise, title_of
+from .clues import Clues
+from .families import recognise, title_of
 from .fingerprint import is_fingerprint
 from .foreign_adapter import assemble, read_foreign, refuse_unread
 from .published import describe_licence

@@ -20,16 +20,15 @@ from ..plain_files import read_npy
 from ..recipe import KEY, Recipe, from_header, to_header
 from ..tasks import task_named
 from .architecture import UNetArchitecture, VAEArchitecture
+from .clues import Clues, task_in
 from .families import (
     FAMILIES,
     Beside,
-    Clues,
     Family,
     family_named,
     fits,
     recipe_for,
     recognise,
-    task_in,
     title_of,
     with_heads,
 )

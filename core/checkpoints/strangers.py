@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..backbone import Shapes
 from ..generations import GENERATIONS, INPAINTING, LATENT
 from .adapter_names import OTHERS, adapts
-from .families import Clues
+from .clues import Clues
 from .tensors import CheckpointError, Weights, find_files, pick_unet, pick_vae, read_json, read_shapes, shown
 
 
