@@ -236,7 +236,7 @@ class EarlyUnitVector(UnitVector):
 
     def decode(self, picture: Tensor) -> Tensor:
         for _ in range(2):  # as its authors do, whose 1e-5 leaves a trace each time
-            picture = picture / (picture.norm(dim=1, keepdim=True) + 1e-5)
+            picture = picture / (torch.linalg.vector_norm(picture, dim=1, keepdim=True) + 1e-5)
         return picture
 
     def finish(self, values: Tensor) -> Tensor:
