@@ -10,8 +10,8 @@ from graph import Graph, Node
 from networks import write_adapter_for, write_narrow_sd2, write_own_file
 
 STALE = {"a word that is gone": "gone", "null": None, "no word": "", "the number of another widget": 7}
-FILES = {"model": "chosen.safetensors", "adapter": "chosen_adapter.safetensors"}
-"""What to choose where the choices are files: others of them may be other tests' faults."""
+FILES = {"model": "00_chosen.safetensors", "adapter": "00_chosen_adapter.safetensors"}
+"""What to choose where the choices are files: others may be other tests' faults. Sentences name the first few only."""
 
 HELD = {**FILES, "task": "depth"}
 """What the sentence names where not every choice would do: what there is, and what the file was trained for."""
