@@ -85,6 +85,17 @@ def precision_input() -> io.Combo.Input:
     )
 
 
+def picture_inputs() -> list[Any]:
+    """What a node takes beside its perception that perceives an image."""
+    return [
+        io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up, any aspect."),
+        vae_input(),
+        resolution_input(),
+        batch_size_input(),
+        precision_input(),
+    ]
+
+
 class Perceive(io.ComfyNode):
     """A node: image -> map."""
 
@@ -103,11 +114,7 @@ class Perceive(io.ComfyNode):
             description="Predicts depth, normals, a mask or another map of an image, at the image's own size.",
             inputs=[
                 Perception.Input("perception", tooltip="From Load Perception Model or Apply Perception Adapter."),
-                io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up, any aspect."),
-                vae_input(),
-                resolution_input(),
-                batch_size_input(),
-                precision_input(),
+                *picture_inputs(),
             ],
             outputs=perception_outputs(),
         )
@@ -321,11 +328,7 @@ class PerceiveIntrinsics(io.ComfyNode):
                 Perception.Input(
                     "perception", tooltip="Of a checkpoint for intrinsic images, whichever of its tasks was loaded."
                 ),
-                io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up, any aspect."),
-                vae_input(),
-                resolution_input(),
-                batch_size_input(),
-                precision_input(),
+                *picture_inputs(),
             ],
             outputs=[
                 PerceptionMapSocket.Output(display_name=name, tooltip="Nothing where the checkpoint has none.")

@@ -382,8 +382,6 @@ ANNOTATION = (math.sin(1), math.sin(0), math.cos(1), math.cos(0))
 def sdpose(clues: Clues, task: str) -> Recipe:
     """SDPose (Liang et al. 2025): Lotus-D's pass over a person, of which a head reads one level of features."""
     points = clues.head_shapes.get("final_layer.weight", (0,))[0]
-    if task != "keypoints":
-        raise UserError(f"it was trained for keypoints, not for {task}")
     if not points:
         raise UserError("its head is missing: put decoder/ beside it")
     if points not in SDPOSE:
@@ -535,7 +533,7 @@ def dmp(clues: Clues, task: str) -> Recipe:
         beta_start=0.00085,
         beta_end=0.012,
         final="previous",
-        guidance_scale=1.0 if "notext" in f"{clues.folder} {clues.repository}".lower() else 2.0,
+        guidance_scale=1.0 if "notext" in clues.names else 2.0,
         resolution=512,
         resize="dmp",
         **DMP_TARGETS.get(task, {}),
