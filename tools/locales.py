@@ -41,6 +41,7 @@ def words(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     inputs = {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
     for key, (_, *rest) in inputs.items():
         settings = rest[0] if rest else {}
+        key = key.replace(".", "_")  # as the editor looks it up
         yield f"inputs/{key}/name", settings.get("display_name") or key
         yield f"inputs/{key}/tooltip", settings.get("tooltip") or ""
     for number, (name, tooltip) in enumerate(zip(schema["output_name"], schema["output_tooltips"])):
@@ -86,7 +87,7 @@ def differing(texts: Texts, translated: Texts, language: str) -> list[str]:
 
 
 def renewed(texts: Texts, before: Texts, translated: Texts) -> Texts:
-    """A translation after the English changed: gone where it did, and taken from where the same words are translated."""
+    """A translation after English changed: gone where it did; taken from where the same words are translated."""
     kept = {place: text for place, text in translated.items() if texts.get(place) == before.get(place)}
     known = {before[place]: text for place, text in translated.items() if place in before}
     return {place: kept.get(place) or known[text] for place, text in texts.items() if place in kept or text in known}
@@ -102,8 +103,9 @@ def main() -> None:
     for language in TRANSLATED:
         translated = read(language)
         now = renewed(texts, before, translated)
-        print("\n".join(differing(texts, now if writes else translated, language)))
-        for place in texts.keys() & translated.keys() - now.keys():
+        for fault in differing(texts, now if writes else translated, language):
+            print(fault)
+        for place in sorted(texts.keys() & translated.keys() - now.keys()):
             print(f"{place} was {before[place]!r}, and {translated[place]!r}")
         if writes:
             write(language, now)
