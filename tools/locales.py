@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import comfyui_host
-from comfyui_server import PACK, PACK_NAME, Server
+from comfyui_server import PACK, Server
 
 LOCALES = PACK / "locales"
 ENGLISH = "en"
 TRANSLATED = ("zh", "ja", "ko")
 OURS = "DiffusionPerception"
 FILES = ("nodeDefs", "main")
-"""What ComfyUI reads of a language: its nodes, and whatever else its editor has words for."""
+"""What ComfyUI reads of a language: its nodes, and here, of all else that its editor has words for, the categories."""
 
 Texts = dict[str, str]
 """The words of a language, by where they stand: nodeDefs/<node id>/inputs/<input>/tooltip. No word is an empty one."""
@@ -29,8 +29,6 @@ def english(schemas: Mapping[str, Any]) -> Texts:
     found = {f"nodeDefs/{name}/{place}": text for name, schema in ours.items() for place, text in words(schema)}
     parts = sorted({part for schema in ours.values() for part in schema["category"].split("/")})
     found |= {f"main/nodeCategories/{part}": part for part in parts}
-    # the template browser calls the pack by its folder otherwise
-    found[f"main/templateWorkflows/category/{PACK_NAME}"] = "Diffusion Perception"
     return {place: text for place, text in found.items() if text}
 
 
