@@ -13,6 +13,8 @@ import pytest
 if not (archive.ROOT / ".git").exists():
     pytest.skip("this copy is no clone: what git tracks is not known", allow_module_level=True)
 
+PICTURES = archive.ROOT / "workflows" / "pictures"
+
 PLANTED = [
     "import subprocess",
     "from subprocess import run",
@@ -91,6 +93,8 @@ def test_the_archive_holds_the_pack_and_not_what_builds_it(tmp_path):
     assert not rooms & {"scenes", "tests", "tools", "benchmarks", ".ci", ".github"}
     assert {"__init__.py", "pyproject.toml", "README.md", "LICENSE"} <= {*names}
     assert {f"web/docs/{page.name}" for page in (archive.ROOT / "web" / "docs").glob("*.md")} <= {*names}
+    assert {f"workflows/pictures/{file.name}" for file in PICTURES.glob("*.jpg")} <= {*names}
+    assert len([*PICTURES.glob("*.jpg")]) >= 3
     starter = (archive.ROOT / "weights" / "starter.safetensors").stat().st_size
     assert archive.write(tmp_path / "pack.zip").stat().st_size < starter + 5 * 2**20
 
