@@ -13,6 +13,8 @@ import pytest
 if not (archive.ROOT / ".git").exists():
     pytest.skip("this copy is no clone: what git tracks is not known", allow_module_level=True)
 
+PICTURES = archive.ROOT / "workflows" / "pictures"
+
 PLANTED = [
     "import subprocess",
     "from subprocess import run",
@@ -92,7 +94,8 @@ def test_the_archive_holds_the_pack_and_not_what_builds_it(tmp_path):
     assert {"__init__.py", "pyproject.toml", "README.md", "LICENSE"} <= {*names}
     told = [*(archive.ROOT / "web" / "docs").rglob("*.md"), *(archive.ROOT / "locales").rglob("*.json")]
     assert len(told) > 20
-    assert {page.relative_to(archive.ROOT).as_posix() for page in told} <= {*names}
+    assert len([*PICTURES.glob("*.jpg")]) >= 3
+    assert {file.relative_to(archive.ROOT).as_posix() for file in (*told, *PICTURES.glob("*.jpg"))} <= {*names}
     starter = (archive.ROOT / "weights" / "starter.safetensors").stat().st_size
     assert archive.write(tmp_path / "pack.zip").stat().st_size < starter + 5 * 2**20
 

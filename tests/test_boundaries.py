@@ -48,6 +48,7 @@ ROOMS = {
         rooms=frozenset({"core"}),
         packages=NUMERICS | {"comfy_api.latest"},
         files={
+            "example.py": frozenset({"PIL"}),
             "host.py": frozenset({"comfy", "comfy_execution", "comfy_extras", "folder_paths", "server"}),
             "library.py": frozenset({"folder_paths"}),
             "save.py": frozenset({"av", "folder_paths"}),
@@ -178,6 +179,7 @@ PLANTED = [
     ("nodes", "render.py", "import comfy.model_management", "nodes must not import comfy.model_management"),
     ("nodes", "render.py", "import folder_paths", "nodes must not import folder_paths"),
     ("nodes", "render.py", "import av", "nodes must not import av"),
+    ("nodes", "render.py", "from PIL import Image", "nodes must not import PIL.Image"),
     ("nodes", "library.py", "import av", "nodes must not import av"),
     ("nodes", "save.py", "import comfy.utils", "nodes must not import comfy.utils"),
     ("nodes", "host.py", "from nodes import NODE_CLASS_MAPPINGS", "nodes must not import nodes.NODE_CLASS_MAPPINGS"),
