@@ -8,8 +8,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.display.picture import Meaning, as_map, choose, in_colours
-from ..core.display.typed_geometry import Packet, from_packet
+from ..core.display.typed_geometry import Packet, camera_of, from_packet
 from ..core.errors import UserError
+from ..core.geometry import intrinsics_from_fov
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import TASKS
 from .schema import ADVANCED
@@ -35,6 +36,38 @@ def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Inp
         tooltip="Only for a plain IMAGE: what its numbers mean. Ignored for this pack's maps, which say so themselves.",
         **ADVANCED,
     )
+
+
+def space_inputs() -> list[io.Float.Input]:
+    """What a depth alone does not say of the space that it shows; `camera` and core.display.distance read it."""
+    return [
+        io.Float.Input(
+            "field_of_view",
+            default=60.0,
+            min=1.0,
+            max=179.0,
+            step=0.1,
+            tooltip="Horizontal, in degrees: 54 of a 35 mm lens, 40 of 50 mm, about 69 of a phone. Geometry that "
+            "brings its own camera, as MoGe's does, needs none.",
+        ),
+        io.Float.Input(
+            "near",
+            default=1.5,
+            min=0.01,
+            max=1e6,
+            step=0.01,
+            tooltip="Only for affine depth and disparity, which most models give: how far away their near end lies. "
+            "Metric depth and geometry say it themselves.",
+        ),
+        io.Float.Input(
+            "far",
+            default=5.0,
+            min=0.01,
+            max=1e6,
+            step=0.01,
+            tooltip="The same for their far end, in the unit of near. A room reaches from 1.5 to 5 m, say.",
+        ),
+    ]
 
 
 Given = PerceptionMap | Tensor | Packet
@@ -72,6 +105,18 @@ def taken(map: PerceptionMap | None, *tasks: str) -> PerceptionMap:
             f"Perception Model{f', or connect it to {reader}' if reader else ''}."
         )
     return map
+
+
+def camera(map: Given, field_of_view: float, depth: PerceptionMap) -> tuple[Tensor, str]:
+    """The intrinsics (1 or B, 3, 3), in pixels, of what came into a map input and was read as `depth`; in words, whose.
+
+    They are the geometry's own where it brings any, else those of a horizontal field of view in degrees.
+    """
+    height, width = depth.values.shape[1:3]
+    own = camera_of(map, height, width) if isinstance(map, Mapping) else None
+    if own is not None:
+        return own, "camera of the geometry"
+    return intrinsics_from_fov(field_of_view, height, width), f"field of view {field_of_view:g} degrees"
 
 
 def doubt(map: Given, meanings: dict[str, Meaning], convention: str) -> str:
