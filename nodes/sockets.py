@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.display.picture import Meaning, as_map, choose, in_colours
-from ..core.display.typed_geometry import Packet, camera_of, from_packet
+from ..core.display.picture import FILE_MEANINGS, Meaning, as_map, choose, from_image, in_colours
+from ..core.display.typed_geometry import PARTS, Packet, camera_of, from_packet
 from ..core.errors import UserError
 from ..core.geometry import intrinsics_from_fov
-from ..core.perception_map import PerceptionMap
+from ..core.perception_map import Convention, PerceptionMap
 from ..core.tasks import TASKS
 from .schema import ADVANCED
 
@@ -21,9 +21,9 @@ PerceptionMapSocket = io.Custom("PERCEPTION_MAP")
 GEOMETRIES = (io.Custom("MOGE_GEOMETRY"), io.Custom("DA3_GEOMETRY"))
 
 
-def map_input(tooltip: str, *others: type) -> io.MultiType.Input:
+def map_input(tooltip: str, *others: type, name: str = "map", optional: bool = False) -> io.MultiType.Input:
     """An input for a map or an IMAGE, and whatever else is named."""
-    return io.MultiType.Input("map", types=[PerceptionMapSocket, io.Image, *others], tooltip=tooltip)
+    return io.MultiType.Input(name, types=[PerceptionMapSocket, io.Image, *others], tooltip=tooltip, optional=optional)
 
 
 def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Input:
@@ -89,6 +89,19 @@ def read(map: Given | None, meanings: dict[str, Meaning], convention: str, *task
     if isinstance(map, Mapping):
         map = from_packet(map, tasks, metres=meaning.convention.metric)
     return as_map(map if isinstance(map, Tensor) else taken(map, *tasks), meaning, tasks)
+
+
+def all_in(given: Given) -> list[PerceptionMap]:
+    """What came into an input as maps: a map, all that a geometry holds, a picture, or a mask."""
+    if isinstance(given, PerceptionMap):
+        return [given]
+    if isinstance(given, Tensor):
+        return [from_image(given, FILE_MEANINGS["values 0..1"] if given.ndim > 3 else MASK)]
+    return [from_packet(given, (task,)) for task, part in PARTS.items() if part.key in given]
+
+
+MASK = Meaning("mask", Convention())
+"""What a MASK holds."""
 
 
 def taken(map: PerceptionMap | None, *tasks: str) -> PerceptionMap:
