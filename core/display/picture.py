@@ -319,8 +319,11 @@ def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise
     What is unknown faces the camera.
     """
     target = choose(PICTURE_AXES, axes, "axes")
-    if target is None:
-        return known_values(map)
+    return known_values(map) if target is None else encode_normals(vectors_of(map, target, renormalise))
+
+
+def vectors_of(map: PerceptionMap, axes: Axes, renormalise: bool = True) -> Tensor:
+    """Normals along `axes` (B, H, W, 3), of length 1 if they are renormalised. What is unknown faces the camera."""
     source = map.convention.axes
     if source is None:
         raise UserError("These normals do not say where their axes point: set axes=right,up,back, say, in overrides.")
@@ -328,7 +331,7 @@ def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise
     vectors = torch.where(trusted(map)[..., None], decode_normals(known_values(map), map.convention), back)
     if renormalise:
         vectors = with_unit_length(vectors, back, GREY)
-    return encode_normals(change_axes(vectors, source, target))
+    return change_axes(vectors, source, axes)
 
 
 def palette_of(map: PerceptionMap) -> Palette:
