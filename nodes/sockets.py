@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -38,7 +39,7 @@ def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Inp
     )
 
 
-def space_inputs() -> list[io.Float.Input]:
+def space_inputs(**settings: Any) -> list[io.Float.Input]:
     """What a depth alone does not say of the space that it shows; `camera` and core.display.distance read it."""
     return [
         io.Float.Input(
@@ -49,6 +50,7 @@ def space_inputs() -> list[io.Float.Input]:
             step=0.1,
             tooltip="Horizontal, in degrees: 54 of a 35 mm lens, 40 of 50 mm, about 69 of a phone. Geometry that "
             "brings its own camera, as MoGe's does, needs none.",
+            **settings,
         ),
         io.Float.Input(
             "near",
@@ -58,6 +60,7 @@ def space_inputs() -> list[io.Float.Input]:
             step=0.01,
             tooltip="Only for affine depth and disparity, which most models give: how far away their near end lies. "
             "Metric depth and geometry say it themselves.",
+            **settings,
         ),
         io.Float.Input(
             "far",
@@ -66,6 +69,7 @@ def space_inputs() -> list[io.Float.Input]:
             max=1e6,
             step=0.01,
             tooltip="The same for their far end, in the unit of near. A room reaches from 1.5 to 5 m, say.",
+            **settings,
         ),
     ]
 

@@ -120,6 +120,7 @@ SEARCHED = {
     "PerceivePose": "pose, openpose, keypoints, preprocessor",
     "MatteCutout": "cut-out, cutout, remove background, matting",
     "SaveMap": "exr",
+    "Relight": "relight, lighting",
     "SaveLayers": "exr, nuke, blender, compositing",
     "DepthToNormal": "normal map, normal from depth",
 }
