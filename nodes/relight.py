@@ -22,6 +22,7 @@ from .sockets import (
     convention_input,
     doubt,
     map_input,
+    number,
     read,
     space_inputs,
 )
@@ -30,10 +31,6 @@ COLOUR_MEANINGS: dict[str, Meaning] = {"sRGB": Meaning("albedo", Convention(enco
 """What a plain IMAGE holds that is an albedo."""
 NEAR_WHITE = "near is white"
 """What the numbers of a plain IMAGE mean that is a depth."""
-
-
-def number(name: str, default: float, low: float, high: float, tooltip: str, step: float = 0.01) -> io.Float.Input:
-    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip)
 
 
 def lamp_inputs() -> list[io.Input]:

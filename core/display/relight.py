@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from ..errors import UserError
 from ..geometry import CAMERA, unproject
 from ..perception_map import Convention, PerceptionMap
 from .distance import Distance
-from .light import CURVES, linear_to_srgb, srgb_to_linear
+from .light import CURVES, colour_of, linear_to_srgb, srgb_to_linear
 from .picture import as_rgb, choose, known_values, trusted, vectors_of
 from .together import check_together
 
@@ -42,10 +41,7 @@ class Lamp:
 
     def power(self) -> Tensor:
         """(3,) linear light."""
-        if not re.fullmatch(r"#?[0-9a-fA-F]{6}", self.colour.strip()):
-            raise UserError(f"There is no colour {self.colour!r}: write it as #RRGGBB, such as #ffd2a0, a warm white.")
-        levels = torch.tensor(list(bytes.fromhex(self.colour.strip().lstrip("#")))) / 255
-        return srgb_to_linear(levels) * self.intensity
+        return colour_of(self.colour) * self.intensity
 
 
 Rays = tuple[Tensor, Tensor]

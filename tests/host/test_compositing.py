@@ -184,3 +184,63 @@ def test_a_lamp_without_a_depth_is_told_what_it_needs(comfyui, wall):
     graph.add("PreviewImage", images=lit)
     with pytest.raises(NodeFailed, match="connect a depth, or choose directional"):
         comfyui.submit(graph)
+
+
+def test_fog_hides_a_wall_by_its_distance_in_linear_light(comfyui, wall):
+    graph = Graph()
+    grey = graph.add("EmptyImage", width=WIDTH, height=HEIGHT, batch_size=1, color=0x808080)
+    made = graph.add(
+        "DiffusionPerceptionFog",
+        image=grey, map=graph.load_image(wall), convention="near is white", law="exponential", density=0.25, start=1.0,
+        colour="#ffffff", near=NEAR, far=FAR,
+    )  # fmt: skip
+    hidden = 1 - np.exp(-0.25 * (wall_depth() - 1))
+    light = GREY * (1 - hidden) + hidden
+    assert np.abs(read(comfyui, graph, made) - to_srgb(light)[:, None]).max() < 1e-4
+    assert np.abs(read(comfyui, graph, made[1]).reshape(HEIGHT, WIDTH) - hidden).max() < 1e-4
+
+
+def test_what_lies_before_and_behind_the_focus_is_blurred(comfyui, wall):
+    graph = Graph()
+    made = graph.add(
+        "DiffusionPerceptionFocusMask",
+        map=graph.load_image(wall), convention="near is white", focus=3.0, sharp=0.2, strength=0.7, near=NEAR, far=FAR,
+    )  # fmt: skip
+    expected = 0.7 * np.maximum(np.abs(wall_depth() - 3) - 0.2, 0) / wall_depth()
+    assert np.abs(read(comfyui, graph, made).reshape(HEIGHT, WIDTH) - expected).max() < 1e-4
+
+
+def test_a_mask_grows_and_becomes_soft(comfyui):
+    def refined(**widgets) -> np.ndarray:
+        graph = Graph()
+        inner = graph.add("SolidMask", value=1.0, width=16, height=16)
+        outer = graph.add("SolidMask", value=0.0, width=48, height=48)
+        square = graph.add("MaskComposite", destination=outer, source=inner, x=16, y=16, operation="add")
+        usual = {"grow": 0, "fit_radius": 8, "fit_detail": 0.01, "feather": 0.0}
+        return read(comfyui, graph, graph.add("DiffusionPerceptionRefineMask", map=square, **usual | widgets))
+
+    square, larger, smaller, soft = (
+        refined(**w).reshape(48, 48) for w in ({}, {"grow": 3}, {"grow": -3}, {"feather": 3.0})
+    )
+    assert [mask.sum() for mask in (square, smaller)] == [256, 100]
+    assert larger[24].sum() == larger[:, 24].sum() == 22
+    assert larger[13, 13] == 0  # round
+    assert 0.2 < soft[24, 15] < 0.5 < soft[24, 16] < 0.8
+
+
+def test_normals_are_turned_and_combined(comfyui, wall):
+    graph = Graph()
+    base = depth_to_normal(graph, graph.load_image(wall))
+    right, _, back = wall_normal()
+    yaw = -np.degrees(np.arctan2(right, back))
+    facing = graph.add(
+        "DiffusionPerceptionRotateNormals",
+        map=base, convention="opengl", yaw=yaw, pitch=0.0, roll=0.0, axes="opengl",
+    )  # fmt: skip
+    assert np.abs(read(comfyui, graph, facing) - [0, 0, 1]).max() < 2e-3
+    both = graph.add(
+        "DiffusionPerceptionCombineNormals",
+        map=base, detail=facing, convention="opengl", strength=1.0, axes="opengl",
+    )  # fmt: skip
+    assert np.abs(read(comfyui, graph, both) - wall_normal()).max() < 3e-3
+    assert np.abs(read(comfyui, graph, both[1]) - (wall_normal() + 1) / 2).max() < 3e-3
