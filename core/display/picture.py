@@ -362,10 +362,14 @@ class Classes(NamedTuple):
 
     def said(self) -> str:
         """In words, which classes there are and how much of the known pixels each takes, the largest first."""
+        return ", ".join(f"{self.palette.classes[number]} {share:.1%}" for number, share in self.shares())
+
+    def shares(self) -> list[tuple[int, float]]:
+        """The classes that there are and how much of the known pixels each takes, the largest first."""
         counts = self.index[self.known].bincount(minlength=len(self.palette.classes))
         order = counts.argsort(descending=True, stable=True).tolist()
         total = max(int(counts.sum()), 1)
-        return ", ".join(f"{self.palette.classes[i]} {counts[i] / total:.1%}" for i in order if counts[i])
+        return [(number, (counts[number] / total).item()) for number in order if counts[number]]
 
 
 def classes_of(map: PerceptionMap, palette: Palette) -> Classes:
