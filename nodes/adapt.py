@@ -24,7 +24,7 @@ from ..core.halves import with_full
 from . import host
 from .library import LIBRARY, half, taesd_stamps
 from .load import costs, half_input, overrides_input, task_input, wanted_task
-from .notes import shown, telling
+from .notes import note, shown, telling
 from .schema import ADVANCED, found_by
 from .sockets import Perception
 
@@ -116,12 +116,12 @@ class ApplyAdapter(io.ComfyNode):
             encoder=half("encoder", encoder),
             decoder=half("decoder", decoder),
         )
-        notes = [
+        note(
             *found.notes(fingerprint(backbone.weight)),
             check_latents(checkpoint.recipe, {}, latents_of(base.vae)),
             *costs(checkpoint.recipe, decoder=decoder, encoder=encoder),
-        ]
-        return io.NodeOutput(with_full(perceiver, autoencoder), ui=shown(notes))
+        )
+        return io.NodeOutput(with_full(perceiver, autoencoder), ui=shown())
 
 
 def family_in(overrides: str) -> str:

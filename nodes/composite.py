@@ -12,7 +12,7 @@ from ..core.display.selection import LEVEL_MODES, Selection, select
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import tasks_where
 from . import host
-from .notes import shown, telling
+from .notes import note, shown, telling
 from .schema import found_by
 from .sockets import doubt, map_input, read
 
@@ -86,8 +86,8 @@ class MatteCutout(io.ComfyNode):
         behind = torch.zeros_like(image) if background is None else as_rgb(check_image(background)).to(device)
         cutout = torch.cat((foreground, alpha[..., None]), -1)
         over = composite(foreground, alpha, cover(behind, *image.shape[1:3]))
-        said = shown([doubt(map, LEVEL_MEANINGS, LEVELS)])
-        return io.NodeOutput(cutout, alpha.contiguous(), foreground.contiguous(), over, ui=said)
+        note(doubt(map, LEVEL_MEANINGS, LEVELS))
+        return io.NodeOutput(cutout, alpha.contiguous(), foreground.contiguous(), over, ui=shown())
 
 
 NODES = [MatteCutout]

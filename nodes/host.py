@@ -22,6 +22,7 @@ import comfy.utils
 import server
 import torch
 from comfy.latent_formats import SD15
+from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
@@ -675,11 +676,35 @@ def ticker(total: int) -> Any:
     return tick
 
 
+class Said(NamedTuple):
+    """What a node has said in a run, in whichever of its executions: a list of images executes it once for each."""
+
+    place: tuple[str, str] = ("", "")
+    """The run and the node."""
+    texts: tuple[str, ...] = ()
+
+
+said = Said()
+
+
 def say(text: str) -> None:
-    """Show it on the node that is executing, in the browser that runs the graph; nothing outside an execution."""
+    """Show it on the node that is executing, in the browser that runs the graph; nothing outside an execution.
+
+    It stands below what the node said before: a browser shows only the last message, so that each holds all.
+    """
+    global said
     executing, there = get_executing_context(), server.PromptServer.instance
-    if executing is not None:
-        there.send_progress_text(text, executing.node_id, sid=there.client_id)
+    if executing is None:
+        return
+    place = (executing.prompt_id, executing.node_id)
+    before = said.texts if said.place == place else ()
+    said = Said(place, tuple(dict.fromkeys((*before, text))))
+    there.send_progress_text("\n".join(said.texts), executing.node_id, sid=there.client_id)
+
+
+def nothing(why: str) -> Any:
+    """In place of an output: what it is connected to does not execute, and says why instead."""
+    return ExecutionBlocker(why)
 
 
 def output_device() -> torch.device:

@@ -19,7 +19,7 @@ from ..core.tasks import TASKS
 from ..core.tiny_vae import Role
 from . import host
 from .library import HALVES, LIBRARY, half, taesd_stamps
-from .notes import shown, telling
+from .notes import note, shown, telling
 from .schema import ADVANCED, found_by
 from .sockets import Perception
 
@@ -136,8 +136,8 @@ class LoadModel(io.ComfyNode):
         perceiver = assemble(checkpoint, host.ComfyHost(), encoder=halves[0], decoder=halves[1])
         full = full_of(perceiver.autoencoder)
         vae = full.vae if isinstance(full, host.HostAutoencoder) else None
-        notes = [taken, *costs(checkpoint.recipe, decoder=decoder, encoder=encoder)]
-        return io.NodeOutput(perceiver, vae, ui=shown(notes, warning=False))
+        note(taken, *costs(checkpoint.recipe, decoder=decoder, encoder=encoder), warning=False)
+        return io.NodeOutput(perceiver, vae, ui=shown())
 
 
 def opened(path: Path, family: str, task: str) -> tuple[Checkpoint, str]:

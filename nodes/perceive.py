@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.checkpoints.tiny_vae_file import latents_of
 from ..core.checkpoints.vae_latents import check_latents
-from ..core.display.picture import as_rgb, check_image, choose, ready
+from ..core.display.picture import as_rgb, check_image, choose, ready, ready_picture
 from ..core.errors import UserError
 from ..core.generations import LATENT, latent_space
 from ..core.halves import full_of, with_full
@@ -17,7 +17,8 @@ from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_task
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
 from . import host
-from .notes import shown, telling
+from .notes import note, telling
+from .preview import previewed
 from .schema import ADVANCED, found_by
 from .sockets import Perception, PerceptionMapSocket
 
@@ -34,7 +35,8 @@ def perception_outputs() -> list[io.Output]:
         ),
         io.Mask.Output(
             display_name="mask",
-            tooltip="1 = selected: the mask or matte itself, the near part of a depth, else all that is known.",
+            tooltip="Of a mask or matte: that itself, 1 = subject. Of depth: the picture as a soft mask, 1 = nearest. "
+            "Of others: all that is known, mostly everything. To select by depth or class take Mask from Map.",
         ),
     ]
 
@@ -111,12 +113,14 @@ class Perceive(io.ComfyNode):
                 "shading, intrinsic images, disparity, marigold, genpercept, lotus, preprocessor, controlnet "
                 "preprocessor"
             ),
-            description="Predicts depth, normals, a mask or another map of an image, at the image's own size.",
+            description="Predicts depth, normals, a mask or another map of an image, at the image's own size, and "
+            "shows it.",
             inputs=[
                 Perception.Input("perception", tooltip="From Load Perception Model or Apply Perception Adapter."),
                 *picture_inputs(),
             ],
             outputs=perception_outputs(),
+            is_output_node=True,
         )
 
     @classmethod
@@ -135,11 +139,11 @@ class Perceive(io.ComfyNode):
         vae: Any = None,
         vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
-        notes: list[str] = []
-        perceiver = prepared(perception, vae, vae_precision, notes)
+        perceiver = prepared(perception, vae, vae_precision)
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         tick = host.ticker(passes(perceiver.recipe, len(pictures), batch_size))
-        return outputs(predict(perceiver, pictures, resolution=resolution, batch_size=batch_size, tick=tick), notes)
+        seen = predict(perceiver, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
+        return outputs(cls, seen)
 
 
 LATENTS = (
@@ -161,7 +165,7 @@ class PerceiveLatent(io.ComfyNode):
             **found_by(
                 "depth of latent, depth map, normal map, depth from latent, latent to depth, latent preprocessor"
             ),
-            description="Predicts a map of what a sampler just made, straight from its latent.",
+            description="Predicts a map of what a sampler just made, straight from its latent, and shows it.",
             inputs=[
                 Perception.Input(
                     "perception",
@@ -173,6 +177,7 @@ class PerceiveLatent(io.ComfyNode):
                 precision_input(),
             ],
             outputs=perception_outputs(),
+            is_output_node=True,
         )
 
     @classmethod
@@ -190,28 +195,27 @@ class PerceiveLatent(io.ComfyNode):
         vae: Any = None,
         vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
-        notes: list[str] = []
-        perceiver = prepared(perception, vae, vae_precision, notes)
+        perceiver = prepared(perception, vae, vae_precision)
         samples = check_latent(latent["samples"]) * scaling_factor(perceiver)
         tick = host.ticker(passes(perceiver.recipe, len(samples), batch_size, encode=False))
-        return outputs(predict_latent(perceiver, samples, batch_size=batch_size, tick=tick), notes)
+        return outputs(cls, predict_latent(perceiver, samples, batch_size=batch_size, tick=tick))
 
 
-def prepared(perceiver: Perceiver, vae: Any, precision: str, notes: list[str]) -> Perceiver:
+def prepared(perceiver: Perceiver, vae: Any, precision: str) -> Perceiver:
     """With the connected VAE, if there is one, computing in the precision that is chosen.
 
-    A connected VAE's latents are scaled as the checkpoint's own are. What a person should know goes into notes, also
-    while it perceives. UserError for a VAE whose latents are others than the checkpoint perceives.
+    A connected VAE's latents are scaled as the checkpoint's own are; it notes what a person should know, also while it
+    perceives. UserError for a VAE whose latents are others than the checkpoint perceives.
     """
     own = full_of(perceiver.autoencoder)
     own = own.vae if isinstance(own, host.HostAutoencoder) else None
     choose(host.PRECISIONS, precision, "vae_precision")
     if vae is None and own is None:
         return perceiver
-    autoencoder = host.HostAutoencoder(own if vae is None else vae, scaling_factor(perceiver), precision, notes.append)
+    autoencoder = host.HostAutoencoder(own if vae is None else vae, scaling_factor(perceiver), precision, note)
     if vae is not None:
         known = {} if own is None else latents_of(host.weights_of(own))
-        notes.append(check_latents(perceiver.recipe, known, latents_of(host.weights_of(vae))))
+        note(check_latents(perceiver.recipe, known, latents_of(host.weights_of(vae))))
     return with_full(perceiver, autoencoder)
 
 
@@ -230,11 +234,28 @@ def check_latent(samples: Tensor) -> Tensor:
     return samples.float()
 
 
-def outputs(result: PerceptionMap, notes: list[str]) -> io.NodeOutput:
-    """The map, its picture for a ControlNet, its mask, where the host wants them; and what is to be said."""
+def outputs(node: type[io.ComfyNode], result: PerceptionMap) -> io.NodeOutput:
+    """The map, its picture for a ControlNet, its mask, where the host wants them; and the picture on the node."""
     image, mask = ready(result)
     device = host.output_device()
-    return io.NodeOutput(result, image.to(device), mask.to(device), ui=shown(notes))
+    return io.NodeOutput(result, image.to(device), mask.to(device), ui=previewed(node, image))
+
+
+def several_outputs(node: type[io.ComfyNode], maps: dict[str, PerceptionMap], missing: dict[str, str]) -> io.NodeOutput:
+    """A map for each name of `missing`, then a picture for each; in place of a picture that there is not, why."""
+    pictures = {name: picture_of(map) for name, map in maps.items()}
+    images = [pictures.get(name, host.nothing(why)) for name, why in missing.items()]
+    seen = [picture for picture in pictures.values() if isinstance(picture, Tensor)]
+    return io.NodeOutput(*(maps.get(name) for name in missing), *images, ui=previewed(node, *seen))
+
+
+def picture_of(map: PerceptionMap) -> Any:
+    """Ready for a ControlNet; of a map that cannot be shown, why."""
+    try:
+        return ready_picture(map).to(host.output_device())
+    except UserError as error:
+        note(str(error))
+        return host.nothing(str(error))
 
 
 TASK_INPUTS = ("perception", "perception_2", "perception_3", "perception_4")
@@ -251,8 +272,8 @@ class PerceiveTasks(io.ComfyNode):
             display_name="Perceive Tasks",
             category="perception",
             **found_by("depth and normal, several maps, multi task, depth map, normal map"),
-            description="Predicts up to four maps of one image or latent. The image is encoded once, and tasks of one "
-            "file share one pass of the network.",
+            description="Predicts up to four maps of one image or latent, and shows them. The image is encoded once, "
+            "and tasks of one file share one pass of the network.",
             inputs=[
                 Perception.Input(first, tooltip="From Load Perception Model or Apply Perception Adapter."),
                 *(Perception.Input(name, optional=True, tooltip="Another task of the same base.") for name in further),
@@ -268,7 +289,14 @@ class PerceiveTasks(io.ComfyNode):
                     display_name=f"map_{i + 1}", tooltip=f"What {name} predicts; nothing where none is connected."
                 )
                 for i, name in enumerate(TASK_INPUTS)
+            ]
+            + [
+                io.Image.Output(
+                    display_name=f"image_{i + 1}", tooltip=f"A picture of map_{i + 1} that is ready for its ControlNet."
+                )
+                for i in range(len(TASK_INPUTS))
             ],
+            is_output_node=True,
         )
 
     @classmethod
@@ -288,9 +316,8 @@ class PerceiveTasks(io.ComfyNode):
         vae_precision: str = host.FULL_PRECISION,
         **perceptions: Perceiver,
     ) -> io.NodeOutput:
-        notes: list[str] = []
         places = [name for name in TASK_INPUTS if perceptions.get(name) is not None]
-        perceivers = one_autoencoder([prepared(perceptions[name], vae, vae_precision, notes) for name in places])
+        perceivers = one_autoencoder([prepared(perceptions[name], vae, vae_precision) for name in places])
         if latent is not None and image is None:
             samples = check_latent(latent["samples"]) * scaling_factor(perceivers[0])
             tick = host.ticker(passes_of_tasks(perceivers, len(samples), batch_size, None))
@@ -301,8 +328,8 @@ class PerceiveTasks(io.ComfyNode):
             maps = predict_tasks(perceivers, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
         else:
             raise UserError("Connect an image or a latent, and not both.")
-        found = dict(zip(places, maps))
-        return io.NodeOutput(*(found.get(name) for name in TASK_INPUTS), ui=shown(notes))
+        missing = {name: f"Perceive Tasks has no such picture: connect {name}." for name in TASK_INPUTS}
+        return several_outputs(cls, dict(zip(places, maps)), missing)
 
 
 TARGETS = ("albedo", "shading", "residual", "roughness", "metallic")
@@ -323,7 +350,7 @@ class PerceiveIntrinsics(io.ComfyNode):
                 "pbr, marigold iid, delight"
             ),
             description="Predicts albedo, shading, roughness and the like of an image, all that its checkpoint "
-            "predicts at once, in one run of the network.",
+            "predicts at once, in one run of the network, and shows them.",
             inputs=[
                 Perception.Input(
                     "perception", tooltip="Of a checkpoint for intrinsic images, whichever of its tasks was loaded."
@@ -333,7 +360,9 @@ class PerceiveIntrinsics(io.ComfyNode):
             outputs=[
                 PerceptionMapSocket.Output(display_name=name, tooltip="Nothing where the checkpoint has none.")
                 for name in TARGETS
-            ],
+            ]
+            + [io.Image.Output(display_name=f"{name}_image", tooltip=f"A picture of the {name}.") for name in TARGETS],
+            is_output_node=True,
         )
 
     @classmethod
@@ -352,16 +381,15 @@ class PerceiveIntrinsics(io.ComfyNode):
         vae: Any = None,
         vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
-        notes: list[str] = []
-        perceiver = prepared(perception, vae, vae_precision, notes)
+        perceiver = prepared(perception, vae, vae_precision)
         targets = [target for target in targets_of(perceiver) if target.recipe.task in TARGETS]
         if not targets:
             raise UserError(f"This checkpoint predicts {perceiver.recipe.task}: take Perceive for it.")
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         tick = host.ticker(passes_of_tasks(targets, len(pictures), batch_size, resolution))
         maps = predict_tasks(targets, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
-        found = {map.task: map for map in maps}
-        return io.NodeOutput(*(found.get(name) for name in TARGETS), ui=shown(notes))
+        missing = {name: f"This checkpoint predicts no {name}: take another output." for name in TARGETS}
+        return several_outputs(cls, {map.task: map for map in maps}, missing)
 
 
 def one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:

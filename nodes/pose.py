@@ -10,15 +10,16 @@ from torch import Tensor
 
 from ..core.crops import CORNERS, PADDING, boxes_of_mask, read_boxes
 from ..core.display.openpose import pose_keypoint, pose_picture
-from ..core.display.picture import as_rgb, check_image, choose, ready
+from ..core.display.picture import as_rgb, check_image, choose, ready_picture
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver
 from ..core.pose import SAME, SEEN, passes_of_people, predict_people
 from ..core.tasks import tasks_where
 from . import host
-from .notes import shown, telling
+from .notes import telling
 from .perceive import precision_input, prepared, vae_input
+from .preview import previewed
 from .schema import ADVANCED, found_by
 from .sockets import Perception, PerceptionMapSocket, taken
 
@@ -39,7 +40,7 @@ class PerceivePose(io.ComfyNode):
                 "pose, openpose, keypoints, pose estimation, dwpose, skeleton, human pose, animal pose, preprocessor"
             ),
             description="Predicts the keypoints of every person: in boxes of any detector, in the parts of a mask, or "
-            "in the whole image.",
+            "in the whole image. Shows them.",
             inputs=[
                 Perception.Input("perception", tooltip="A model of keypoints, from Load Perception Model."),
                 io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up."),
@@ -95,6 +96,7 @@ class PerceivePose(io.ComfyNode):
                     display_name="skeletons", tooltip="A picture that is ready for an openpose ControlNet."
                 ),
             ],
+            is_output_node=True,
         )
 
     @classmethod
@@ -117,8 +119,8 @@ class PerceivePose(io.ComfyNode):
         vae: Any = None,
         vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
-        corners, notes = choose(CORNERS, box_format, "box_format"), []
-        perceiver = prepared(perception, vae, vae_precision, notes)
+        corners = choose(CORNERS, box_format, "box_format")
+        perceiver = prepared(perception, vae, vae_precision)
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         size = (pictures.shape[-2], pictures.shape[-1])
         if boxes is not None and mask is not None:
@@ -134,7 +136,8 @@ class PerceivePose(io.ComfyNode):
         seen = predict_people(
             perceiver, pictures, found, padding=padding, flip_test=flip_test, batch_size=batch_size, tick=tick
         )
-        return io.NodeOutput(seen, ready(seen)[0].to(host.output_device()), ui=shown(notes))
+        skeletons = ready_picture(seen)
+        return io.NodeOutput(seen, skeletons.to(host.output_device()), ui=previewed(cls, skeletons))
 
 
 def masks_of(mask: Tensor, count: int) -> Tensor:

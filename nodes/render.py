@@ -22,7 +22,7 @@ from ..core.display.picture import (
 from ..core.display.selection import LEVEL_MODES, Selection, select, selectors
 from ..core.tasks import tasks_where
 from . import host
-from .notes import shown, telling
+from .notes import note, shown, telling
 from .schema import found_by
 from .sockets import GEOMETRIES, Given, convention_input, doubt, map_input, read
 
@@ -138,8 +138,8 @@ class DepthToImage(io.ComfyNode):
         percentiles = (low_percentile, high_percentile)
         whole = choose(SCOPES, scope, "scope")
         image, said = depth_picture(depth, mode, whole, percentiles, invert, colormap, direction)
-        notes = shown([said, doubt(map, DEPTH_MEANINGS, convention)], warning=False)
-        return io.NodeOutput(image.to(host.output_device()), said, ui=notes)
+        note(said, doubt(map, DEPTH_MEANINGS, convention), warning=False)
+        return io.NodeOutput(image.to(host.output_device()), said, ui=shown())
 
 
 class NormalToImage(io.ComfyNode):
@@ -232,7 +232,8 @@ class SegmentationToImage(io.ComfyNode):
         found = classes_of(segmentation, palette)
         pictures = found.picture(), found.mask(palette.indices(classes)), found.clearness
         pictures = (picture.to(host.output_device()) for picture in pictures)
-        return io.NodeOutput(*pictures, found.said(), ui=shown([found.said()], warning=False))
+        note(found.said(), warning=False)
+        return io.NodeOutput(*pictures, found.said(), ui=shown())
 
 
 class MaskFromMap(io.ComfyNode):
@@ -310,7 +311,8 @@ class MaskFromMap(io.ComfyNode):
     ) -> io.NodeOutput:
         selection = Selection(mode, threshold, classes, range_from, range_to, invert)
         mask = select(read(map, MASK_MEANINGS, convention, *selectors()), selection)
-        return io.NodeOutput(mask.to(host.output_device()), ui=shown([doubt(map, MASK_MEANINGS, convention)]))
+        note(doubt(map, MASK_MEANINGS, convention))
+        return io.NodeOutput(mask.to(host.output_device()), ui=shown())
 
 
 NODES = [DepthToImage, NormalToImage, SegmentationToImage, MaskFromMap]

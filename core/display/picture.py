@@ -394,8 +394,12 @@ def ready(map: PerceptionMap) -> tuple[Tensor, Tensor]:
 
     The mask is 1 where the task says so: the mask or matte itself, the near part of a depth, else all that is known.
     """
-    row = choose(TASKS, map.task, "picture for a map of")
-    return PICTURES[row.picture](map), MASKS[row.mask](map)
+    return ready_picture(map), MASKS[choose(TASKS, map.task, "mask for a map of").mask](map)
+
+
+def ready_picture(map: PerceptionMap) -> Tensor:
+    """The default picture alone."""
+    return PICTURES[choose(TASKS, map.task, "picture for a map of").picture](map)
 
 
 def ready_depth(map: PerceptionMap) -> Tensor:

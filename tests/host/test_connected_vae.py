@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_a_fine_tuned_vae_runs_and_the_node_and_the_log_say_so(furnished, base):
 def test_the_same_vae_runs_silently_also_where_it_is_stored_in_half_precision(furnished, base, vae):
     graph, seen, saved = connected(base, vae)
     result = furnished.submit(graph)
-    assert "text" not in result.outputs.get(seen.name, {})
+    assert not result.outputs[seen.name]["text"]
     graph, _, own = connected(base, base)
     difference = np.load(result.files(saved.name)[0]) - np.load(furnished.submit(graph).files(own.name)[0])
     assert np.abs(difference).max() <= (2e-2 if vae == "half" else 1e-4)
@@ -89,6 +90,27 @@ def test_a_vae_that_is_known_for_other_latents_is_refused_where_the_checkpoint_b
     seen = inside_host(perceive_by_a_known_vae)
     assert seen["unknown"] == seen["right"] == "ran"
     assert "is a VAE that is known or made from it, which makes other latents than depth perceives" in seen["wrong"]
+
+
+def test_a_note_stays_beside_the_refusal_that_comes_after_it(furnished):
+    graph, seen, _ = connected("sd21", "tuned")
+    graph[seen.name]["class_type"] = "DiffusionPerceptionPerceiveTasks"
+    image = graph[seen.name]["inputs"].pop("image")
+    near = told(furnished, graph, seen, fails=True)
+    assert near[0].startswith("The connected VAE is not the one that depth has, but near it")
+    assert near[1:] == ["Connect an image or a latent, and not both."]
+    graph[seen.name]["inputs"]["image"] = image
+    assert told(furnished, graph, seen, fails=False) == near[:1]
+
+
+def told(comfyui, graph: Graph, node: Node, fails: bool) -> list[str]:
+    """What a browser shows on a node after its graph ran."""
+    comfyui.said.clear()
+    run = comfyui.start(graph)
+    with pytest.raises(NodeFailed) if fails else nullcontext():
+        comfyui.wait(run)
+    comfyui.events(run, complete=True)
+    return comfyui.said[node.name].splitlines()
 
 
 def perceive_by_a_known_vae():

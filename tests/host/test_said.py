@@ -64,6 +64,24 @@ def test_every_stretch_can_be_had_in_either_direction_and_old_graphs_keep_theirs
         assert [comfyui.said[node.name].rpartition("near is ")[2] for node in made] == [own, "white", "black"]
 
 
+def test_a_node_that_a_list_executes_several_times_shows_all_that_it_said(comfyui):
+    graph = Graph()
+    darker = [graph.add("EmptyImage", width=8, height=8, batch_size=1, color=color) for color in (0, 0x80, 0x404040)]
+    two = graph.add("ImageBatch", image1=darker[0], image2=darker[2])
+    listed = graph.add("RebatchImages", images=graph.add("ImageBatch", image1=two, image2=darker[1]), batch_size=1)
+    shown = depth_image(graph, graph.add("ImagePadForOutpaint", **ONE_WHITE, image=listed))
+    graph.add("PreviewImage", images=shown)
+    result = comfyui.submit(graph)
+    lines = comfyui.said[shown.name].splitlines()
+    kept = result.outputs[shown.name]["text"]
+    assert len(lines) == 4
+    assert [*dict.fromkeys(line for text in kept for line in text.splitlines())] == lines
+    assert [text.count("near is white") for text in kept] == [1, 1, 1]
+    assert lines[3].startswith("The image is in colours")
+
+
+ONE_WHITE = {"left": 1, "top": 0, "right": 0, "bottom": 0, "feathering": 0}
+
 SEVERAL = {
     "depth among them": (("normal", "depth", "mask"), "depth"),
     "no depth": (("mask", "normal"), "mask"),
