@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import downloads
+import model_links
 import pytest
 import tiny
 from tiny_adapters import KINDS, random_adapter, saved, spelled
 
-import workflows
 from diffusion_perception.core.checkpoints.adapter_names import PROCESSORS
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
 from diffusion_perception.core.checkpoints.checkpoint import describe, open_all
@@ -225,10 +225,10 @@ def test_single_files_of_the_table_are_what_workflows_link():
     files = {place: row.places[place] for place, row in PLACES.values() if place.endswith(".safetensors")}
     assert files
     for place, address in files.items():
-        assert workflows.models_of(["depth", place, 1.0]) == [
+        assert model_links.models_of(["depth", place, 1.0]) == [
             {"name": place, "url": address, "directory": "perception"}
         ]
-    assert workflows.models_of([workflows.MODEL, None, "marigold-depth-v1-1"]) == []
+    assert model_links.models_of([model_links.STARTER, None, "marigold-depth-v1-1"]) == []
 
 
 def written_axes() -> dict[str, tuple[str, ...]]:

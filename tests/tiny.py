@@ -204,6 +204,19 @@ def write_marigold(folder: Path, pipeline: Any) -> Path:
     return folder
 
 
+def write_intrinsics(folder: Path, targets: Mapping[str, Any], latents: int) -> Path:
+    """Marigold's layout around a network that predicts several latents; targets: as model_index.json tells them."""
+    write_marigold(folder, marigold())
+    torch.manual_seed(12)
+    shape = {**UNet2DConditionModel.load_config(folder / "unet"), "in_channels": 4 + 4 * latents}
+    UNet2DConditionModel.from_config({**shape, "out_channels": 4 * latents}).save_pretrained(folder / "unet")
+    index = json.loads((folder / "model_index.json").read_text())
+    kept = {key: value for key, value in index.items() if not key.startswith(("scale", "shift", "prediction"))}
+    stated = {"_class_name": "MarigoldIntrinsicsPipeline", "target_properties": targets}
+    write_json(folder / "model_index.json", {**kept, **stated})
+    return folder
+
+
 def write_own(path: Path, recipes: list[Recipe], in_channels: int = 4, **parts: Any) -> Path:
     """The project's own file; parts as write_checkpoint() takes them, a VAE and a context a recipe if left out."""
     network, autoencoder = unet(in_channels), vae()

@@ -33,7 +33,7 @@ PARTS = {
 
 
 @cache
-def unet(seed: int = 6) -> UNet2DConditionModel:
+def unet(seed: int = 6, width: int = tiny.WIDTH) -> UNet2DConditionModel:
     """Lotus-D's shape, with a class embedding of four numbers, and attention heads as SD 2.x has them. Like the other
     networks here it loses nothing in half precision."""
     torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def unet(seed: int = 6) -> UNet2DConditionModel:
         block_out_channels=(32, 64, 64, 64),
         layers_per_block=1,
         attention_head_dim=[1, 1, 1, 1],  # pyright: ignore[reportArgumentType]
-        cross_attention_dim=tiny.WIDTH,
+        cross_attention_dim=width,
         use_linear_projection=True,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=4,
@@ -83,13 +83,17 @@ def write_folder(folder: Path, points: int = 17, pipeline: str = "SDPose_D_Pipel
     return folder
 
 
-def write_single(path: Path, points: int = 133, dtype: torch.dtype = torch.float16) -> Path:
-    """ComfyUI's single file: the head among the UNet's tensors, a VAE, no text encoder; the prompt lies beside it."""
+def write_single(
+    path: Path, points: int = 133, dtype: torch.dtype = torch.float16, width: int = tiny.WIDTH
+) -> Path:
+    """ComfyUI's single file: the head among the UNet's tensors, a VAE, no text encoder; the prompt lies beside it,
+    unless the text is as wide as SD2's, whose empty prompt ComfyUI has."""
     inside = {f"model.diffusion_model.heatmap_head.{name}": tensor for name, tensor in head(points).items()}
-    tensors = {**tiny.ldm(unet()), **inside, **tiny.ldm_vae(vae())}
+    tensors = {**tiny.ldm(unet(width=width)), **inside, **tiny.ldm_vae(vae())}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, path)
-    tiny.write_context(path.parent)
+    if width == tiny.WIDTH:
+        tiny.write_context(path.parent)
     return path
 
 

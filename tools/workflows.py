@@ -1,296 +1,270 @@
-"""The example workflows: described once here, written in ComfyUI's API format and in the format that its editor opens.
+"""The example workflows: a table of them, written for ComfyUI's editor, for programs, and for the README.
 
-`tools/workflows.py` writes workflows/*.json; the host's own schemas say what is a widget and what a socket.
+`python tools/workflows.py` writes workflows/*.json, subgraphs/*.json and the README's list; the host's own schemas say
+what is a widget and what a socket.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import blueprints
 import comfyui_host
+import example_graphs as graphs
 from comfyui_server import Server
+from editor_format import Schemas, completed, editor_format
+from example_graphs import Example
+from model_links import (
+    CHECKPOINT,
+    CONTROLNETS,
+    DEPTH_ADAPTER,
+    LIGHTING,
+    LOTUS,
+    NORMAL_ADAPTER,
+    POSE,
+    SEGMENTATION,
+    STARTER,
+    VAE,
+    link_of,
+    wanted,
+)
 
-from diffusion_perception.core.checkpoints.published import HUB, PLACES, PUBLISHED
-
-FOLDER = Path(__file__).absolute().parents[1] / "workflows"
-MODEL = "starter.safetensors"
-PHOTO = "photograph.png"
-CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
-CONTROLNET = "control_v11f1p_sd15_depth_fp16.safetensors"
-ADAPTER = "depth-hypersim-notext"
-LOTUS = "lotus-depth-d-v1-1.safetensors"
-VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
-LINKS = {
-    CHECKPOINT: ("checkpoints", f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}"),
-    CONTROLNET: ("controlnet", f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CONTROLNET}"),
-    VAE: ("vae", f"{HUB}/stabilityai/sd-vae-ft-mse-original/resolve/main/{VAE}"),
-    **{
-        place: ("perception", address)
-        for row in PUBLISHED
-        for place, address in row.places.items()
-        if place.endswith(".safetensors")
-    },
-}
-"""{file: (the host's folder for it, its address)}: the editor offers to get files, one by one, and no folders."""
-COLUMN, ROW = 380, 420
-
-Graph = dict[str, dict[str, Any]]
+ROOT = Path(__file__).absolute().parents[1]
+FOLDER = ROOT / "workflows"
+EXAMPLE_PICTURE = "DiffusionPerceptionExamplePicture"
 
 
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
+@dataclass(frozen=True)
+class Workflow:
+    """A row: one example."""
+
+    title: str
+    """Its files' name, which ComfyUI shows under its picture."""
+    make: Callable[[Example], None]
+    description: str
+    """What it shows; one sentence for people who look for something."""
+    told: str = ""
+    """What else is worth knowing, in Markdown."""
+    needs: tuple[str, ...] = ()
+    """What it runs on besides the pack, by the names that model_links knows."""
+
+    def graph(self) -> Example:
+        graph = Example()
+        self.make(graph)
+        return graph
+
+    def note(self, graph: Example) -> str:
+        """What stands left of the graph."""
+        held = {
+            value
+            for node in graph.values()
+            for value in (node["class_type"], *node["inputs"].values())
+            if isinstance(value, str)
+        }
+        parts = [
+            f"## {self.title}",
+            self.description,
+            OWN_PICTURE if EXAMPLE_PICTURE in held else "",
+            self.told,
+            DEMONSTRATION if STARTER in held else "",
+            "\n".join(["Needs, besides this pack:", "", *map(wanted, self.needs)]) if self.needs else "",
+        ]
+        return "\n\n".join(filter(None, parts))
 
 
-def seen(task: str, model: str = MODEL) -> Graph:
-    """What every example on a photograph begins with."""
-    return {
-        "1": node("DiffusionPerceptionLoadModel", model=model, family="auto", task=task, overrides=""),
-        "2": node("LoadImage", image=PHOTO),
-    }
+OWN_PICTURE = "**Your own picture:** put *Load Image* in the place of *Example Picture*."
+DEMONSTRATION = (
+    "**Demonstration weights:** the starter knows rooms and little else. For photographs get "
+    f"{link_of('lotus-depth-d-v1-1')} (depth), {link_of('lotus-normal-d-v1-1')} (normals), "
+    f"{link_of('genpercept-models')} (masks; not for commercial use) or {link_of('marigold-iid-appearance-v1-1')} "
+    "(albedo) into models/perception; the README lists them all."
+)
+AGAIN = (
+    "No second UNet is loaded and no picture is decoded and encoded again: the model that made the latent sees in it, "
+    "by an adapter of some MB."
+)
+
+WORKFLOWS: tuple[Workflow, ...] = (
+    Workflow(
+        "Perceive a Photograph", graphs.every_task,
+        "Depth, normals, a mask of people, segmentation and albedo of one picture, side by side.",
+        "Every *Perceive* shows its picture, and its output *image* is ready for the ControlNet of the task. Other "
+        "nodes read the raw values from *map*.",
+    ),
+    Workflow(
+        "Several Tasks at Once", graphs.tasks_at_once,
+        "Four maps of one picture, which is encoded once, in one sheet.",
+        "Tasks of one file share one pass of the network too. Leave out what you do not need: two tasks are two "
+        "loaders and *Perceive Tasks*.",
+    ),
+    Workflow(
+        "Depth of a Photograph", graphs.one_depth,
+        "A depth map in which near is white, as depth ControlNets want it.",
+        "*Perceive* alone gives such a picture too; *Render Depth* is where you choose: stretched by percentiles, one "
+        "range for a whole batch, a colormap.",
+    ),
+    Workflow(
+        "Normals of a Photograph", graphs.one_normal,
+        "Surface normals in the colours of the normalbae ControlNet, and in OpenGL's.",
+        "For the ControlNet red is left, for OpenGL red is right; in both green is up and blue faces the camera. "
+        "*Render Normal* knows DirectX's and OpenCV's axes too.",
+    ),
+    Workflow(
+        "Cut-out on a New Background", graphs.cutout,
+        "A person cut out softly, with clean colours at the edge, and put into another room.",
+        "Saved are the cut-out as a PNG with straight alpha, and the composite. In a mask of this pack 1 is the "
+        "subject: *ImageCompositeMasked* takes it as it is, *Join Image with Alpha* wants it through *InvertMask*. "
+        "*Matte Cut-out* composes by itself where a background is connected to it.",
+    ),
+    Workflow(
+        "Maps for Blender and Nuke", graphs.raw_maps,
+        "Depth and normals as files for compositing: 32-bit EXR, and depth as 16-bit PNG.",
+        "Raw values, with nothing stretched: the starter's depth goes from 0 (near) to 1 (far), normals from -1 to 1 "
+        "along x right, y up, z towards the camera. Load them as data, not as colours (Non-Color in Blender, raw in "
+        "Nuke). The README's table says what each model's values mean.",
+    ),
+    Workflow(
+        "A Batch of Pictures", graphs.batch,
+        "The depth of several pictures or frames, brought to grey by one common range.",
+        "*scope: per batch* keeps a video from flickering; *per image* stretches each by itself. Frames of a video "
+        "come from *Load Video* and *Get Video Components* in the place of the batch. A larger *batch_size* is faster "
+        "on a large GPU.",
+    ),
+    Workflow(
+        "Your Own Trained File", graphs.own_file,
+        "How a file that you trained with this pack's command line is run: choose it, nothing else.",
+        "Put your file into models/perception, press R, and choose it in *Load Perception Model* in the place of the "
+        "starter. It says itself how it is run: its task, resolution and conventions are in it, and *as trained* "
+        "follows them. `diffusion-perception info FILE` prints them; `diffusion-perception train CONFIG.toml` is how "
+        "such a file is made. An adapter for a Stable Diffusion model goes into *Apply Perception Adapter* instead.",
+    ),
+    Workflow(
+        "Depth and Normals of Other Packs", graphs.other_packs,
+        "Pictures of depth and normals from any other node, turned into another convention.",
+        "Here the outputs *image* of *Perceive* stand for the nodes of another pack: put yours there, and say in "
+        "*convention* what its numbers mean (which end is near, which way red points). ComfyUI's own MoGe and Depth "
+        "Anything 3 nodes can be connected as they are, with their geometry.",
+    ),
+    Workflow(
+        "Compare Two Maps", graphs.comparison,
+        "Two depths of one picture side by side, and where they differ.",
+        "Here it is the starter with its full decoder and with its light one. Choose another model in the second "
+        "loader to compare models.",
+    ),
+    Workflow(
+        "Depth by Lotus", graphs.lotus,
+        "The depth of a photograph by a published model, free for commercial use, in one pass.",
+        "The file comes without a VAE, so Stable Diffusion's is connected. Near is white.",
+        (LOTUS, VAE),
+    ),
+    Workflow(
+        "Pose of a Person", graphs.pose,
+        "Body, hands and face: a skeleton for an openpose ControlNet, and POSE_KEYPOINT for other packs.",
+        "Without boxes the whole picture is one person. For several connect a detector's boxes to *Perceive Pose*, or "
+        "a mask whose every part is one person.",
+        (POSE,),
+    ),
+    Workflow(
+        "Repaint Walls by Albedo and Shading", graphs.recolouring,
+        "Walls get another colour and keep their light: albedo is painted, then multiplied by the shading again.",
+        "Albedo and shading come from one run of a Marigold checkpoint, in linear light; both pictures are to the "
+        "power 1/2.2, so multiplying them multiplies the light itself. The brightness of the whole is free, and "
+        "highlights (the residual) are left out. The walls are found by the starter's segmentation: for photographs "
+        "put a mask of yours there. *Perceive Intrinsics* gives the raw maps, the residual too, for *Save Map*.",
+        (LIGHTING,),
+    ),
+    Workflow(
+        "Depth by an Adapter", graphs.adapted_photograph,
+        "The Stable Diffusion model that you have loaded sees depth, by an adapter of some MB.",
+        "The model itself is left as it is: generate with it in the same graph.",
+        (CHECKPOINT, DEPTH_ADAPTER),
+    ),
+    Workflow(
+        "Depth for ControlNet", graphs.depth_for_controlnet,
+        "A photograph's depth guides a new picture of the same space.",
+        "Give *Empty Latent Image* the proportions of your picture: ControlNet crops the middle out of any other.",
+        (CHECKPOINT, CONTROLNETS["depth"]),
+    ),
+    Workflow(
+        "Depth of a Generation for ControlNet", graphs.depth_of_generation,
+        "A picture is made, its depth is seen in its latent, and a second picture is made in that space.",
+        AGAIN, (CHECKPOINT, CONTROLNETS["depth"], DEPTH_ADAPTER),
+    ),
+    Workflow(
+        "Normals of a Generation for ControlNet", graphs.normal_of_generation,
+        "A picture is made, its normals are seen in its latent, and a second picture is made on these surfaces.",
+        AGAIN, (CHECKPOINT, CONTROLNETS["normal"], NORMAL_ADAPTER),
+    ),
+    Workflow(
+        "Pose of a Generation for ControlNet", graphs.pose_of_generation,
+        "A person is drawn, the pose is read from the picture, and somebody else is drawn in it.",
+        "Poses are read from pictures, so this one is decoded first.",
+        (CHECKPOINT, CONTROLNETS["pose"], POSE),
+    ),
+    Workflow(
+        "Segmentation of a Generation for ControlNet", graphs.segmentation_of_generation,
+        "A picture is made, it is parted into things by its latent, and a second picture has the same parts.",
+        "GenPercept's colours are its own: *Render Segmentation* takes the nearest of ADE20K's, so that the regions "
+        "hold while the ControlNet may take one kind of thing for another. A segmentation that you train with the "
+        "palette ade20k names them right.",
+        (CHECKPOINT, CONTROLNETS["segmentation"], SEGMENTATION),
+    ),
+)  # fmt: skip
+BY_TITLE = {workflow.title: workflow for workflow in WORKFLOWS}
 
 
-def perceiving(task: str) -> Graph:
-    """A model, a photograph, and what the one sees in the other."""
-    return {
-        **seen(task),
-        "3": node("DiffusionPerceptionPerceive", perception=["1", 0], image=["2", 0], resolution=-1, batch_size=1),
-    }
-
-
-def depth() -> Graph:
-    """A photograph -> its depth, near white, as a depth ControlNet wants it."""
-    return perceiving("depth") | {
-        "4": depth_picture("3"),
-        "5": node("SaveImage", images=["4", 0], filename_prefix="perception/depth"),
-        "6": node(
-            "DiffusionPerceptionSaveMap", map=["3", 0], filename_prefix="perception/depth", format="exr32",
-            convention="values 0..1",
-        ),
-    }  # fmt: skip
-
-
-def depth_picture(perceive: str) -> dict[str, Any]:
-    return node(
-        "DiffusionPerceptionDepthToImage", map=[perceive, 0], convention="near is white", mode="controlnet",
-        scope="per image", low_percentile=2.0, high_percentile=98.0, invert=False, colormap="none",
-    )  # fmt: skip
-
-
-def lotus() -> Graph:
-    """A photograph -> its depth by a published model, in one file that comes without a VAE."""
-    return {
-        **seen("depth", LOTUS),
-        "3": node("VAELoader", vae_name=VAE),
-        "4": node(
-            "DiffusionPerceptionPerceive", perception=["1", 0], image=["2", 0], vae=["3", 0], resolution=-1,
-            batch_size=1,
-        ),
-        "5": depth_picture("4"),
-        "6": node("SaveImage", images=["5", 0], filename_prefix="perception/depth"),
-    }  # fmt: skip
-
-
-def normal() -> Graph:
-    """A photograph -> its normals in the colours of the normalbae ControlNet: red is left."""
-    return perceiving("normal") | {
-        "4": node(
-            "DiffusionPerceptionNormalToImage", map=["3", 0], convention="controlnet_bae", axes="controlnet_bae",
-            renormalise=True,
-        ),
-        "5": node("SaveImage", images=["4", 0], filename_prefix="perception/normal"),
-    }  # fmt: skip
-
-
-def cutout() -> Graph:
-    """A photograph -> its subject without the background, with clean colours at the edge."""
-    return perceiving("mask") | {
-        "4": node(
-            "DiffusionPerceptionMatteCutout", image=["2", 0], map=["3", 0], mode="soft", estimate_foreground=True
-        ),
-        "5": node("SaveImage", images=["4", 0], filename_prefix="perception/cutout"),
-    }  # fmt: skip
-
-
-def generation() -> Graph:
-    """A picture is made, the same model sees its depth in the latent, and a second picture is made in that space."""
-    return {
-        "1": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-        "2": prompt("a reading corner by a window, an armchair, a floor lamp, books"),
-        "3": prompt(""),
-        "4": node("EmptyLatentImage", width=512, height=512, batch_size=1),
-        "5": sampler(model=["1", 0], positive=["2", 0], negative=["3", 0], latent_image=["4", 0]),
-        "6": node(
-            "DiffusionPerceptionApplyAdapter", model=["1", 0], vae=["1", 2], adapter=ADAPTER, task="as trained",
-            overrides="", weights="as loaded", conditioning=["3", 0],
-        ),
-        "7": node("DiffusionPerceptionPerceiveLatent", perception=["6", 0], latent=["5", 0], batch_size=1),
-        "8": prompt("the same corner in winter, moss and snow on everything, stone furniture"),
-        "9": node("ControlNetLoader", control_net_name=CONTROLNET),
-        "10": node(
-            "ControlNetApplyAdvanced", positive=["8", 0], negative=["3", 0], control_net=["9", 0], image=["7", 1],
-            strength=1.0, start_percent=0.0, end_percent=1.0,
-        ),
-        "11": sampler(model=["1", 0], positive=["10", 0], negative=["10", 1], latent_image=["4", 0]),
-        "12": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
-        "13": node("SaveImage", images=["12", 0], filename_prefix="perception/first"),
-        "14": node("SaveImage", images=["7", 1], filename_prefix="perception/depth"),
-        "15": node("VAEDecode", samples=["11", 0], vae=["1", 2]),
-        "16": node("SaveImage", images=["15", 0], filename_prefix="perception/second"),
-    }  # fmt: skip
-
-
-def prompt(text: str) -> dict[str, Any]:
-    return node("CLIPTextEncode", text=text, clip=["1", 1])
-
-
-def sampler(**wires: list[Any]) -> dict[str, Any]:
-    settings = {"seed": 7, "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    return node("KSampler", **settings, **wires)
-
-
-WORKFLOWS = {
-    "depth for ControlNet": depth,
-    "normals": normal,
-    "cut-out": cutout,
-    "depth of a generation for ControlNet": generation,
-    "depth by Lotus": lotus,
-}
-
-
-def address_of(place: str) -> str:
-    """Of what is published under this name."""
-    return PLACES[place.lower()][1].places[place]
-
-
-NOTES = {
-    "depth of a generation for ControlNet": f"""Needs, besides this pack:
-
-- models/checkpoints: [{CHECKPOINT}]({LINKS[CHECKPOINT][1]}), or any SD 1.5 checkpoint
-- models/controlnet: [{CONTROLNET}]({LINKS[CONTROLNET][1]})
-- models/perception: a depth adapter for SD 1.x, such as the folder [{ADAPTER}]({address_of(ADAPTER)}) of DMP's authors
-
-No image is decoded and encoded again, and no second UNet is loaded: the depth is seen in the latent by the model that
-made it.""",
-    "depth by Lotus": f"""Needs, besides this pack:
-
-- models/perception: [{LOTUS}]({LINKS[LOTUS][1]}), 1.7 GB, Apache-2.0
-- models/vae: [{VAE}]({LINKS[VAE][1]}), or any other VAE of Stable Diffusion 1 or 2
-
-Near is white, as a depth ControlNet wants it; the README says what else there is to download.""",
-}
-"""Shown in the editor beside a workflow that runs on models which the pack does not bring."""
-
-
-def editor_format(graph: Graph, schemas: Mapping[str, Any], note: str = "") -> dict[str, Any]:
-    """A graph in API format as the editor saves it: nodes with places, links with numbers, widgets in order."""
-    links: list[list[Any]] = []
-    places = layout(graph)
-    nodes = [editor_node(name, graph, schemas, links, places[name]) for name in graph]
-    for entry in nodes:
-        for slot, output in enumerate(entry["outputs"]):
-            output["links"] = [link[0] for link in links if link[1] == entry["id"] and link[2] == slot]
-    if note:
-        nodes.append(editor_note(len(nodes) + 1, note))
-    return {
-        "last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes, "links": links,
-        "groups": [], "config": {}, "extra": {}, "version": 0.4,
-    }  # fmt: skip
-
-
-def editor_node(
-    name: str, graph: Graph, schemas: Mapping[str, Any], links: list[list[Any]], place: list[int]
-) -> dict[str, Any]:
-    """One node; what it is wired to is added to `links`."""
-    class_type, values = graph[name]["class_type"], graph[name]["inputs"]
-    schema = schemas[class_type]
-    sockets, widgets = [], []
-    for key, (kind, *options) in declared(schema):
-        if is_widget(kind):
-            widgets.append(values.get(key, (options or [{}])[0].get("default")))
-            widgets += [value for option, value in FURTHER_WIDGETS.items() if (options or [{}])[0].get(option)]
-            continue
-        link = None
-        if key in values:
-            source, slot = values[key]
-            output = schemas[graph[source]["class_type"]]["output"][slot]
-            link = len(links) + 1
-            links.append([link, int(source), slot, int(name), len(sockets), output])
-        sockets.append({"name": key, "type": kind, "link": link})
-    outputs = [
-        {"name": label, "type": kind, "links": []} for label, kind in zip(schema["output_name"], schema["output"])
-    ]
-    models = models_of(widgets)
-    return {
-        "id": int(name), "type": class_type, "pos": place, "size": [320, 220], "flags": {},
-        "order": int(name) - 1, "mode": 0, "inputs": sockets, "outputs": outputs, "widgets_values": widgets,
-        "properties": {"Node name for S&R": class_type, **({"models": models} if models else {})},
-    }  # fmt: skip
-
-
-def models_of(widgets: list[Any]) -> list[dict[str, str]]:
-    """What the editor offers to get where the host lacks it; it shows those alone that a widget of the node names."""
-    named = [value for value in widgets if isinstance(value, str) and value in LINKS]
-    return [{"name": name, "url": LINKS[name][1], "directory": LINKS[name][0]} for name in named]
-
-
-def declared(schema: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:
-    """The inputs of a node in the order in which the editor shows them."""
-    return [item for group in ("required", "optional") for item in schema["input"].get(group, {}).items()]
-
-
-def is_widget(kind: Any) -> bool:
-    """Values that are typed or chosen; everything else is wired."""
-    return isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-
-
-FURTHER_WIDGETS = {"image_upload": "image", "control_after_generate": "fixed"}
-"""An input's option -> what the widget holds that the editor adds behind it."""
-
-
-def editor_note(number: int, text: str) -> dict[str, Any]:
-    """A text beside the graph, above its first column."""
-    return {
-        "id": number, "type": "MarkdownNote", "pos": [40, -240], "size": [680, 240], "flags": {}, "order": number - 1,
-        "mode": 0, "inputs": [], "outputs": [], "widgets_values": [text], "properties": {},
-    }  # fmt: skip
-
-
-def layout(graph: Graph) -> dict[str, list[int]]:
-    """Where each node stands: left of everything that it is wired to, in columns from the top."""
-    columns: dict[str, int] = {}
-    rows: dict[int, int] = {}
-    for name, entry in graph.items():  # sources come before what they are wired to
-        sources = [value[0] for value in entry["inputs"].values() if isinstance(value, list)]
-        columns[name] = 1 + max((columns[source] for source in sources), default=-1)
-    places = {}
-    for name, column in columns.items():
-        row = rows[column] = rows.get(column, -1) + 1
-        places[name] = [40 + column * COLUMN, 60 + row * ROW]
-    return places
-
-
-def write(folder: Path, schemas: Mapping[str, Any]) -> None:
-    """<name>.json for the editor, and api/<name>.json for programs."""
-    (folder / "api").mkdir(parents=True, exist_ok=True)
-    for name, make in WORKFLOWS.items():
-        graph = make()
-        dump(folder / f"{name}.json", editor_format(graph, schemas, NOTES.get(name, "")))
-        dump(folder / "api" / f"{name}.json", graph)
+def write(root: Path, schemas: Schemas) -> None:
+    """workflows/<title>.json for the editor, workflows/api/<title>.json for programs, and subgraphs/<title>.json."""
+    for folder in ("workflows/api", "subgraphs"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for row in WORKFLOWS:
+        example = row.graph()
+        graph = completed(example, schemas)
+        shown = editor_format(graph, schemas, row.note(example), row.description, example.columns)
+        dump(root / "workflows" / f"{row.title}.json", shown)
+        dump(root / "workflows" / "api" / f"{row.title}.json", graph)
+    for blueprint in blueprints.BLUEPRINTS:
+        dump(root / "subgraphs" / f"{blueprint.title}.json", blueprints.blueprint_format(blueprint, schemas))
 
 
 def dump(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+README = ROOT / "README.md"
+HEAD = """| template | shows | needs, besides the pack |
+|---|---|---|
+"""
+BOXES_HEAD = """| box | does | needs, besides the pack |
+|---|---|---|
+"""
+TABLE = r"(\|.*\n)*"
+
+
+def listed(text: str) -> str:
+    """The README with its two tables as they are now."""
+    for head, rows in ((HEAD, WORKFLOWS), (BOXES_HEAD, blueprints.BLUEPRINTS)):
+        table = head + "".join(line(row.title, row.description, row.needs) for row in rows)
+        text = re.sub(re.escape(head) + TABLE, table, text)
+    return text
+
+
+def line(title: str, description: str, needs: tuple[str, ...]) -> str:
+    return f"| {title} | {description} | {', '.join(f'`{name}`' for name in needs) or 'nothing'} |\n"
+
+
 def main() -> int:
     """Write the workflows as the nodes are now."""
     with tempfile.TemporaryDirectory() as base, Server(comfyui_host.install(), Path(base)) as server:
-        write(FOLDER, server.object_info())
+        write(ROOT, server.object_info())
+    README.write_text(listed(README.read_text("utf-8")), "utf-8", newline="\n")
     return 0
 
 

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-
-class Node:
-    """A node in a graph; `node[1]` is its second output."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __getitem__(self, output: int) -> list[Any]:
-        return [self.name, output]
+from api_graph import ApiGraph, Node
 
 
-class Graph(dict[str, Any]):
-    """A workflow that grows node by node; a node stands for its first output."""
-
-    def add(self, class_type: str, **inputs: Any) -> Node:
-        name = str(len(self) + 1)
-        wired = {
-            key: value[0] if isinstance(value, Node) else value for key, value in inputs.items() if value is not None
-        }
-        self[name] = {"class_type": class_type, "inputs": wired}
-        return Node(name)
+class Graph(ApiGraph):
+    """With the nodes that most tests begin with."""
 
     def load_model(self, model: str, task: str = "as trained", overrides: str = "", family: str = "auto") -> Node:
         return self.add("DiffusionPerceptionLoadModel", model=model, family=family, task=task, overrides=overrides)

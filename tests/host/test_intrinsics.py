@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import tiny
-import torch
 from comfyui_server import NodeFailed
-from diffusers import UNet2DConditionModel
 from graph import Graph
 from PIL import Image
 
@@ -26,15 +22,7 @@ OUTPUTS = ("albedo", "shading", "residual", "roughness", "metallic")
 @pytest.fixture(scope="module")
 def folder(comfyui):
     """Marigold's layout around a network that predicts two latents."""
-    place = tiny.write_marigold(comfyui.models / "perception" / "iid-tiny", tiny.marigold())
-    torch.manual_seed(12)
-    shape = {**UNet2DConditionModel.load_config(place / "unet"), "in_channels": 12, "out_channels": 8}
-    network = UNet2DConditionModel.from_config(shape)
-    network.save_pretrained(place / "unet")
-    index = json.loads((place / "model_index.json").read_text())
-    stated = {"_class_name": "MarigoldIntrinsicsPipeline", "target_properties": MATERIAL}
-    kept = {key: value for key, value in index.items() if not key.startswith(("scale", "shift", "prediction"))}
-    tiny.write_json(place / "model_index.json", {**kept, **stated})
+    place = tiny.write_intrinsics(comfyui.models / "perception" / "iid-tiny", MATERIAL, latents=2)
     pixels = np.random.default_rng(6).integers(0, 255, (75, 90, 3), np.uint8)
     Image.fromarray(pixels).save(comfyui.input / "iid.png")
     return place

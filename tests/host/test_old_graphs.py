@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import workflows
-
 ARCHIVES = sorted((Path(__file__).parents[1] / "contracts" / "files").glob("*.tar.xz"))
 NAMES = ("cut-out", "depth for ControlNet", "normals")
 """Those that need the starter alone."""
+PHOTO = "photograph.png"
+"""What they name."""
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
@@ -23,7 +23,7 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 def old(request, comfyui, tmp_path_factory) -> Path:
     """The graphs of one commit; the server has the photograph that they name."""
     pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
-    Image.fromarray(pixels).save(comfyui.input / workflows.PHOTO)
+    Image.fromarray(pixels).save(comfyui.input / PHOTO)
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(request.param) as tar:
         tar.extractall(folder, filter="data")

@@ -1,0 +1,120 @@
+"""The example workflows on models small enough for a test, and small pictures of what comes out of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import model_links
+import numpy as np
+import tiny
+import tiny_sdpose
+from comfyui_server import Server
+from networks import narrow_sd1, random_vae, save_half, write_narrow_controlnet, write_narrow_lotus, write_narrow_sd1
+from PIL import Image
+from tiny_adapters import KINDS, random_adapter, saved, spelled
+
+import workflows
+
+REFERENCES = Path(__file__).with_name("references")
+EDGE = 64
+"""Width of a picture in a reference."""
+LIGHTING = {
+    "target_names": ["albedo", "shading", "residual"],
+    **{name: {"prediction_space": "linear"} for name in ("albedo", "shading", "residual")},
+}
+GENERATION = {"EmptyLatentImage": {"width": 64, "height": 48}, "KSampler": {"steps": 2}}
+REAL_VAE = {"DiffusionPerceptionPerceive": {"resolution": 96}}
+POSE = {"DiffusionPerceptionLoadModel": {"overrides": "resolution=128"}}
+SMALLER: dict[str, dict[str, dict[str, Any]]] = {
+    "Depth by Lotus": REAL_VAE,
+    "Depth by an Adapter": REAL_VAE,
+    "Pose of a Person": POSE,
+    "Depth for ControlNet": GENERATION,
+    "Depth of a Generation for ControlNet": GENERATION,
+    "Normals of a Generation for ControlNet": GENERATION,
+    "Segmentation of a Generation for ControlNet": GENERATION,
+    "Pose of a Generation for ControlNet": {**GENERATION, **POSE},
+}
+"""Workflow -> node -> what a test changes of it, so that a processor is done with it in seconds."""
+
+
+def furnish(server: Server) -> None:
+    """The models that the workflows name."""
+    perception = server.models / "perception"
+    perception.mkdir(exist_ok=True)
+    write_narrow_sd1(server.models / "checkpoints" / model_links.CHECKPOINT)
+    first, *others = (server.models / "controlnet" / file for file in model_links.CONTROLNETS.values())
+    write_narrow_controlnet(first)
+    for other in others:
+        shutil.copyfile(first, other)
+    save_half(server.models / "vae" / model_links.VAE, random_vae())
+    write_narrow_lotus(perception / model_links.LOTUS)
+    adapter = spelled(random_adapter(narrow_sd1(), KINDS["attention"], rank=4), "diffusers processors")
+    for name in (model_links.DEPTH_ADAPTER, model_links.NORMAL_ADAPTER):
+        saved(perception / name / "pytorch_lora_weights.safetensors", adapter)
+    tiny_sdpose.write_single(perception / model_links.POSE, width=1024)
+    tiny.write_genpercept(perception / model_links.SEGMENTATION, ["unet"])
+    tiny.write_intrinsics(perception / model_links.LIGHTING, LIGHTING, latents=3)
+
+
+def workflow(title: str) -> dict[str, Any]:
+    """As its file for programs has it, but smaller."""
+    graph = json.loads((workflows.FOLDER / "api" / f"{title}.json").read_text(encoding="utf-8"))
+    for entry in graph.values():
+        entry["inputs"] |= SMALLER.get(title, {}).get(entry["class_type"], {})
+    return graph
+
+
+def strip(files: list[Path]) -> np.ndarray:
+    """(H, EDGE, 3) uint8: all that was written, one below the other."""
+    return np.concatenate([small(picture) for file in files for picture in pictures(file)])
+
+
+def pictures(file: Path) -> list[np.ndarray]:
+    """Each (H, W, 3) from 0 to 1; of a picture with alpha the colours where they are seen, and the alpha."""
+    if file.suffix in (".exr", ".npy"):
+        values = read_exr(file) if file.suffix == ".exr" else np.load(file)
+        values = values.reshape(*values.shape[:2], -1)
+        return [as_rgb((values + 1) / 2 if values.min() < 0 else values)]
+    with Image.open(file) as opened:
+        pixels = np.asarray(opened)
+    values = pixels / np.iinfo(np.uint16 if pixels.dtype != np.uint8 else np.uint8).max
+    if values.ndim == 3 and values.shape[2] == 4:
+        return [values[..., :3] * values[..., 3:], as_rgb(values[..., 3:])]
+    return [as_rgb(values.reshape(*values.shape[:2], -1))]
+
+
+def as_rgb(values: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(values, (*values.shape[:2], 3))
+
+
+def read_exr(file: Path) -> np.ndarray:
+    import OpenEXR
+
+    with OpenEXR.File(str(file), separate_channels=True) as opened:
+        channels = opened.channels()
+        order = [name for name in ("R", "G", "B", "Z", "Y") if name in channels]
+        return np.stack([channels[name].pixels for name in order], -1).astype(np.float64)
+
+
+def small(picture: np.ndarray) -> np.ndarray:
+    """(h, EDGE, 3) uint8."""
+    size = (EDGE, max(1, round(EDGE * picture.shape[0] / picture.shape[1])))
+    planes = [
+        np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.BOX))
+        for plane in np.moveaxis(picture, -1, 0)
+    ]
+    return (np.stack(planes, -1).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def reference(title: str) -> Path:
+    return REFERENCES / f"{title}.png"
+
+
+def run(server: Server, graph: dict[str, Any]) -> list[Path]:
+    """All files that a graph writes, node by node."""
+    result = server.submit(graph)
+    return [file for name in sorted(result.outputs, key=int) for file in result.files(name)]
