@@ -15,10 +15,16 @@ class Frontend:
     """The button that runs the graph."""
     results: str
     """The rows of the node search, best first."""
+    complaints: str
+    """What opens by itself when something is wrong."""
+    dismiss: str
+    """What puts away a complaint that does not go by the Escape key."""
+    details: str
+    """What leads from a complaint to what it is about; nothing where it says that itself."""
+    missing: str
+    """Where the files are named that a graph needs."""
     shut_help: str
     """The button that puts the page of help away."""
-    complaints: str
-    """What opens by itself when something is wrong: dialogs, panels, toasts."""
 
 
 FRONTENDS = (
@@ -26,15 +32,21 @@ FRONTENDS = (
         since=(1, 32),
         run="[data-testid=queue-button] button[aria-label=Run]",
         results=".p-autocomplete-option",
-        shut_help="button[aria-label^='Node Library']",
         complaints="[role=dialog], .p-toast-message",
+        dismiss=".p-toast-close-button",
+        details="",
+        missing="[role=dialog]",
+        shut_help="button[aria-label^='Node Library']",
     ),
     Frontend(
         since=(1, 49),
         run="button[data-testid=queue-button]",
         results="[data-testid=result-item]",
-        shut_help="button[aria-label='Toggle properties panel']",
         complaints="[role=dialog], .p-toast-message, [data-testid=error-overlay]",
+        dismiss=".p-toast-close-button, [data-testid=error-overlay-dismiss]",
+        details="[data-testid=error-overlay-see-errors]",
+        missing="[data-testid=error-group-missing-model]",
+        shut_help="button[aria-label='Toggle properties panel']",
     ),
 )
 
