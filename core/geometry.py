@@ -104,26 +104,28 @@ def unproject(depth: Tensor, intrinsics: Tensor) -> Tensor:
     return torch.stack((x * depth, y * depth, -depth), -1)
 
 
-def depth_to_normal(depth: Tensor, intrinsics: Tensor, valid: Tensor | None = None) -> Tensor:
+def depth_to_normal(depth: Tensor, intrinsics: Tensor, valid: Tensor | None = None, radius: int = 0) -> Tensor:
     """Metric depth (B, H, W) along the optical axis -> unit normals (B, H, W, 3) along CAMERA, facing the camera.
 
     intrinsics (1 or B, 3, 3) in pixels. Missing depth is what is not finite, not above 0, or False in valid (B, H, W);
-    where a pixel's neighbourhood is missing, the normal points back at the camera.
+    where a pixel's neighbourhood is missing, the normal points back at the camera. Directions are averaged over radius
+    pixels to every side, which leaves planes as they are.
     """
     known = depth.isfinite() & (depth > 0)
     known = known if valid is None else known & valid
     depth = depth.where(known, torch.ones_like(depth))
     points = unproject(depth.float(), intrinsics)
-    rightward, downward = (tangent(points, known, dim) for dim in (2, 1))
+    rightward, downward = (tangent(points, known, dim, radius) for dim in (2, 1))
     normals = with_unit_length(torch.cross(downward, rightward, dim=-1), towards_camera(CAMERA), least=1e-6)
     away = (normals * points).sum(-1, keepdim=True) > 0
     return torch.where(away, -normals, normals)
 
 
-def tangent(points: Tensor, known: Tensor, dim: int) -> Tensor:
+def tangent(points: Tensor, known: Tensor, dim: int, radius: int = 0) -> Tensor:
     """Points (B, H, W, 3) -> the surface's direction along an image axis, at unit length or 0 where unknown.
 
-    The mean of both one-sided differences; one that crosses a depth edge counts only if there is no other.
+    The mean of both one-sided differences, or of all within a radius in pixels; one that crosses a depth edge counts
+    only if there is no other.
     """
     count = points.shape[dim] - 1
     first, second = points.narrow(dim, 0, count), points.narrow(dim, 1, count)
@@ -133,4 +135,11 @@ def tangent(points: Tensor, known: Tensor, dim: int) -> Tensor:
     steps = torch.zeros_like(points)
     steps.narrow(dim, 0, count).add_((second - first) * weight[..., None])
     steps.narrow(dim, 1, count).add_((second - first) * weight[..., None])
-    return with_unit_length(steps, torch.zeros(3))
+    return with_unit_length(box(steps, radius), torch.zeros(3))
+
+
+def box(vectors: Tensor, radius: int) -> Tensor:
+    """(B, H, W, C) -> the sum over radius pixels to every side, but for a factor."""
+    if not radius:
+        return vectors
+    return F.avg_pool2d(vectors.movedim(-1, 1), 2 * radius + 1, 1, radius).movedim(1, -1)

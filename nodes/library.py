@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
@@ -20,7 +21,11 @@ HALVES = (FULL, LIGHT, TAESD)
 
 def register_folder() -> None:
     """models/perception, what extra_model_paths.yaml adds to it, and the weights that the pack ships."""
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
+    own = os.path.join(folder_paths.models_dir, FOLDER)
+    # so that people find it; where models may not be written to, it works without
+    with suppress(OSError):
+        os.makedirs(own, exist_ok=True)
+    folder_paths.add_model_folder_path(FOLDER, own, is_default=True)
     folder_paths.add_model_folder_path(FOLDER, str(PACK_WEIGHTS))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.checkpoints.tiny_vae_file import latents_of
 from ..core.checkpoints.vae_latents import check_latents
 from ..core.display.picture import as_rgb, check_image, choose, ready, ready_picture
+from ..core.display.segmentation import unread
 from ..core.errors import UserError
 from ..core.generations import LATENT, latent_space
 from ..core.halves import full_of, with_full
@@ -31,7 +32,8 @@ def perception_outputs() -> list[io.Output]:
         ),
         io.Image.Output(
             display_name="image",
-            tooltip="A picture that is ready for the ControlNet of the task: near is white, red is left.",
+            tooltip="A picture that is ready for the ControlNet of the task: near is white, red is left. A "
+            "segmentation has its own palette's colours: Render Segmentation gives ADE20K's, which ControlNets read.",
         ),
         io.Mask.Output(
             display_name="mask",
@@ -237,6 +239,7 @@ def check_latent(samples: Tensor) -> Tensor:
 def outputs(node: type[io.ComfyNode], result: PerceptionMap) -> io.NodeOutput:
     """The map, its picture for a ControlNet, its mask, where the host wants them; and the picture on the node."""
     image, mask = ready(result)
+    note(unread(result), warning=False)
     device = host.output_device()
     return io.NodeOutput(result, image.to(device), mask.to(device), ui=previewed(node, image))
 
@@ -252,6 +255,7 @@ def several_outputs(node: type[io.ComfyNode], maps: dict[str, PerceptionMap], mi
 def picture_of(map: PerceptionMap) -> Any:
     """Ready for a ControlNet; of a map that cannot be shown, why."""
     try:
+        note(unread(map), warning=False)
         return ready_picture(map).to(host.output_device())
     except UserError as error:
         note(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..core.display.legend import legend
 from ..core.display.picture import (
     CLASS_MEANINGS,
     DEPTH_COLOURS,
@@ -19,11 +20,12 @@ from ..core.display.picture import (
     normal_picture,
     palette_of,
 )
+from ..core.display.segmentation import COLOURS
 from ..core.display.selection import LEVEL_MODES, Selection, select, selectors
 from ..core.tasks import tasks_where
 from . import host
 from .notes import note, shown, telling
-from .schema import found_by
+from .schema import ADVANCED, found_by
 from .sockets import GEOMETRIES, Given, convention_input, doubt, map_input, read
 
 SCOPES = {"per image": False, "per batch": True}
@@ -31,8 +33,8 @@ SCOPES = {"per image": False, "per batch": True}
 MASK_MEANINGS = {**LEVEL_MEANINGS, **CLASS_MEANINGS, **DEPTH_MEANINGS}
 
 
-def classes_input(tooltip: str) -> io.String.Input:
-    return io.String.Input("classes", default="", tooltip=tooltip)
+def classes_input(tooltip: str, label: str = "classes") -> io.String.Input:
+    return io.String.Input("classes", display_name=label, default="", tooltip=tooltip)
 
 
 def direction_input() -> io.Combo.Input:
@@ -200,15 +202,26 @@ class SegmentationToImage(io.ComfyNode):
             display_name="Render Segmentation",
             category="perception",
             **found_by("segmentation map, segmentation to image, semantic segmentation, ade20k, palette, classes"),
-            description="Gives every pixel the colour of its class, as segmentation ControlNets expect: the nearest of "
-            "the palette where colours were predicted. Says which classes there are, and masks those that you name.",
+            description="Gives every pixel the colour of its class: of the map's palette, or of ADE20K's for "
+            "segmentation ControlNets. Says which classes there are, and masks those that you name.",
             inputs=[
                 map_input("A segmentation from Perceive, or a colour map of another pack."),
                 convention_input(CLASS_MEANINGS, "colours of ade20k"),
-                classes_input("For the mask: classes by name or by number from 0: sky, 12. Empty: no mask."),
+                classes_input(
+                    "For the mask: classes of the map's palette by name or by number from 0: sky, 12. Empty: no mask. "
+                    "This node's page of help lists them."
+                ),
+                io.Combo.Input(
+                    "colours",
+                    options=list(COLOURS),
+                    default=next(iter(COLOURS)),
+                    optional=True,
+                    tooltip="Segmentation ControlNets read ADE20K's colours. Of ade20k, by name: those of its classes "
+                    "of the same name or meaning, and black where it has none. Only the image and the legend change.",
+                ),
             ],
             outputs=[
-                io.Image.Output("image", "image", tooltip="Palette colours only."),
+                io.Image.Output("image", "image", tooltip="Palette colours only, and black."),
                 io.Mask.Output("mask", "mask", tooltip="1 where one of the named classes is."),
                 io.Mask.Output(
                     "confidence", "confidence", tooltip="1 where one class is certain, 0 half-way between two."
@@ -216,24 +229,28 @@ class SegmentationToImage(io.ComfyNode):
                 io.String.Output(
                     "found", "found", tooltip="Which classes there are and how much of the picture each takes."
                 ),
+                io.Image.Output(
+                    "legend", "legend", tooltip="The colour, name and share of each class there is, for people."
+                ),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, convention: str = "") -> bool:
+    def validate_inputs(cls, convention: str = "", colours: str = "") -> bool:
         """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
         return True
 
     @classmethod
     @telling
-    def execute(cls, map: Given, convention: str, classes: str) -> io.NodeOutput:
+    def execute(cls, map: Given, convention: str, classes: str, colours: str = next(iter(COLOURS))) -> io.NodeOutput:
         segmentation = read(map, CLASS_MEANINGS, convention, *tasks_where(picture="classes"))
         palette = palette_of(segmentation)
         found = classes_of(segmentation, palette)
-        pictures = found.picture(), found.mask(palette.indices(classes)), found.clearness
-        pictures = (picture.to(host.output_device()) for picture in pictures)
-        note(found.said(), warning=False)
-        return io.NodeOutput(*pictures, found.said(), ui=shown())
+        coloured = choose(COLOURS, colours, "choice of colours")(found)
+        pictures = coloured.picture, found.mask(palette.indices(classes)), found.clearness, legend(coloured.entries)
+        image, mask, clearness, explained = (picture.to(host.output_device()) for picture in pictures)
+        note(found.said(), coloured.said, warning=False)
+        return io.NodeOutput(image, mask, clearness, found.said(), explained, ui=shown())
 
 
 class MaskFromMap(io.ComfyNode):
@@ -256,35 +273,45 @@ class MaskFromMap(io.ComfyNode):
                 convention_input(MASK_MEANINGS, "white is selected"),
                 io.Combo.Input(
                     "mode",
+                    display_name="mode of a mask or matte",
                     options=list(LEVEL_MODES),
                     default="soft",
-                    tooltip="For masks and mattes. soft: as predicted. threshold: min-max per image, then 0 or 1. "
+                    tooltip="For masks and mattes only. soft: as predicted. threshold: min-max per image, then 0 or 1. "
                     "matting clamp: min-max per image, then above 0.95 becomes 1 and below 0.1 becomes 0.",
                 ),
                 io.Float.Input(
                     "threshold",
+                    display_name="threshold of a mask or matte",
                     default=0.5,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Mode threshold: what does not lie below is selected.",
+                    tooltip="For masks and mattes only, mode threshold: what does not lie below is selected.",
+                    **ADVANCED,
                 ),
-                classes_input("For segmentations: classes by name or by number from 0, with commas between: sky, 12."),
+                classes_input(
+                    "For segmentations only: classes by name or by number from 0, with commas between: sky, 12. The "
+                    "help page of Render Segmentation lists them.",
+                    "classes of a segmentation",
+                ),
                 io.Float.Input(
                     "range_from",
+                    display_name="depth from",
                     default=0.0,
                     min=-1e6,
                     max=1e6,
                     step=0.01,
-                    tooltip="For depth and disparity: the least value that is selected, in metres where metric.",
+                    tooltip="For depth and disparity only: the least value that is selected, in metres where metric. "
+                    "0 is near in a depth, far in a disparity.",
                 ),
                 io.Float.Input(
                     "range_to",
+                    display_name="depth to",
                     default=0.5,
                     min=-1e6,
                     max=1e6,
                     step=0.01,
-                    tooltip="For depth and disparity: the largest value that is selected, in metres where metric.",
+                    tooltip="For depth and disparity only: the largest value that is selected, in metres where metric.",
                 ),
                 io.Boolean.Input("invert", default=False, tooltip="Select the rest instead."),
             ],

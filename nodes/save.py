@@ -1,4 +1,4 @@
-"""SaveMap: raw values on disk, with nothing lost."""
+"""SaveMap and SaveLayers: raw values on disk, with nothing lost."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 
 import folder_paths
 from comfy_api.latest import io, ui
+from torch import Tensor
 
-from ..core.display.map_files import FORMATS, name_of, pages
-from ..core.display.picture import FILE_MEANINGS, choose
+from ..core.display.layers import ALPHAS, COLOURS, PRECISIONS, Style, encode_frame, frames_of, planes_of, said
+from ..core.display.map_files import FORMATS, name_of, pages, texts_of
+from ..core.display.picture import FILE_MEANINGS, LEVEL_MEANINGS, choose, from_image
 from ..core.errors import UserError
-from ..core.perception_map import PerceptionMap
-from ..core.tasks import TASKS
+from ..core.tasks import TASKS, tasks_where
 from ..core.whole_file import unwritable, write_whole
 from . import host
 from .notes import telling
 from .schema import found_by
-from .sockets import GEOMETRIES, Given, convention_input, map_input, read
+from .sockets import GEOMETRIES, Given, all_in, convention_input, map_input, read
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class SaveMap(io.ComfyNode):
                     default="exr32",
                     tooltip="exr32 and npy: raw 32-bit values. png16: 0..65535 over the map's range, as a text "
                     "in it says; metric depth in millimetres (to 65.535 m, 0 = unknown), with _mm in the name. "
+                    "exr32 zip: the same as exr32 in less room. exr16 zip: in half precision, 3 digits. "
                     "Pictures with alpha keep it straight in all of them: the colours are not multiplied by it, so "
                     "tell programs that expect it of EXR files.",
                 ),
@@ -68,31 +70,134 @@ class SaveMap(io.ComfyNode):
     @telling
     def execute(cls, map: Given, filename_prefix: str, format: str, convention: str) -> io.NodeOutput:
         saved = read(map, FILE_MEANINGS, convention, "image", *TASKS)
-        folder, stem, number, subfolder = place(filename_prefix, saved)
+        folder, stem, number, subfolder = place(filename_prefix, saved.values)
         encode = choose(FORMATS, format, "format").encode
         chunks, tick, names = workflow(cls), host.ticker(len(saved.values)), []
         for index, page in enumerate(pages(saved)):
             names.append(name_of(stem.replace("%batch_num%", str(index)), number + index, saved, format))
             write_whole(folder / names[-1], encode(page, chunks))
             tick()
-        host.say(told([str(PurePosixPath(subfolder.replace("\\", "/"), name)) for name in names]))
+        host.say(told(names, subfolder))
         files = [ui.SavedResult(name, subfolder, io.FolderType.output) for name in names]
         return io.NodeOutput(ui={"files": files} | ({"images": files} if format == "png16" else {}))
 
 
-def told(files: list[str]) -> str:
+LAYER_INPUTS = tuple(f"map_{number}" for number in range(1, 9))
+
+
+class SaveLayers(io.ComfyNode):
+    """A node: a picture and its maps -> one EXR file a frame."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionSaveLayers",
+            display_name="Save Layers (EXR)",
+            category="perception",
+            **found_by("exr, multilayer exr, multi-layer, passes, aov, nuke, blender, compositing, zdepth, half"),
+            description="Saves a picture and its maps as the layers of one EXR file a frame, under the names that Nuke "
+            "and Blender know.",
+            inputs=[
+                io.String.Input(
+                    "filename_prefix",
+                    default="perception/layers",
+                    tooltip="Folder in the output folder and start of the names; the frame's number is added.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="half",
+                    tooltip="half: 16-bit floats, 3 digits. Depth, disparity and classes always have 32 bits.",
+                ),
+                io.Combo.Input(
+                    "colours",
+                    options=list(COLOURS),
+                    default="linear light",
+                    tooltip="linear light: what readers of EXR expect; sRGB's curve of pictures, albedo and shading is "
+                    "undone, or the one that the map states. as they are: no curve is applied.",
+                ),
+                io.Combo.Input(
+                    "alpha",
+                    options=list(ALPHAS),
+                    default="multiplied",
+                    tooltip="multiplied: the picture's colours times its alpha, as readers of EXR expect. straight: "
+                    "whole colours beside it.",
+                ),
+                io.Int.Input(
+                    "first_frame",
+                    default=1,
+                    min=0,
+                    max=9_999_999,
+                    tooltip="The number of the first frame, as of the sequence that the pictures came from.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="The picture: R, G, B, and A if it has alpha."),
+                map_input(
+                    "The picture's alpha, A: a matte or mask from Perceive, a MASK, or a black and white IMAGE.",
+                    io.Mask, name="matte", optional=True,
+                ),
+                *(
+                    map_input(
+                        "Any map from Perceive, an IMAGE, a MASK, or geometry. Its task names the layer: depth Z, "
+                        "normal N, albedo, and so on.",
+                        io.Mask, *GEOMETRIES, name=name, optional=True,
+                    )
+                    for name in LAYER_INPUTS
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, precision: str = "", colours: str = "", alpha: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
+    @telling
+    def execute(
+        cls,
+        filename_prefix: str,
+        precision: str,
+        colours: str,
+        alpha: str,
+        first_frame: int,
+        image: Tensor | None = None,
+        matte: Given | None = None,
+        **maps: Given,
+    ) -> io.NodeOutput:
+        pictures = [] if image is None else [from_image(image, FILE_MEANINGS["values 0..1"])]
+        found = [map for name in LAYER_INPUTS if maps.get(name) is not None for map in all_in(maps[name])]
+        levels = tasks_where(selector="level")
+        over = None if matte is None else read(matte, LEVEL_MEANINGS, "white is selected", *levels)
+        planes = planes_of(pictures + found, over, Style(precision, colours, alpha))
+        folder, stem, number, subfolder = place(filename_prefix, planes[0].values)
+        texts, frames, names = texts_of(workflow(cls)), frames_of(planes), []
+        tick = host.ticker(frames)
+        for frame in range(frames):
+            # the host counts files by what stands between the prefix and the next _
+            names.append(f"{stem}_{number:05}_.{first_frame + frame:04}.exr")
+            write_whole(folder / names[-1], encode_frame(planes, frame, texts))
+            tick()
+        host.say(f"{told(names, subfolder)}: {said(planes)}")
+        return io.NodeOutput(ui={"files": [ui.SavedResult(name, subfolder, io.FolderType.output) for name in names]})
+
+
+def told(names: list[str], subfolder: str) -> str:
     """Which files were written, by their places in the output folder."""
+    files = [str(PurePosixPath(subfolder.replace("\\", "/"), name)) for name in names]
     last = f" to {files[-1]}, {len(files)} files" if len(files) > 1 else ""
     return f"output/{files[0]}{last}"
 
 
-def place(prefix: str, map: PerceptionMap) -> tuple[Path, str, int, str]:
-    """Folder, stem, first number and subfolder, by the host's own rules. UserError for a prefix that leads out."""
+def place(prefix: str, values: Tensor) -> tuple[Path, str, int, str]:
+    """Folder, stem, first number and subfolder for values (B, H, W, C), by the host's own rules. UserError for a prefix
+    that leads out."""
     parts = PurePosixPath(prefix.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in prefix or not parts.name:
         raise UserError(f"The prefix {prefix!r} leads out of the output folder: give a name, with / for folders.")
     output = folder_paths.get_output_directory()
-    height, width = map.values.shape[1:3]
+    height, width = values.shape[1:3]
     try:
         folder, stem, number, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
     except OSError as error:
@@ -119,4 +224,4 @@ def warn_once(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
-NODES = [SaveMap]
+NODES = [SaveMap, SaveLayers]

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.display.picture import Meaning, as_map, choose, in_colours
-from ..core.display.typed_geometry import Packet, from_packet
+from ..core.display.picture import FILE_MEANINGS, Meaning, as_map, choose, from_image, in_colours
+from ..core.display.typed_geometry import PARTS, Packet, camera_of, from_packet
 from ..core.errors import UserError
-from ..core.perception_map import PerceptionMap
+from ..core.geometry import intrinsics_from_fov
+from ..core.perception_map import Convention, PerceptionMap
 from ..core.tasks import TASKS
 from .schema import ADVANCED
 
@@ -20,9 +21,9 @@ PerceptionMapSocket = io.Custom("PERCEPTION_MAP")
 GEOMETRIES = (io.Custom("MOGE_GEOMETRY"), io.Custom("DA3_GEOMETRY"))
 
 
-def map_input(tooltip: str, *others: type) -> io.MultiType.Input:
+def map_input(tooltip: str, *others: type, name: str = "map", optional: bool = False) -> io.MultiType.Input:
     """An input for a map or an IMAGE, and whatever else is named."""
-    return io.MultiType.Input("map", types=[PerceptionMapSocket, io.Image, *others], tooltip=tooltip)
+    return io.MultiType.Input(name, types=[PerceptionMapSocket, io.Image, *others], tooltip=tooltip, optional=optional)
 
 
 def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Input:
@@ -35,6 +36,38 @@ def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Inp
         tooltip="Only for a plain IMAGE: what its numbers mean. Ignored for this pack's maps, which say so themselves.",
         **ADVANCED,
     )
+
+
+def space_inputs() -> list[io.Float.Input]:
+    """What a depth alone does not say of the space that it shows; `camera` and core.display.distance read it."""
+    return [
+        io.Float.Input(
+            "field_of_view",
+            default=60.0,
+            min=1.0,
+            max=179.0,
+            step=0.1,
+            tooltip="Horizontal, in degrees: 54 of a 35 mm lens, 40 of 50 mm, about 69 of a phone. Geometry that "
+            "brings its own camera, as MoGe's does, needs none.",
+        ),
+        io.Float.Input(
+            "near",
+            default=1.5,
+            min=0.01,
+            max=1e6,
+            step=0.01,
+            tooltip="Only for affine depth and disparity, which most models give: how far away their near end lies. "
+            "Metric depth and geometry say it themselves.",
+        ),
+        io.Float.Input(
+            "far",
+            default=5.0,
+            min=0.01,
+            max=1e6,
+            step=0.01,
+            tooltip="The same for their far end, in the unit of near. A room reaches from 1.5 to 5 m, say.",
+        ),
+    ]
 
 
 Given = PerceptionMap | Tensor | Packet
@@ -58,6 +91,19 @@ def read(map: Given | None, meanings: dict[str, Meaning], convention: str, *task
     return as_map(map if isinstance(map, Tensor) else taken(map, *tasks), meaning, tasks)
 
 
+def all_in(given: Given) -> list[PerceptionMap]:
+    """What came into an input as maps: a map, all that a geometry holds, a picture, or a mask."""
+    if isinstance(given, PerceptionMap):
+        return [given]
+    if isinstance(given, Tensor):
+        return [from_image(given, FILE_MEANINGS["values 0..1"] if given.ndim > 3 else MASK)]
+    return [from_packet(given, (task,)) for task, part in PARTS.items() if part.key in given]
+
+
+MASK = Meaning("mask", Convention())
+"""What a MASK holds."""
+
+
 def taken(map: PerceptionMap | None, *tasks: str) -> PerceptionMap:
     """The map. UserError if there is none, or one of none of `tasks`; it says what to connect instead."""
     if map is None:
@@ -72,6 +118,18 @@ def taken(map: PerceptionMap | None, *tasks: str) -> PerceptionMap:
             f"Perception Model{f', or connect it to {reader}' if reader else ''}."
         )
     return map
+
+
+def camera(map: Given, field_of_view: float, depth: PerceptionMap) -> tuple[Tensor, str]:
+    """The intrinsics (1 or B, 3, 3), in pixels, of what came into a map input and was read as `depth`; in words, whose.
+
+    They are the geometry's own where it brings any, else those of a horizontal field of view in degrees.
+    """
+    height, width = depth.values.shape[1:3]
+    own = camera_of(map, height, width) if isinstance(map, Mapping) else None
+    if own is not None:
+        return own, "camera of the geometry"
+    return intrinsics_from_fov(field_of_view, height, width), f"field of view {field_of_view:g} degrees"
 
 
 def doubt(map: Given, meanings: dict[str, Meaning], convention: str) -> str:

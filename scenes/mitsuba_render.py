@@ -20,6 +20,7 @@ from .bodies import Body, load_body
 from .cameras import Camera, pixel_rays, project
 from .furniture import CLASSES
 from .meshes import Material, Part, load_model
+from .renderers import RAYS_AT_ONCE
 from .rooms import Panel, Placement, Room
 from .shelf import Shelf
 from .views import View
@@ -331,7 +332,27 @@ def exposure(radiance: np.ndarray, solid: np.ndarray, brightness: float) -> floa
 def _radiance(
     loaded: Scene, cameras: list[Camera], size: tuple[int, int], samples: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For each camera noisy light, and the albedo and normal of the very same samples."""
+    """For each camera noisy light, and the albedo and normal of the very same samples, pass by pass."""
+    sensor = _sensor(cameras, size)
+    at_once = max(1, RAYS_AT_ONCE // (size[0] * size[1] * len(cameras)))
+    counts = [min(at_once, samples - done) for done in range(0, samples, at_once)]
+    # a pass of a batch must not draw the numbers of the next batch
+    seeds = [seed + 7919 * number for number in range(len(counts))]
+    values = sum(_sampled(loaded, sensor, count, own) * (count / samples) for count, own in zip(counts, seeds))
+    return [
+        (np.maximum(part[..., :3], 0), np.clip(part[..., 3:6], 0, 1), part[..., 6:9])
+        for part in np.split(np.asarray(values), len(cameras), axis=1)
+    ]
+
+
+def _sampled(loaded: Scene, sensor: Any, samples: int, seed: int) -> np.ndarray:
+    """Light, albedo, normal (H, W, 9), the mean of so many samples a pixel."""
+    values = load_mitsuba().render(loaded.scene, sensor=sensor, integrator=_integrator(), spp=samples, seed=seed)
+    return np.nan_to_num(np.array(values), nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+
+
+def _sensor(cameras: list[Camera], size: tuple[int, int]) -> Any:
+    """All cameras side by side on one film."""
     mi = load_mitsuba()
     film = {
         "type": "hdrfilm",
@@ -353,13 +374,7 @@ def _radiance(
             "to_world": mi.ScalarTransform4f(pose),
             "film": {"type": "hdrfilm", "width": size[0], "height": size[1]},
         }
-    sensor = mi.load_dict(batch, parallel=False)
-    values = np.array(mi.render(loaded.scene, sensor=sensor, integrator=_integrator(), spp=samples, seed=seed))
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
-    return [
-        (np.maximum(part[..., :3], 0), np.clip(part[..., 3:6], 0, 1), part[..., 6:9])
-        for part in np.split(values, len(cameras), axis=1)
-    ]
+    return mi.load_dict(batch, parallel=False)
 
 
 @functools.lru_cache(maxsize=1)

@@ -102,8 +102,9 @@ def test_a_slanted_plane_has_its_one_normal_everywhere(normal):
     direction = rays(40, 60, 50.0)
     depth = (normal @ torch.tensor([0.0, 0.0, -3.0])) / (direction @ normal)
     assert (depth > 0).all()
-    found = depth_to_normal(depth[None], intrinsics_from_fov(50, 40, 60))
-    assert angle_deg(found[0], normal).max() < 0.1
+    for radius in (0, 3):
+        found = depth_to_normal(depth[None], intrinsics_from_fov(50, 40, 60), radius=radius)
+        assert angle_deg(found[0], normal).max() < 0.1
 
 
 def test_a_sphere_s_normals_are_found_from_its_depth():
@@ -116,6 +117,16 @@ def test_a_sphere_s_normals_are_found_from_its_depth():
     assert error[inside].quantile(0.99) < 2
     assert torch.allclose(found.norm(dim=-1), torch.ones(120, 160), atol=1e-5)
     assert (found[~inside & ~seen] == torch.tensor([0.0, 0.0, 1.0])).all()
+
+
+def test_a_radius_averages_the_noise_of_a_rough_sphere_away():
+    depth, normals = sphere(120, 160, 60.0, torch.tensor([0.3, -0.2, -4.0]), 1.5)
+    inside = F.avg_pool2d(depth.isfinite()[None, None].float(), 21, 1, 10)[0, 0] == 1
+    rough = depth + torch.randn(depth.shape, generator=torch.Generator().manual_seed(0)) * 0.005
+    camera = intrinsics_from_fov(60, 120, 160)
+    errors = [angle_deg(depth_to_normal(rough[None], camera, radius=r)[0], normals)[inside].median() for r in (0, 4)]
+    assert errors[0] > 8
+    assert errors[1] < 2
 
 
 def test_two_walls_at_different_depths_do_not_bend_each_other():

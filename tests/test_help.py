@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import diffusion_perception
+from diffusion_perception.core.display.colour import PALETTES
 
 ROOT = Path(diffusion_perception.__file__).parent
 PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
@@ -55,6 +56,15 @@ def test_what_is_explained_is_what_the_code_says(page):
     messages = explained(page.read_text("utf-8"))
     assert messages
     assert [message for message in messages if not said(message)] == []
+
+
+def test_the_classes_that_one_may_type_are_listed_in_their_order():
+    page = (ROOT / "web" / "docs" / "DiffusionPerceptionSegmentationToImage.md").read_text("utf-8")
+    listed = dict(re.findall(r"^- `(\w+)`: (.+)$", page, re.MULTILINE))
+    assert {name: words.split(", ") for name, words in listed.items()} == {
+        name: [*palette.classes] for name, palette in PALETTES.items() if name != "dmp"
+    }
+    assert PALETTES["dmp"].classes == PALETTES["ade20k"].classes
 
 
 def test_a_message_that_nobody_says_is_found():

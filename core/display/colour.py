@@ -12,6 +12,8 @@ from torch import Tensor
 from ..errors import UserError
 from . import palettes
 
+TOLD = 45
+"""Classes that a sentence names at most."""
 CHUNK = 1 << 16
 """Pixels compared with a palette at a time: 40 MB of distances to ADE20K."""
 
@@ -55,8 +57,13 @@ class Palette:
         if word.isdecimal() and int(word) < len(names):
             return int(word)
         near = difflib.get_close_matches(word.lower(), names, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"take a name, or a number from 0 to {len(names) - 1}."
-        raise UserError(f"The palette {self.name} has no class {word!r}: {hint}")
+        hint = f"did you mean {' or '.join(near)}?" if near else f"take a number from 0 to {len(names) - 1}, or a name."
+        raise UserError(f"The palette {self.name} has no class {word!r}: {hint} Its classes are {self.told()}.")
+
+    def told(self) -> str:
+        """Its classes, or the first of them."""
+        more = f" and {len(self.classes) - TOLD} more" if len(self.classes) > TOLD else ""
+        return ", ".join(self.classes[:TOLD]) + more
 
 
 def levels(colours: tuple[str, ...] | list[str]) -> Tensor:

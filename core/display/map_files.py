@@ -1,4 +1,4 @@
-"""Files: maps as 32-bit EXR, 16-bit PNG and NPY, encoded here by the published formats, written whole or not at all."""
+"""Files: maps as EXR, 16-bit PNG and NPY, encoded here by the published formats, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..perception_map import Convention, PerceptionMap
+from .exr import Channel, exr
 from .picture import trusted, unit_of
 
 Chunk = tuple[bytes, bytes]
@@ -23,8 +24,6 @@ KEY = "diffusion_perception.map"
 
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 EXR_CHANNELS: dict[int, Sequence[str]] = {1: "Y", 3: "RGB", 4: "RGBA"}
-FLOAT = 2
-"""The EXR number of the pixel type."""
 
 
 def png16(levels: np.ndarray, chunks: Iterable[Chunk] = ()) -> bytes:
@@ -52,35 +51,14 @@ def png_text(keyword: str, text: str) -> Chunk:
 
 def exr32(values: np.ndarray, attributes: dict[str, str] | None = None) -> bytes:
     """(H, W, C) -> the bytes of an uncompressed scan-line OpenEXR file of 32-bit floats."""
-    height, width, channels = values.shape
-    names = EXR_CHANNELS.get(channels) or [f"{number:03}" for number in range(channels)]
-    header = exr_header(width, height, names, attributes or {})
-    order = sorted(range(channels), key=names.__getitem__)  # channels lie in the order of their names
-    planes = np.moveaxis(values[..., order].astype("<f4"), -1, 1).reshape(height, -1)
-    lines = np.hstack((np.empty((height, 2), "<i4"), planes.view("<i4")))
-    lines[:, 0], lines[:, 1] = np.arange(height), planes.shape[1] * 4
-    start = len(header) + 8 * height
-    offsets = start + np.arange(height, dtype="<u8") * (lines.shape[1] * 4)
-    return header + offsets.tobytes() + lines.tobytes()
+    return exr(channels_of(values), attributes or {}, "none")
 
 
-def exr_header(width: int, height: int, names: Sequence[str], attributes: dict[str, str]) -> bytes:
-    """Magic number, version 2, and the attributes that every reader asks for."""
-    window = struct.pack("<4i", 0, 0, width - 1, height - 1)
-    channels = b"".join(n.encode() + b"\0" + struct.pack("<iB3xii", FLOAT, 0, 1, 1) for n in sorted(names)) + b"\0"
-    rows = [
-        ("channels", "chlist", channels),
-        ("compression", "compression", b"\0"),
-        ("dataWindow", "box2i", window),
-        ("displayWindow", "box2i", window),
-        ("lineOrder", "lineOrder", b"\0"),
-        ("pixelAspectRatio", "float", struct.pack("<f", 1)),
-        ("screenWindowCenter", "v2f", struct.pack("<2f", 0, 0)),
-        ("screenWindowWidth", "float", struct.pack("<f", 1)),
-        *((name, "string", text.encode()) for name, text in attributes.items()),
-    ]
-    packed = b"".join(f"{name}\0{kind}\0".encode() + struct.pack("<i", len(data)) + data for name, kind, data in rows)
-    return struct.pack("<ii", 20000630, 2) + packed + b"\0"
+def channels_of(values: np.ndarray, half: bool = False) -> list[Channel]:
+    """(H, W, C) as a file's only layer: gray, colours, colours with alpha, or numbers."""
+    count = values.shape[-1]
+    names = EXR_CHANNELS.get(count) or [f"{number:03}" for number in range(count)]
+    return [Channel(name, values[..., place], half) for place, name in enumerate(names)]
 
 
 def npy(values: np.ndarray) -> bytes:
@@ -122,8 +100,8 @@ class Page(NamedTuple):
     convention: Convention
 
 
-def pages(map: PerceptionMap) -> list[Page]:
-    """The images of a map."""
+def meaning_of(map: PerceptionMap) -> dict[str, object]:
+    """What the numbers of a map mean, as JSON."""
     convention = map.convention
     meaning = {
         "task": map.task,
@@ -139,13 +117,35 @@ def pages(map: PerceptionMap) -> list[Page]:
         "holds": "class numbers" if convention.classes else None,
         "alpha": "straight" if map.task == "image" and map.values.shape[-1] == 4 else None,
     }
-    meaning = {key: value for key, value in meaning.items() if value not in (None, "")}
+    return {key: value for key, value in meaning.items() if value not in (None, "")}
+
+
+def pages(map: PerceptionMap) -> list[Page]:
+    """The images of a map."""
     pairs = zip(map.values.float().cpu().numpy(), trusted(map).cpu().numpy(), strict=True)
-    return [Page(values, known, meaning, convention) for values, known in pairs]
+    return [Page(values, known, meaning_of(map), map.convention) for values, known in pairs]
+
+
+def texts_of(chunks: Iterable[Chunk]) -> dict[str, str]:
+    """The texts of PNG chunks by their keywords: in EXR files they are attributes of these names."""
+    parts = [data.partition(b"\0") for kind, data in chunks if kind == b"tEXt"]
+    return {keyword.decode("latin-1"): text.decode("latin-1") for keyword, _, text in parts}
 
 
 def encode_exr32(page: Page, chunks: Iterable[Chunk]) -> bytes:
-    return exr32(page.values, {KEY: json.dumps(page.meaning)})
+    return exr(channels_of(page.values), header_of(page, chunks), "none")
+
+
+def encode_exr32_zip(page: Page, chunks: Iterable[Chunk]) -> bytes:
+    return exr(channels_of(page.values), header_of(page, chunks))
+
+
+def encode_exr16_zip(page: Page, chunks: Iterable[Chunk]) -> bytes:
+    return exr(channels_of(page.values, half=True), header_of(page, chunks))
+
+
+def header_of(page: Page, chunks: Iterable[Chunk]) -> dict[str, str]:
+    return {KEY: json.dumps(page.meaning), **texts_of(chunks)}
 
 
 def encode_png16(page: Page, chunks: Iterable[Chunk]) -> bytes:
@@ -174,6 +174,8 @@ FORMATS: dict[str, Format] = {
     "exr32": Format(".exr", encode_exr32),
     "png16": Format(".png", encode_png16, scaled=True),
     "npy": Format(".npy", encode_npy),
+    "exr16 zip": Format(".exr", encode_exr16_zip),
+    "exr32 zip": Format(".exr", encode_exr32_zip),
 }
 
 

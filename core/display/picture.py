@@ -319,8 +319,11 @@ def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise
     What is unknown faces the camera.
     """
     target = choose(PICTURE_AXES, axes, "axes")
-    if target is None:
-        return known_values(map)
+    return known_values(map) if target is None else encode_normals(vectors_of(map, target, renormalise))
+
+
+def vectors_of(map: PerceptionMap, axes: Axes, renormalise: bool = True) -> Tensor:
+    """Normals along `axes` (B, H, W, 3), of length 1 if they are renormalised. What is unknown faces the camera."""
     source = map.convention.axes
     if source is None:
         raise UserError("These normals do not say where their axes point: set axes=right,up,back, say, in overrides.")
@@ -328,7 +331,7 @@ def normal_picture(map: PerceptionMap, axes: str = "controlnet_bae", renormalise
     vectors = torch.where(trusted(map)[..., None], decode_normals(known_values(map), map.convention), back)
     if renormalise:
         vectors = with_unit_length(vectors, back, GREY)
-    return encode_normals(change_axes(vectors, source, target))
+    return change_axes(vectors, source, axes)
 
 
 def palette_of(map: PerceptionMap) -> Palette:
@@ -359,10 +362,14 @@ class Classes(NamedTuple):
 
     def said(self) -> str:
         """In words, which classes there are and how much of the known pixels each takes, the largest first."""
+        return ", ".join(f"{self.palette.classes[number]} {share:.1%}" for number, share in self.shares())
+
+    def shares(self) -> list[tuple[int, float]]:
+        """The classes that there are and how much of the known pixels each takes, the largest first."""
         counts = self.index[self.known].bincount(minlength=len(self.palette.classes))
         order = counts.argsort(descending=True, stable=True).tolist()
         total = max(int(counts.sum()), 1)
-        return ", ".join(f"{self.palette.classes[i]} {counts[i] / total:.1%}" for i in order if counts[i])
+        return [(number, (counts[number] / total).item()) for number in order if counts[number]]
 
 
 def classes_of(map: PerceptionMap, palette: Palette) -> Classes:

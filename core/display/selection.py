@@ -60,7 +60,7 @@ def by_class(map: PerceptionMap, selection: Selection) -> Tensor:
     palette = palette_of(map)
     picked = palette.indices(selection.classes)
     if not picked:
-        raise UserError(f"No class is picked: name classes of {palette.name}, such as {palette.classes[-1]!r}.")
+        raise UserError(f"No class is picked: name classes of {palette.name}, which are {palette.told()}.")
     return classes_of(map, palette).mask(picked)
 
 

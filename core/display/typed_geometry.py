@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -52,3 +53,25 @@ def from_packet(packet: Packet, tasks: tuple[str, ...], metres: bool = False) ->
             valid &= trusted(packet[key].float()).to(valid.device)
     convention = replace(part.convention, metric=metres and part.convention.near is not None)
     return PerceptionMap(task, values, convention, valid=valid)
+
+
+def camera_of(packet: Packet, height: int, width: int) -> Tensor | None:
+    """The intrinsics (B, 3, 3), in pixels of a picture of that size, that a packet brings; None if it brings none.
+
+    Packets count in units of their own: in widths and heights of the picture (MoGe), or in pixels of what the network
+    saw (Depth Anything 3). The principal point is the centre in all of them, which tells the unit. UserError for a
+    panorama.
+    """
+    if packet.get("intrinsics") is None:
+        if "points" in packet:
+            raise UserError("The geometry is a panorama's, which no pinhole camera took: take that of a plain picture.")
+        return None
+    own: Tensor = packet["intrinsics"].float().reshape(-1, 3, 3)
+    focal, centre = own[:, (0, 1), (0, 1)], own[:, :2, 2]
+    if not ((focal > 0) & (centre > 0)).all():
+        return None  # a network that gives none leaves the unit matrix
+    half = torch.tensor([width / 2, height / 2])
+    camera = torch.eye(3).repeat(len(own), 1, 1)
+    camera[:, (0, 1), (0, 1)] = (focal / centre).cpu() * half
+    camera[:, :2, 2] = half
+    return camera

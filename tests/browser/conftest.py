@@ -36,7 +36,7 @@ def first_editor(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             server.post(f"/settings/{name}", value)
         browser = driver.chromium.launch(executable_path=path, args=OPTIONS)
         page = browser.new_page(viewport={"width": 1600, "height": 1000}, locale="en-US")
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         yield Editor(page, server)
         browser.close()
 

@@ -52,7 +52,7 @@ class Editor:
             self.page.keyboard.press("Escape")
         return not opened
 
-    def until(self, look: Callable[[], Any], timeout: float = 10.0) -> Any:
+    def until(self, look: Callable[[], Any], timeout: float = 30.0) -> Any:
         """Look until there is something to see; what there was last, when the time is over."""
         for _ in range(int(timeout * 20)):
             seen = look()
@@ -103,7 +103,7 @@ class Editor:
 
     # What a person does
 
-    def run(self, timeout: float = 60.0) -> dict[str, Any]:
+    def run(self, timeout: float = 120.0) -> dict[str, Any]:
         """Press Run, and wait until ComfyUI has done it or the editor complains; what output nodes gave."""
         before = self.server.get("/history")
         self.page.locator(self.frontend.run).first.click()

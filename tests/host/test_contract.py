@@ -120,6 +120,8 @@ SEARCHED = {
     "PerceivePose": "pose, openpose, keypoints, preprocessor",
     "MatteCutout": "cut-out, cutout, remove background, matting",
     "SaveMap": "exr",
+    "SaveLayers": "exr, nuke, blender, compositing",
+    "DepthToNormal": "normal map, normal from depth",
 }
 """What people type, and the node that does it."""
 

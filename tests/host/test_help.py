@@ -49,7 +49,7 @@ def test_every_node_has_a_page_and_every_page_a_node(pages, schemas):
     for text, _ in pages.values():
         assert text.startswith("# ")
         headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
-        assert headings in (SECTIONS, [SECTIONS[0], *SECTIONS[2:]])
+        assert headings[: len(SECTIONS)] in (SECTIONS, [SECTIONS[0], *SECTIONS[2:]])
 
 
 def test_a_page_tells_every_input_and_no_other_with_its_choices_and_range(pages, schemas):

@@ -112,7 +112,7 @@ def test_fixed_terms_and_choices_are_kept(schemas, english, translated):
     for place, text in english.items():
         if place.endswith("/name"):
             continue
-        wanted = {shown(term, place, translated) for term in terms(text, choices(schemas, place))}
+        wanted = {shown(term, place, english, translated) for term in terms(text, choices(schemas, place))}
         checked += len(wanted)
         faults += [f"{place} lacks {term}: {translated[place]}" for term in wanted if term not in translated[place]]
     assert faults == []
@@ -129,10 +129,11 @@ def choices(schemas: dict, place: str) -> list[str]:
     return kind if isinstance(kind, list) else (rest[0] if rest else {}).get("options", [])
 
 
-def shown(term: str, place: str, translated: dict[str, str]) -> str:
-    """A term as the editor shows it: an input of the same node by its translated name."""
+def shown(term: str, place: str, english: dict[str, str], translated: dict[str, str]) -> str:
+    """A term as the editor shows it: an input or output of the same node by its translated name."""
     node = "/".join(place.split("/")[:2])
-    return translated.get(f"{node}/inputs/{term}/name", term)
+    names = [name for name in english if name.startswith(f"{node}/") and name.endswith("/name")]
+    return next((translated[name] for name in names if term in (english[name], name.split("/")[3])), term)
 
 
 def test_a_node_is_named_as_it_is_shown(english, translated):

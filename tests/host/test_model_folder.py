@@ -66,6 +66,22 @@ def test_all_nodes_are_there_and_a_file_behind_a_link_is_noticed(start_comfyui, 
         server.submit(graph)
 
 
+def test_the_folder_is_made_where_there_is_none(start_comfyui, tmp_path):
+    models = tmp_path / "comfyui" / "models"
+    assert not (models / "perception").exists()
+    start_comfyui()
+    assert (models / "perception").is_dir()
+
+
+def test_where_it_cannot_be_made_the_nodes_are_there_all_the_same(start_comfyui, tmp_path):
+    models = tmp_path / "comfyui" / "models"
+    models.mkdir(parents=True)
+    # a link into nowhere stops root as well, whom no permission stops
+    (models / "perception").symlink_to(tmp_path / "none" / "perception")
+    schema = start_comfyui().object_info()["DiffusionPerceptionLoadModel"]
+    assert "starter.safetensors" in str(schema["input"]["required"]["model"])
+
+
 def replace_weights(file) -> None:
     from safetensors import safe_open
 

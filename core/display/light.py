@@ -1,0 +1,42 @@
+"""Light: pictures' codes for it as linear light, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..perception_map import Encoding
+
+
+def srgb_to_linear(coded: Tensor) -> Tensor:
+    """IEC 61966-2-1. Goes on beyond [0, 1]: linearly below, by the same power above."""
+    return torch.where(coded <= 0.04045, coded / 12.92, ((coded.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(light: Tensor) -> Tensor:
+    """The inverse of srgb_to_linear."""
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+class Curve(NamedTuple):
+    """One way to code light."""
+
+    to_linear: Callable[[Tensor], Tensor]
+    from_linear: Callable[[Tensor], Tensor]
+
+
+def same(values: Tensor) -> Tensor:
+    return values
+
+
+CURVES: dict[Encoding, Curve] = {
+    "": Curve(srgb_to_linear, linear_to_srgb),
+    "linear": Curve(same, same),
+    "srgb": Curve(srgb_to_linear, linear_to_srgb),
+    "gamma-2.2": Curve(lambda coded: coded.clamp(min=0) ** 2.2, lambda light: light.clamp(min=0) ** (1 / 2.2)),
+    "square-root": Curve(lambda coded: coded.clamp(min=0) ** 2, lambda light: light.clamp(min=0).sqrt()),
+}
+"""By the encoding that a map states. What states none is read as sRGB, as pictures are."""

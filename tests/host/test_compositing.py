@@ -1,0 +1,133 @@
+"""Nodes for compositing in a real ComfyUI: pictures whose truth is known by a formula go in by file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from comfyui_server import NodeFailed
+from graph import Graph, Node
+from networks import write_own_file
+from PIL import Image
+
+HEIGHT, WIDTH, FOV = 64, 256, 60.0
+NEAR, FAR = 2.0, 6.0
+FOCAL = WIDTH / 2 / np.tan(np.radians(FOV / 2))
+
+
+@pytest.fixture(scope="module")
+def wall(comfyui) -> str:
+    """A disparity in 256 levels, 255 and near at the right: a slanted wall, for 1/z is linear across it."""
+    levels = np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1))
+    Image.fromarray(levels).save(comfyui.input / "wall.png")
+    return "wall.png"
+
+
+def wall_depth() -> np.ndarray:
+    """(W,)"""
+    return 1 / (1 / FAR + np.arange(WIDTH) / 255 * (1 / NEAR - 1 / FAR))
+
+
+def wall_normal() -> np.ndarray:
+    """Along right, up, back. 1/z = a + b u for the column u = (x/z) f + c, so that 1 = (a + b c) z + b f x."""
+    b = (1 / NEAR - 1 / FAR) / 255
+    a = 1 / FAR - b / 2  # pixels' centres lie at halves
+    away = np.array([b * FOCAL, 0, a + b * WIDTH / 2])
+    return np.array([-away[0], 0, away[2]]) / np.linalg.norm(away)
+
+
+def read(comfyui, graph: Graph, map: Node | list) -> np.ndarray:
+    """The raw values of the first picture of a map or image."""
+    saved = graph.save_map(map, "compositing/values")
+    return np.load(comfyui.submit(graph).files(saved.name)[0])
+
+
+def depth_to_normal(graph: Graph, map: Node | list, **more) -> Node:
+    usual = {"convention": "near is white", "field_of_view": FOV, "near": NEAR, "far": FAR, "smoothing": 0}
+    return graph.add("DiffusionPerceptionDepthToNormal", map=map, axes="controlnet_bae", **usual | more)
+
+
+def test_a_wall_s_normal_is_found_from_its_disparity(comfyui, wall):
+    graph = Graph()
+    made = depth_to_normal(graph, graph.load_image(wall))
+    values = read(comfyui, graph, made)
+    assert values.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(values - wall_normal()).max() < 2e-3
+    assert "taken to reach from 2 to 6" in comfyui.said[made.name]
+    assert "field of view 60" in comfyui.said[made.name]
+    graph = Graph()
+    picture = read(comfyui, graph, depth_to_normal(graph, graph.load_image(wall), smoothing=3)[1])
+    assert np.abs(picture - (wall_normal() * [-1, 1, 1] + 1) / 2).max() < 2e-3  # red is left
+
+
+@pytest.fixture(scope="module")
+def model(comfyui) -> str:
+    return write_own_file(comfyui.models / "perception" / "compositing.safetensors", "depth", "normal", "albedo").name
+
+
+def read_exr(file):
+    """({channel: (H, W)}, header)"""
+    openexr = pytest.importorskip("OpenEXR")
+    with openexr.File(str(file), separate_channels=True) as opened:
+        return {name: channel.pixels for name, channel in opened.channels().items()}, dict(opened.header())
+
+
+def save_layers(graph: Graph, **inputs) -> Node:
+    usual = {"precision": "half", "colours": "linear light", "alpha": "multiplied", "first_frame": 1}
+    return graph.add("DiffusionPerceptionSaveLayers", **usual | {"filename_prefix": "compositing/layers"} | inputs)
+
+
+def test_a_picture_and_its_maps_lie_in_one_file_a_frame_that_never_covers_another(comfyui, wall, model):
+    graph = Graph()
+    image = graph.load_image(wall)
+    batch = graph.add("ImageBatch", image1=image, image2=image)
+    tasks = {"depth": "", "normal": "axes=right,up,back", "albedo": ""}
+    maps = [graph.perceive(graph.load_model(model, task, said), batch) for task, said in tasks.items()]
+    mask = graph.add("SolidMask", value=0.5, width=WIDTH, height=HEIGHT)
+    named = {f"map_{number}": map for number, map in zip((1, 3, 8), maps)}
+    saved = save_layers(graph, image=batch, matte=mask, first_frame=1001, **named)
+    raw = [graph.save_map(map, f"compositing/raw {place}") for place, map in enumerate(maps)]
+    result = comfyui.submit(graph)
+    files = result.files(saved.name)
+    assert [file.name.partition("_.")[2] for file in files] == ["1001.exr", "1002.exr"]
+    channels, header = read_exr(files[1])
+    names = "R G B A Z N.X N.Y N.Z albedo.R albedo.G albedo.B"
+    assert sorted(channels) == sorted(names.split())
+    level = np.arange(WIDTH) / 255
+    light = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    assert np.abs(channels["R"] - light * 0.5).max() < 3e-4
+    assert np.array_equal(channels["Z"], np.load(result.files(raw[0].name)[1]))
+    normals = np.load(result.files(raw[1].name)[1]) * 2 - 1
+    found = np.stack([channels[f"N.{axis}"] for axis in "XYZ"], -1).astype(np.float32)
+    flat = np.abs(normals).max(-1, keepdims=True) <= 0.01
+    towards = np.where(flat, [0, 0, 1], normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9))
+    assert np.abs(found - towards).max() < 2e-3
+    assert json.loads(header["prompt"])[saved.name]["class_type"] == "DiffusionPerceptionSaveLayers"
+    assert "RGB, A, Z, N.XYZ, albedo.RGB" in comfyui.said[saved.name]
+    again = Graph()
+    other = save_layers(again, image=again.load_image(wall), first_frame=1001)
+    (later,) = comfyui.submit(again).files(other.name)
+    assert later.name != files[0].name
+    assert later.name.endswith("_.1001.exr")
+    assert files[0].is_file()
+
+
+def test_layers_without_anything_are_refused_in_a_sentence(comfyui):
+    graph = Graph()
+    saved = save_layers(graph)
+    with pytest.raises(NodeFailed, match="nothing to save: connect an image or a map"):
+        comfyui.submit(graph)
+    assert "nothing to save" in comfyui.said[saved.name]
+
+
+@pytest.mark.parametrize("format", ["exr16 zip", "exr32 zip", "exr32"])
+def test_a_map_is_saved_in_half_or_single_precision_with_its_workflow(comfyui, wall, format):
+    kind = np.float16 if "16" in format else np.float32
+    graph = Graph()
+    saved = graph.save_map(graph.load_image(wall), "compositing/precision", format)
+    (file,) = comfyui.submit(graph).files(saved.name)
+    channels, header = read_exr(file)
+    assert channels["G"].dtype == kind
+    assert np.abs(channels["G"] - np.arange(WIDTH) / 255).max() < (5e-4 if kind == np.float16 else 1e-7)
+    assert json.loads(header["prompt"])[saved.name] == graph[saved.name]
