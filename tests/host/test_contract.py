@@ -120,6 +120,11 @@ SEARCHED = {
     "PerceivePose": "pose, openpose, keypoints, preprocessor",
     "MatteCutout": "cut-out, cutout, remove background, matting",
     "SaveMap": "exr",
+    "Relight": "relight, lighting",
+    "Fog": "fog",
+    "FocusMask": "depth of field, bokeh",
+    "RefineMask": "feather, grow mask",
+    "CombineNormals": "combine normal maps",
     "SaveLayers": "exr, nuke, blender, compositing",
     "DepthToNormal": "normal map, normal from depth",
 }
