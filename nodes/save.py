@@ -208,8 +208,8 @@ class DepthToMesh(io.ComfyNode):
             display_name="Depth to Mesh (GLB)",
             category="perception",
             **found_by("mesh, glb, 3d, point cloud, depth to 3d, depth to mesh, gltf, relief, preview 3d"),
-            description="Saves what a depth shows as a surface or as points, in its picture's colours, for Preview 3D and "
-            "for 3D programs.",
+            description="Saves what a depth shows as a surface or as points, in its picture's colours, for Preview 3D "
+            "and for 3D programs.",
             inputs=[
                 map_input("A depth or disparity from Perceive, a depth picture, or geometry.", *GEOMETRIES),
                 convention_input(DEPTH_MEANINGS, "near is white"),
@@ -226,7 +226,7 @@ class DepthToMesh(io.ComfyNode):
                 ),
                 number(
                     "jump", 0.1, 0.0, 10.0,
-                    "Cut the surface where neighbours differ in depth by more than this share: 0.1 is a tenth. 0: nowhere.",
+                    "Cut the surface where neighbours differ in depth by more than this share: 0.1 a tenth. 0: nowhere.",
                 ),
                 io.String.Input(
                     "filename_prefix",
