@@ -7,10 +7,10 @@ READY := .venv/ready
 RENDERER := .venv/renderer
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: test test-host lint test-slow test-gpu host demo pictures serve starter tables tables-full clean
+.PHONY: test test-host lint test-slow test-gpu host browser demo pictures serve starter tables tables-full clean
 
 # Files of tests side by side: networks this small use one core each
-test: lint host
+test: lint host browser
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
@@ -33,6 +33,10 @@ test-host: $(READY)
 # Nothing to do where there is one; DIFFUSION_PERCEPTION_NO_HOST=1 skips it, and the tests that need it.
 host: $(READY)
 	@test "$$DIFFUSION_PERCEPTION_NO_HOST" = 1 || $(BIN)/python tools/comfyui.py install
+
+# Nothing to do where there is one, or where it cannot be had: the tests that open the editor in it are then skipped.
+browser: $(READY)
+	@test "$$DIFFUSION_PERCEPTION_NO_HOST" = 1 || $(BIN)/python tools/chromium.py
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py

@@ -83,9 +83,7 @@ def write_folder(folder: Path, points: int = 17, pipeline: str = "SDPose_D_Pipel
     return folder
 
 
-def write_single(
-    path: Path, points: int = 133, dtype: torch.dtype = torch.float16, width: int = tiny.WIDTH
-) -> Path:
+def write_single(path: Path, points: int = 133, dtype: torch.dtype = torch.float16, width: int = tiny.WIDTH) -> Path:
     """ComfyUI's single file: the head among the UNet's tensors, a VAE, no text encoder; the prompt lies beside it,
     unless the text is as wide as SD2's, whose empty prompt ComfyUI has."""
     inside = {f"model.diffusion_model.heatmap_head.{name}": tensor for name, tensor in head(points).items()}

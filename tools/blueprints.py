@@ -144,7 +144,8 @@ def blueprint_format(row: Blueprint, schemas: Schemas) -> dict[str, Any]:
         "properties": {
             "proxyWidgets": [list(widget) for widget in inside.shown], "cnr_id": "comfy-core", "ver": COMFYUI_VERSION,
         },
-        "widgets_values": [],
+        # newer editors take these, older ones what the nodes inside have
+        "widgets_values": [graph[node]["inputs"][widget] for node, widget in inside.shown],
     }  # fmt: skip
     return {
         "revision": 0, "last_node_id": box["id"], "last_link_id": 0, "nodes": [box], "links": [], "version": 0.4,
@@ -154,9 +155,7 @@ def blueprint_format(row: Blueprint, schemas: Schemas) -> dict[str, Any]:
 
 
 def leaving_kinds(inside: Inside, schemas: Schemas) -> dict[str, str]:
-    return {
-        name: schemas[inside[node]["class_type"]]["output"][slot] for name, (node, slot) in inside.leaving.items()
-    }
+    return {name: schemas[inside[node]["class_type"]]["output"][slot] for name, (node, slot) in inside.leaving.items()}
 
 
 def box_size(inside: Inside) -> list[int]:
@@ -169,9 +168,7 @@ def inside_format(row: Blueprint, inside: Inside, graph: ApiGraph, schemas: Sche
     boxes = Boxes(graph, schemas, arrange(graph, heights, inside.columns))
     nodes = {node["id"]: node for node in boxes.nodes()}
     links = [dict(zip(LINK, link)) for link in boxes.links()]
-    entering = [
-        enter(links, nodes[int(name)], int(name), boxes.socket(name, key)) for name, key in inside.entering
-    ]
+    entering = [enter(links, nodes[int(name)], int(name), boxes.socket(name, key)) for name, key in inside.entering]
     kinds = leaving_kinds(inside, schemas)
     outputs = [
         {

@@ -91,16 +91,11 @@ def one_normal(g: Example) -> None:
 
 def tasks_at_once(g: Example) -> None:
     picture = g.picture()
-    tasks = [g.model(task) for task in ("depth", "normal", "segmentation", "albedo")]
-    seen = perceived_at_once(g, picture, *tasks)
+    first, *further = (g.model(task) for task in ("depth", "normal", "segmentation", "albedo"))
+    others = {f"perception_{number}": perception for number, perception in enumerate(further, 2)}
+    seen = g.add("DiffusionPerceptionPerceiveTasks", perception=first, image=picture, **others)
     rows = g.stitch(seen[4], seen[5]), g.stitch(seen[6], seen[7])
     g.save(g.stitch(*rows, direction="down"), "tasks")
-
-
-def perceived_at_once(g: Example, image: Any, first: Node, *further: Node) -> Node:
-    """Perceive Tasks; its maps are its outputs from 0, its pictures those from 4."""
-    others = {f"perception_{number}": perception for number, perception in enumerate(further, 2)}
-    return g.add("DiffusionPerceptionPerceiveTasks", perception=first, image=image, **others)
 
 
 def cutout(g: Example) -> None:
@@ -171,16 +166,17 @@ def pose(g: Example) -> None:
 
 def recolouring(g: Example) -> None:
     picture = g.picture()
-    parts = perceived_at_once(g, picture, g.model("albedo", LIGHTING), g.model("shading", LIGHTING))
+    parts = g.add("DiffusionPerceptionPerceiveIntrinsics", perception=g.model("albedo", LIGHTING), image=picture)
+    albedo, shading = parts[5], parts[6]
     rooms = g.perceive(g.model("segmentation"), picture)
     walls = g.add("DiffusionPerceptionSegmentationToImage", map=rooms, convention="colours of rooms", classes="wall")
     paint = g.at(1, g.add("EmptyImage", width=64, height=64, batch_size=1, color=0x5AA0C8))
-    painted = g.blend(parts[4], paint, "multiply")
-    albedo = g.add(
-        "ImageCompositeMasked", destination=parts[4], source=painted, mask=walls[1], x=0, y=0, resize_source=False
-    )
+    painted = g.add(
+        "ImageCompositeMasked", destination=albedo, source=g.blend(albedo, paint, "multiply"), mask=walls[1],
+        x=0, y=0, resize_source=False,
+    )  # fmt: skip
     # both pictures are to the power 1 / 2.2, and so is their product: it is that of linear light
-    g.save(g.blend(albedo, parts[5], "multiply"), "recoloured")
+    g.save(g.blend(painted, shading, "multiply"), "recoloured")
 
 
 def adapted_photograph(g: Example) -> None:

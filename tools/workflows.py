@@ -177,7 +177,7 @@ WORKFLOWS: tuple[Workflow, ...] = (
         "Albedo and shading come from one run of a Marigold checkpoint, in linear light; both pictures are to the "
         "power 1/2.2, so multiplying them multiplies the light itself. The brightness of the whole is free, and "
         "highlights (the residual) are left out. The walls are found by the starter's segmentation: for photographs "
-        "put a mask of yours there. *Perceive Intrinsics* gives the raw maps, the residual too, for *Save Map*.",
+        "put a mask of yours there.",
         (LIGHTING,),
     ),
     Workflow(

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import blueprint_graphs
 import model_links
 import numpy as np
 import tiny
@@ -30,8 +31,10 @@ REAL_VAE = {"DiffusionPerceptionPerceive": {"resolution": 96}}
 POSE = {"DiffusionPerceptionLoadModel": {"overrides": "resolution=128"}}
 SMALLER: dict[str, dict[str, dict[str, Any]]] = {
     "Depth by Lotus": REAL_VAE,
-    "Depth by an Adapter": REAL_VAE,
+    # random weights see a few pixels as very near
+    "Depth by an Adapter": {**REAL_VAE, "DiffusionPerceptionDepthToImage": {"mode": "percentile"}},
     "Pose of a Person": POSE,
+    "Image to Pose": POSE,
     "Depth for ControlNet": GENERATION,
     "Depth of a Generation for ControlNet": GENERATION,
     "Normals of a Generation for ControlNet": GENERATION,
@@ -62,7 +65,15 @@ def furnish(server: Server) -> None:
 
 def workflow(title: str) -> dict[str, Any]:
     """As its file for programs has it, but smaller."""
-    graph = json.loads((workflows.FOLDER / "api" / f"{title}.json").read_text(encoding="utf-8"))
+    return smaller(title, json.loads((workflows.FOLDER / "api" / f"{title}.json").read_text(encoding="utf-8")))
+
+
+def blueprint(title: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Taken apart, and smaller."""
+    return smaller(title, blueprint_graphs.graph(title, schemas))
+
+
+def smaller(title: str, graph: dict[str, Any]) -> dict[str, Any]:
     for entry in graph.values():
         entry["inputs"] |= SMALLER.get(title, {}).get(entry["class_type"], {})
     return graph
@@ -117,4 +128,5 @@ def reference(title: str) -> Path:
 def run(server: Server, graph: dict[str, Any]) -> list[Path]:
     """All files that a graph writes, node by node."""
     result = server.submit(graph)
-    return [file for name in sorted(result.outputs, key=int) for file in result.files(name)]
+    files = [file for name in sorted(result.outputs, key=int) for file in result.files(name)]
+    return list(dict.fromkeys(files))

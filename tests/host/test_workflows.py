@@ -51,7 +51,7 @@ def test_a_workflow_draws_what_it_drew(furnished, title):
 
 @pytest.mark.parametrize("title", BOXES)
 def test_a_blueprint_taken_apart_draws_what_it_drew(furnished, title):
-    check_drawn(furnished, title, blueprint_graphs.graph(title, furnished.object_info()))
+    check_drawn(furnished, title, example_runs.blueprint(title, furnished.object_info()))
 
 
 def pictures(server: Server, graph: dict[str, Any]) -> dict[str, np.ndarray]:

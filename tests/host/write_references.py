@@ -9,7 +9,6 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests"), str(Path(__file__).parent)]
 
-import blueprint_graphs  # noqa: E402
 import blueprints  # noqa: E402
 import comfyui_host  # noqa: E402
 import example_runs  # noqa: E402
@@ -26,7 +25,7 @@ def main() -> None:
         example_runs.furnish(server)
         graphs = {title: example_runs.workflow(title) for title in workflows.BY_TITLE}
         schemas = server.object_info()
-        graphs |= {row.title: blueprint_graphs.graph(row.title, schemas) for row in blueprints.BLUEPRINTS}
+        graphs |= {row.title: example_runs.blueprint(row.title, schemas) for row in blueprints.BLUEPRINTS}
         for title, graph in graphs.items():
             strip = example_runs.strip(example_runs.run(server, graph))
             Image.fromarray(strip).save(example_runs.reference(title), optimize=True)
