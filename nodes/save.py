@@ -226,7 +226,7 @@ class DepthToMesh(io.ComfyNode):
                 ),
                 number(
                     "jump", 0.1, 0.0, 10.0,
-                    "Cut the surface where neighbours differ in depth by more than this share: 0.1 a tenth. 0: nowhere.",
+                    "Cut the surface where neighbours differ in depth by more than this share: 0.1 a tenth, 0 nowhere.",
                 ),
                 io.String.Input(
                     "filename_prefix",
