@@ -244,3 +244,23 @@ def test_normals_are_turned_and_combined(comfyui, wall):
     )  # fmt: skip
     assert np.abs(read(comfyui, graph, both) - wall_normal()).max() < 3e-3
     assert np.abs(read(comfyui, graph, both[1]) - (wall_normal() + 1) / 2).max() < 3e-3
+
+
+def test_a_wall_becomes_a_surface_that_the_host_s_3d_view_takes(comfyui, wall):
+    trimesh = pytest.importorskip("trimesh")
+    graph = Graph()
+    image = graph.load_image(wall)
+    made = graph.add(
+        "DiffusionPerceptionDepthToMesh",
+        map=image, convention="near is white", field_of_view=FOV, near=NEAR, far=FAR, kind="surface", detail=64,
+        jump=0.5, filename_prefix="compositing/mesh", image=image,
+    )  # fmt: skip
+    shown = graph.add("Preview3D", model_file=made)
+    result = comfyui.submit(graph)
+    (file,) = result.files(made.name)
+    assert result.outputs[shown.name]["result"][0] == file.relative_to(comfyui.output).as_posix()
+    (mesh,) = trimesh.load(file).geometry.values()
+    assert np.abs(mesh.face_normals - wall_normal()).max() < 2e-3
+    assert mesh.bounds[:, 2] == pytest.approx([-FAR, -NEAR], rel=1e-5)
+    assert mesh.visual.material.baseColorTexture.size == (WIDTH, HEIGHT)
+    assert "taken to reach from 2 to 6" in comfyui.said[made.name]

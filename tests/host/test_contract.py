@@ -125,6 +125,7 @@ SEARCHED = {
     "FocusMask": "depth of field, bokeh",
     "RefineMask": "feather, grow mask",
     "CombineNormals": "combine normal maps",
+    "DepthToMesh": "mesh, point cloud, glb",
     "SaveLayers": "exr, nuke, blender, compositing",
     "DepthToNormal": "normal map, normal from depth",
 }
