@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import zip_longest
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -119,7 +118,7 @@ class CompareMaps(io.ComfyNode):
     @telling
     def execute(cls, names: str, columns: int, **maps: Given) -> io.NodeOutput:
         found = [map for name in CELLS if maps.get(name) is not None for map in all_in(maps[name])]
-        named = list(zip_longest(found, names.splitlines()[: len(found)], fillvalue=""))
+        named = zip(found, [*names.splitlines(), *[""] * len(found)])
         made = sheet([Cell(picture_of(map), name.strip() or map.task) for map, name in named], columns)
         return io.NodeOutput(made.to(host.output_device()), ui=previewed(cls, made))
 
