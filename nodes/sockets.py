@@ -8,7 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.display.picture import FILE_MEANINGS, Meaning, as_map, choose, from_image, in_colours
+from ..core.display.doubts import doubted
+from ..core.display.picture import FILE_MEANINGS, Meaning, as_map, choose, from_image
 from ..core.display.typed_geometry import PARTS, Packet, camera_of, from_packet
 from ..core.errors import UserError
 from ..core.geometry import intrinsics_from_fov
@@ -127,8 +128,5 @@ def camera(map: Given, field_of_view: float, depth: PerceptionMap) -> tuple[Tens
 
 
 def doubt(map: Given, meanings: dict[str, Meaning], convention: str) -> str:
-    """What to say of a plain picture in colours that is read as gray levels; "" where nothing is odd."""
-    task = meanings[convention].task
-    if not isinstance(map, Tensor) or TASKS[task].channels > 1 or not in_colours(map):
-        return ""
-    return f"The image is in colours, and a {task} is gray: connect a photo to Perceive, and its map here."
+    """What to say of a plain picture that hardly is what `convention` says; "" where nothing is odd."""
+    return doubted(map, meanings[convention]) if isinstance(map, Tensor) else ""
