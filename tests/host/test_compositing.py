@@ -264,3 +264,35 @@ def test_a_wall_becomes_a_surface_that_the_host_s_3d_view_takes(comfyui, wall):
     assert mesh.bounds[:, 2] == pytest.approx([-FAR, -NEAR], rel=1e-5)
     assert mesh.visual.material.baseColorTexture.size == (WIDTH, HEIGHT)
     assert "taken to reach from 2 to 6" in comfyui.said[made.name]
+
+
+def test_a_mask_is_seen_beside_its_numbers(comfyui):
+    graph = Graph()
+    mask = graph.add("SolidMask", value=0.25, width=80, height=64)
+    made = graph.add(
+        "DiffusionPerceptionPreviewMap", map=mask, convention="values 0..1", colormap="gray", low=0.0, high=0.5
+    )
+    shown = read(comfyui, graph, made)
+    assert shown.shape[0] == 64
+    assert shown.shape[1] > 80 + 20
+    assert np.abs(shown[:, :80] - 0.5).max() < 1e-6
+    assert "from 0 to 0.5" in comfyui.said[made.name]
+
+
+def test_maps_and_pictures_stand_side_by_side(comfyui, wall, model):
+    graph = Graph()
+    image = graph.load_image(wall)
+    depth = graph.perceive(graph.load_model(model, "depth"), image)
+    made = graph.add(
+        "DiffusionPerceptionCompareMaps", names="wall", columns=2, map_1=image, map_4=depth, map_7=depth[2]
+    )
+    shown = read(comfyui, graph, made)
+    assert shown.shape[0] > 2 * HEIGHT
+    assert np.abs(shown[-HEIGHT:, :WIDTH] - read(comfyui, graph, depth[2]).reshape(HEIGHT, WIDTH, 1)).max() < 1e-6
+    ready = read(comfyui, graph, depth[1])
+    top = shown.shape[0] // 2 - HEIGHT
+    assert np.abs(shown[top : top + HEIGHT, -WIDTH:] - ready).max() < 1e-6
+    empty = Graph()
+    empty.add("DiffusionPerceptionCompareMaps", names="", columns=0)
+    with pytest.raises(NodeFailed, match="nothing to compare"):
+        comfyui.submit(empty)
