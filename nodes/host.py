@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.clip_model
+import comfy.ldm.modules.attention as attention
+import comfy.ldm.modules.diffusionmodules.model as vae_layers
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -44,6 +46,7 @@ from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
 from ..core.image import CELL
 from ..core.pipeline import Perceiver
+from ..core.shortcuts import Way, of_unet, of_vae, serve, taken
 from ..core.tiles import in_tiles, norms_as_in, overview
 from ..core.tiny_vae import build_light
 
@@ -117,18 +120,36 @@ class HostBackbone:
         model, dtype = self.patcher.model, compute_dtype(self.patcher.model)
         with loaded(self.patcher, model.memory_required([latent.shape[0], *latent.shape[1:]])) as device:
             vector = None if context.vector is None else context.vector.to(device, dtype)
+            latent_there = latent.to(device, dtype)
             self.patcher.pre_run()
             try:
-                output = self.network(
-                    latent.to(device, dtype),
-                    timestep.to(device, torch.float32),
-                    context=context.tokens.to(device, dtype),
-                    y=vector,
-                    transformer_options=transformer_options,
-                )
+                with unet_shortcuts(self.network, latent_there, transformer_options):
+                    output = self.network(
+                        latent_there,
+                        timestep.to(device, torch.float32),
+                        context=context.tokens.to(device, dtype),
+                        y=vector,
+                        transformer_options=transformer_options,
+                    )
             finally:
                 self.patcher.cleanup()
             return output.to(latent.device, torch.float32)
+
+
+def unet_shortcuts(
+    network: nn.Module, latent: Tensor, transformer_options: dict[str, Any]
+) -> AbstractContextManager[None]:
+    """Less arithmetic, where it serves, and PyTorch's attention in the place of the host's default on a CPU."""
+    if not serve(network, latent):
+        return nullcontext()
+    if attention.optimized_attention is attention.attention_sub_quad:
+        transformer_options["optimized_attention_override"] = by_pytorch
+    return taken(of_unet(network))
+
+
+def by_pytorch(function: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
+    """What the host calls in the place of an attention function of its own."""
+    return attention.attention_pytorch(*given, **named)
 
 
 class Half(NamedTuple):
@@ -193,7 +214,9 @@ class HostAutoencoder:
         memory = getattr(self.vae, f"memory_used_{half.name}")(given.shape, self.dtype)
 
         def compute(part: Tensor) -> Tensor:
-            return getattr(network, half.name)(part.to(self.vae.device, self.dtype)).float()
+            part = part.to(self.vae.device, self.dtype)
+            with vae_shortcuts(network, part):
+                return getattr(network, half.name)(part).float()
 
         with loaded(self.vae.patcher, memory), casting(network):
             with unless_short_of_memory():
@@ -207,6 +230,21 @@ class HostAutoencoder:
                     self.say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
                     return result
         raise management.OOM_EXCEPTION(TOO_LARGE.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
+
+
+def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
+    """Less arithmetic, where it serves."""
+    if not serve(network, given):
+        return nullcontext()
+    layers = list(network.modules())
+    slow = (layer for layer in layers if getattr(layer, "optimized_attention", None) is vae_layers.normal_attention)
+    doubling = (layer for layer in layers if isinstance(layer, vae_layers.Upsample))
+    return taken(
+        [
+            *of_vae(network, doubling),
+            *(Way(layer, "optimized_attention", vae_layers.pytorch_attention) for layer in slow),
+        ]
+    )
 
 
 IN_TILES = (

@@ -1,4 +1,4 @@
-"""What every test may ask for: the golden vectors."""
+"""What every test may ask for: the golden vectors, and ComfyUI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import comfyui_host
 import pytest
+from comfyui_host import Host
 from hypothesis import settings
 
 # a machine that others share is slow at times, which is no fault of the code
@@ -45,3 +47,11 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden vectors at {folder}: set GOLDEN_DIR to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """ComfyUI and its Python. Where they cannot be had the tests fail, unless DIFFUSION_PERCEPTION_NO_HOST=1."""
+    if os.environ.get("DIFFUSION_PERCEPTION_NO_HOST") == "1":
+        pytest.skip("DIFFUSION_PERCEPTION_NO_HOST=1: nothing here was tried in a real ComfyUI")
+    return comfyui_host.install()

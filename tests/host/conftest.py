@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import comfyui_host
 import pytest
 from comfyui_host import Host
 from inside_host import InsideHost
@@ -23,14 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("host")
-
-
-@pytest.fixture(scope="session")
-def host() -> Host:
-    """ComfyUI and its Python. Where they cannot be had the tests fail, unless DIFFUSION_PERCEPTION_NO_HOST=1."""
-    if os.environ.get("DIFFUSION_PERCEPTION_NO_HOST") == "1":
-        pytest.skip("DIFFUSION_PERCEPTION_NO_HOST=1: nothing here was tried in a real ComfyUI")
-    return comfyui_host.install()
 
 
 @pytest.fixture(scope="session")

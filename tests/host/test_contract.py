@@ -120,6 +120,12 @@ SEARCHED = {
     "PerceivePose": "pose, openpose, keypoints, preprocessor",
     "MatteCutout": "cut-out, cutout, remove background, matting",
     "SaveMap": "exr",
+    "Relight": "relight, lighting",
+    "Fog": "fog",
+    "FocusMask": "depth of field, bokeh",
+    "RefineMask": "feather, grow mask",
+    "CombineNormals": "combine normal maps",
+    "DepthToMesh": "mesh, point cloud, glb",
     "SaveLayers": "exr, nuke, blender, compositing",
     "DepthToNormal": "normal map, normal from depth",
 }

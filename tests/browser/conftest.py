@@ -1,0 +1,48 @@
+"""A browser that shows the editor of a real ComfyUI with the pack in it, in a folder as after an install."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import chromium
+import pytest
+from comfyui_host import Host
+from comfyui_server import Server
+from editor import SETTINGS, Editor
+
+HERE = Path(__file__).parent
+# Containers give Chromium neither its sandbox nor a shared memory of a useful size; the canvas is drawn without a GPU.
+OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-proxy-server"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("browser")
+
+
+@pytest.fixture(scope="session")
+def first_editor(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
+    """One server, one browser and one page for all tests."""
+    from playwright.sync_api import sync_playwright
+
+    path = chromium.find()
+    if path is None:
+        pytest.skip(chromium.ABSENT)
+    with Server(host, tmp_path_factory.mktemp("browser")) as server, sync_playwright() as driver:
+        for name, value in SETTINGS.items():
+            server.post(f"/settings/{name}", value)
+        browser = driver.chromium.launch(executable_path=path, args=OPTIONS)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000}, locale="en-US")
+        page.set_default_timeout(60_000)
+        yield Editor(page, server)
+        browser.close()
+
+
+@pytest.fixture
+def editor(first_editor: Editor) -> Editor:
+    """The editor with an empty canvas."""
+    first_editor.clear()
+    return first_editor
