@@ -44,6 +44,7 @@ demo: $(READY)
 # The pictures that ComfyUI's template browser shows of workflows/, those of the README and of the nodes' help
 pictures: $(READY)
 	$(BIN)/python tools/documentation_pictures.py
+	$(BIN)/python tools/help_pictures.py
 	$(BIN)/python tools/demo.py --pictures
 
 # The rooms of workflows/pictures/, which all others are made from

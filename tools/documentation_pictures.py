@@ -1,4 +1,4 @@
-"""`make pictures`: draws the README's pictures and those of the help pages, from the starter and the pack's own code.
+"""`make pictures`: draws the README's two pictures, from the starter and the pack's own code.
 
     python tools/documentation_pictures.py
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import picture_sheet
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.Image import Image as Picture
 from shapes import Shape, sphere, stair
 from torch import Tensor
@@ -29,10 +28,8 @@ from diffusion_perception.trainer.perceiver import read_image
 PACK = Path(__file__).absolute().parents[1]
 EXAMPLES = PACK / "workflows" / "pictures"
 README = PACK / "docs" / "pictures"
-PAGES = PACK / "web" / "docs" / "pictures"
 LIVING, BEDROOM, PERSON = "living-room", "bedroom", "person-in-a-room"
 TASKS = ("depth", "normal", "mask", "segmentation", "albedo")
-HELP_SIZE = (384, 288)
 
 
 def drawn(image: Tensor) -> Picture:
@@ -131,49 +128,6 @@ def depths(shape: Shape) -> list[Picture]:
     return [picture_sheet.captioned(drawn(depth_picture(map, mode)[0][0]), *words) for map, mode, *words in rows]
 
 
-# The help pages
-
-HELP: dict[str, Callable[[], Picture]] = {
-    "LoadModel": lambda: five(LIVING),
-    "ExamplePicture": lambda: photo(LIVING),
-    "Perceive": lambda: over(LIVING, shown(LIVING, "depth")),
-    "PerceiveLatent": lambda: over(BEDROOM, shown(BEDROOM, "normal")),
-    "PerceiveTasks": lambda: picture_sheet.contact_sheet(
-        [[photo(PERSON), shown(PERSON, "depth")], [shown(PERSON, "normal"), shown(PERSON, "mask")]]
-    ),
-    "PerceiveIntrinsics": lambda: over(PERSON, shown(PERSON, "albedo")),
-    "DepthToImage": lambda: picture_sheet.contact_sheet([[coloured(PERSON, name)] for name in ("none", "turbo")]),
-    "NormalToImage": lambda: over(PERSON, shown(PERSON, "normal")),
-    "SegmentationToImage": lambda: over(BEDROOM, shown(BEDROOM, "segmentation")),
-    "MaskFromMap": lambda: over(PERSON, people(PERSON)),
-    "MatteCutout": lambda: over(PERSON, cut_out(PERSON)),
-    "SaveMap": lambda: coloured(LIVING, "inferno"),
-}
-"""A node's result, by its id less the pack's name. Of adapters and poses the starter knows nothing."""
-
-
-def five(name: str) -> Picture:
-    """The image and the five tasks."""
-    pictures = [photo(name), *(shown(name, task) for task in TASKS)]
-    return picture_sheet.contact_sheet([pictures[:3], pictures[3:]])
-
-
-def over(name: str, result: Picture) -> Picture:
-    """A result with what it was made of in the corner."""
-    return picture_sheet.with_inset(photo(name), picture_sheet.flat(result), HELP_SIZE)
-
-
-def coloured(name: str, colormap: str) -> Picture:
-    """The depth in these colours."""
-    return drawn(depth_picture(perceived(name, "depth"), colormap=colormap)[0][0])
-
-
-def people(name: str) -> Picture:
-    """The mask, by mode threshold."""
-    mask = select(perceived(name, "mask"), Selection("threshold"))
-    return drawn(mask[0, ..., None].expand(-1, -1, 3))
-
-
 def save(picture: Picture, path: Path, quality: int = 85) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, optimize=True, quality=quality)
@@ -181,11 +135,9 @@ def save(picture: Picture, path: Path, quality: int = 85) -> None:
 
 
 def main() -> int:
-    """Draw them all."""
+    """Draw both."""
     save(conventions(), README / "conventions.png")
     save(contact_sheet(), README / "contact-sheet.jpg")
-    for node, draw in HELP.items():
-        save(ImageOps.contain(draw(), (384, 768)), PAGES / f"{node}.jpg")
     return 0
 
 

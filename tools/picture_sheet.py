@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.Image import Image as Picture
 
 SIDE = 512
-INSET = 0.4
+INSET = 0.34
 """Width of an input that lies in the corner of its output, as a part of the thumbnail's."""
 GAP, LINE = 6, 26
 """Pixels between pictures, and of a line of text."""
@@ -43,12 +43,12 @@ def thumbnail(input: Picture | None, outputs: Sequence[Picture], side: int = SID
 
 
 def with_inset(input: Picture, output: Picture, size: tuple[int, int]) -> Picture:
-    """The output, cut to width and height, and the whole input in its lower left corner."""
+    """The output, cut to width and height, and the whole input in its lower right corner."""
     sheet = ImageOps.fit(output, size, Image.Resampling.LANCZOS)
     width = round(size[0] * INSET)
     small = input.resize((width, max(1, round(width * input.height / input.width))), Image.Resampling.LANCZOS)
     framed = ImageOps.expand(small, GAP // 2, PAPER)
-    sheet.paste(framed, (GAP * 2, size[1] - framed.height - GAP * 2))
+    sheet.paste(framed, (size[0] - framed.width - GAP * 2, size[1] - framed.height - GAP * 2))
     return sheet
 
 
