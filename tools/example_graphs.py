@@ -141,7 +141,9 @@ def other_packs(g: Example) -> None:
     g.save(coloured, "other_depth")
     turned = g.add("DiffusionPerceptionNormalToImage", map=normal[1], convention="controlnet_bae", axes="directx")
     g.save(turned, "other_normal")
-    g.save(g.add("DiffusionPerceptionDepthToNormal", map=depth[1], convention="near is white")[1], "normal_of_depth")
+    # a picture's 256 steps would show in its normals
+    normal = g.add("DiffusionPerceptionDepthToNormal", map=depth[1], convention="near is white", smoothing=6)
+    g.save(normal[1], "normal_of_depth")
 
 
 def comparison(g: Example) -> None:
