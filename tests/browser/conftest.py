@@ -37,12 +37,18 @@ def first_editor(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         browser = driver.chromium.launch(executable_path=path, args=OPTIONS)
         page = browser.new_page(viewport={"width": 1600, "height": 1000}, locale="en-US")
         page.set_default_timeout(60_000)
+        # ComfyUI's own templates are a hundred pictures, which would be drawn anew for each of the pack's
+        page.route("**/templates/index*.json", lambda route: route.fulfill(json=[]))
         yield Editor(page, server)
         browser.close()
 
 
 @pytest.fixture
-def editor(first_editor: Editor) -> Editor:
-    """The editor with an empty canvas."""
+def editor(first_editor: Editor, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Editor]:
+    """The editor with an empty canvas; a test that fails leaves a picture of what there was to see."""
     first_editor.clear()
-    return first_editor
+    failed = request.session.testsfailed
+    yield first_editor
+    if request.session.testsfailed > failed:
+        first_editor.page.screenshot(path=tmp_path / "editor.png")
+        print(f"The page as the test left it: {tmp_path / 'editor.png'}")

@@ -157,6 +157,10 @@ class Editor:
         self.page.mouse.move(*end, steps=6)
         self.page.mouse.up()
 
+    def fit(self) -> None:
+        """See the whole graph: a node takes its pictures when it is drawn."""
+        self.page.keyboard.press(".")
+
     def choose(self, node: str, **values: Any) -> None:
         """Set widgets as their menus do."""
         self.page.evaluate(looks.CHOOSE, [node, values])
