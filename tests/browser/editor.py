@@ -128,8 +128,12 @@ class Editor:
 
     def search(self, x: float = 700, y: float = 400) -> Locator:
         """Open the node search by a double click on the canvas; the field to type into."""
-        self.page.mouse.dblclick(x, y)
-        return self.page.locator(f"{SEARCH} input").first
+        field = self.page.locator(f"{SEARCH} input").first
+        for _ in range(5):  # a canvas that is just being drawn may miss the first
+            self.page.mouse.dblclick(x, y)
+            if self.until(field.count, 3.0):
+                break
+        return field
 
     def add(self, title: str, x: float, y: float) -> str:
         """Find a node by its name, take the first and put it there; its id."""
@@ -174,3 +178,4 @@ class Editor:
         """Choose a language; nodes are named in it when the editor is opened next."""
         self.server.post("/settings/Comfy.Locale", language)
         self.load()
+        self.clear()  # of what was open before
