@@ -128,8 +128,12 @@ class Editor:
 
     def search(self, x: float = 700, y: float = 400) -> Locator:
         """Open the node search by a double click on the canvas; the field to type into."""
-        self.page.mouse.dblclick(x, y)
-        return self.page.locator(f"{SEARCH} input").first
+        field = self.page.locator(f"{SEARCH} input").first
+        # a busy machine may take the two clicks for clicks far apart
+        while not field.is_visible():
+            self.page.mouse.dblclick(x, y)
+            self.until(field.is_visible, 2)
+        return field
 
     def add(self, title: str, x: float, y: float) -> str:
         """Find a node by its name, take the first and put it there; its id."""
