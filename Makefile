@@ -7,7 +7,7 @@ READY := .venv/ready
 RENDERER := .venv/renderer
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: test test-host lint test-slow test-gpu host browser demo pictures serve starter tables tables-full clean
+.PHONY: test test-host lint test-slow test-gpu host browser demo pictures example-pictures serve starter tables tables-full clean
 
 # Files of tests side by side: networks this small use one core each
 test: lint host browser
@@ -41,9 +41,15 @@ browser: $(READY)
 demo: $(READY)
 	$(BIN)/python tools/demo.py
 
-# The pictures that ComfyUI's template browser shows of workflows/
+# The pictures that ComfyUI's template browser shows of workflows/, those of the README and of the nodes' help
 pictures: $(READY)
+	$(BIN)/python tools/documentation_pictures.py
+	$(BIN)/python tools/help_pictures.py
 	$(BIN)/python tools/demo.py --pictures
+
+# The rooms of workflows/pictures/, which all others are made from
+example-pictures: $(RENDERER)
+	$(BIN)/python tools/example_pictures.py
 
 # The starter checkpoint from nothing: hours without a GPU; each part goes on where it was stopped
 starter: $(RENDERER)

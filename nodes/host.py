@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.clip_model
+import comfy.ldm.modules.attention as attention
+import comfy.ldm.modules.diffusionmodules.model as vae_layers
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -44,6 +46,8 @@ from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
 from ..core.image import CELL
 from ..core.pipeline import Perceiver
+from ..core.seen_pictures import SeenPictures
+from ..core.shortcuts import Way, of_unet, of_vae, serve, taken
 from ..core.tiles import in_tiles, norms_as_in, overview
 from ..core.tiny_vae import build_light
 
@@ -117,18 +121,36 @@ class HostBackbone:
         model, dtype = self.patcher.model, compute_dtype(self.patcher.model)
         with loaded(self.patcher, model.memory_required([latent.shape[0], *latent.shape[1:]])) as device:
             vector = None if context.vector is None else context.vector.to(device, dtype)
+            latent_there = latent.to(device, dtype)
             self.patcher.pre_run()
             try:
-                output = self.network(
-                    latent.to(device, dtype),
-                    timestep.to(device, torch.float32),
-                    context=context.tokens.to(device, dtype),
-                    y=vector,
-                    transformer_options=transformer_options,
-                )
+                with unet_shortcuts(self.network, latent_there, transformer_options):
+                    output = self.network(
+                        latent_there,
+                        timestep.to(device, torch.float32),
+                        context=context.tokens.to(device, dtype),
+                        y=vector,
+                        transformer_options=transformer_options,
+                    )
             finally:
                 self.patcher.cleanup()
             return output.to(latent.device, torch.float32)
+
+
+def unet_shortcuts(
+    network: nn.Module, latent: Tensor, transformer_options: dict[str, Any]
+) -> AbstractContextManager[None]:
+    """Less arithmetic, where it serves, and PyTorch's attention in the place of the host's default on a CPU."""
+    if not serve(network, latent):
+        return nullcontext()
+    if attention.optimized_attention is attention.attention_sub_quad:
+        transformer_options["optimized_attention_override"] = by_pytorch
+    return taken(of_unet(network))
+
+
+def by_pytorch(function: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
+    """What the host calls in the place of an attention function of its own."""
+    return attention.attention_pytorch(*given, **named)
 
 
 class Half(NamedTuple):
@@ -140,6 +162,8 @@ class Half(NamedTuple):
     """Pixels of a latent cell in what goes in and in what comes out."""
 
 
+SEEN = SeenPictures()
+"""By the nodes that ran last: several that perceive one picture share its encode, a quarter of the work of each."""
 ENCODE, DECODE = Half("encode", (CELL, 1)), Half("decode", (1, CELL))
 TILES = (64, 32)
 """Sides of the tiles, in latent cells, in which a VAE works where memory does not suffice; tried in turn."""
@@ -181,10 +205,16 @@ class HostAutoencoder:
         return self.vae.patcher
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.run(ENCODE, image) * self.scaling_factor
+        seen = SEEN.latent(self.vae.first_stage_model, self.how, image)
+        return (self.run(ENCODE, image) if seen is None else seen.to(self.vae.device)) * self.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.run(DECODE, latent / self.scaling_factor)
+
+    @property
+    def how(self) -> tuple[torch.dtype, Any]:
+        """What a latent depends on besides the network and the picture: precision, and patches of other packs."""
+        return self.dtype, getattr(self.patcher, "patches_uuid", None)
 
     def run(self, half: Half, given: Tensor) -> Tensor:
         """One pass of a half; in overlapping tiles, and said so, if memory does not suffice."""
@@ -193,11 +223,16 @@ class HostAutoencoder:
         memory = getattr(self.vae, f"memory_used_{half.name}")(given.shape, self.dtype)
 
         def compute(part: Tensor) -> Tensor:
-            return getattr(network, half.name)(part.to(self.vae.device, self.dtype)).float()
+            part = part.to(self.vae.device, self.dtype)
+            with vae_shortcuts(network, part):
+                return getattr(network, half.name)(part).float()
 
         with loaded(self.vae.patcher, memory), casting(network):
             with unless_short_of_memory():
-                return compute(given)
+                result = compute(given)
+                if half is ENCODE:
+                    SEEN.keep(network, self.how, given, result)
+                return result
             # not inside the handler: until that is left, the error holds all that the attempt had allocated
             for tile in TILES:
                 management.soft_empty_cache()
@@ -207,6 +242,21 @@ class HostAutoencoder:
                     self.say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
                     return result
         raise management.OOM_EXCEPTION(TOO_LARGE.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
+
+
+def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
+    """Less arithmetic, where it serves."""
+    if not serve(network, given):
+        return nullcontext()
+    layers = list(network.modules())
+    slow = (layer for layer in layers if getattr(layer, "optimized_attention", None) is vae_layers.normal_attention)
+    doubling = (layer for layer in layers if isinstance(layer, vae_layers.Upsample))
+    return taken(
+        [
+            *of_vae(network, doubling),
+            *(Way(layer, "optimized_attention", vae_layers.pytorch_attention) for layer in slow),
+        ]
+    )
 
 
 IN_TILES = (

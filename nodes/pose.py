@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.crops import CORNERS, PADDING, boxes_of_mask, read_boxes
 from ..core.display.openpose import pose_keypoint, pose_picture
-from ..core.display.picture import as_rgb, check_image, choose, ready_picture
+from ..core.display.picture import as_rgb, check_image, choose, not_empty, ready_picture
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver
@@ -207,6 +207,7 @@ class PoseFromMap(io.ComfyNode):
     @telling
     def execute(cls, map: PerceptionMap, threshold: float, same_person: float, joint_radius: float) -> io.NodeOutput:
         heatmaps = taken(map, *tasks_where(picture="skeletons"))
+        heatmaps = heatmaps if heatmaps.crops else not_empty(heatmaps)  # crops of nobody are none
         picture, people = pose_picture(heatmaps, threshold, same_person, joint_radius)
         skeleton = heatmaps.convention.skeleton
         assert skeleton is not None  # or there would be no picture

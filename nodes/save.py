@@ -1,4 +1,4 @@
-"""SaveMap and SaveLayers: raw values on disk, with nothing lost."""
+"""SaveMap, SaveLayers and DepthToMesh: values on disk, with nothing lost."""
 
 from __future__ import annotations
 
@@ -11,16 +11,31 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..core.display.distance import distance_of
+from ..core.display.glb import glb
 from ..core.display.layers import ALPHAS, COLOURS, PRECISIONS, Style, encode_frame, frames_of, planes_of, said
 from ..core.display.map_files import FORMATS, name_of, pages, texts_of
-from ..core.display.picture import FILE_MEANINGS, LEVEL_MEANINGS, choose, from_image
+from ..core.display.mesh import KINDS, grid_of, shape_of
+from ..core.display.picture import DEPTH_MEANINGS, FILE_MEANINGS, LEVEL_MEANINGS, as_rgb, choose, from_image
+from ..core.display.together import check_together
 from ..core.errors import UserError
 from ..core.tasks import TASKS, tasks_where
 from ..core.whole_file import unwritable, write_whole
 from . import host
-from .notes import telling
+from .notes import note, shown, telling
 from .schema import found_by
-from .sockets import GEOMETRIES, Given, all_in, convention_input, map_input, read
+from .sockets import (
+    GEOMETRIES,
+    Given,
+    all_in,
+    camera,
+    convention_input,
+    doubt,
+    map_input,
+    number,
+    read,
+    space_inputs,
+)
 
 log = logging.getLogger(__name__)
 
@@ -183,9 +198,94 @@ class SaveLayers(io.ComfyNode):
         return io.NodeOutput(ui={"files": [ui.SavedResult(name, subfolder, io.FolderType.output) for name in names]})
 
 
+class DepthToMesh(io.ComfyNode):
+    """A node: depth -> a GLB file of the surface that it shows."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffusionPerceptionDepthToMesh",
+            display_name="Depth to Mesh (GLB)",
+            category="perception",
+            **found_by("mesh, glb, 3d, point cloud, depth to 3d, depth to mesh, gltf, relief, preview 3d"),
+            description="Saves what a depth shows as a surface or as points, in its picture's colours, for Preview 3D "
+            "and for 3D programs.",
+            inputs=[
+                map_input("A depth or disparity from Perceive, a depth picture, or geometry.", *GEOMETRIES),
+                convention_input(DEPTH_MEANINGS, "near is white"),
+                *space_inputs(),
+                io.Combo.Input(
+                    "kind",
+                    options=list(KINDS),
+                    default="surface",
+                    tooltip="surface: triangles between neighbouring pixels, the picture as their texture. points: a "
+                    "coloured point for every pixel.",
+                ),
+                io.Int.Input(
+                    "detail", default=512, min=2, max=8192, tooltip="Points along the longer edge, at most."
+                ),
+                number(
+                    "jump", 0.1, 0.0, 10.0,
+                    "Cut the surface where neighbours differ in depth by more than this share: 0.1 a tenth, 0 nowhere.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="perception/mesh",
+                    tooltip="Folder in the output folder and start of the names, as in Save Image.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="The picture that the depth is of: its colours."),
+            ],
+            outputs=[io.String.Output(display_name="model_file", tooltip="The first file's place, for Preview 3D.")],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, convention: str = "", kind: str = "") -> bool:
+        """Leaves these choices to `execute`, whose sentence says what to do where the host would only refuse."""
+        return True
+
+    @classmethod
+    @telling
+    def execute(
+        cls,
+        map: Given,
+        convention: str,
+        field_of_view: float,
+        near: float,
+        far: float,
+        kind: str,
+        detail: int,
+        jump: float,
+        filename_prefix: str,
+        image: Tensor | None = None,
+    ) -> io.NodeOutput:
+        depth = read(map, DEPTH_MEANINGS, convention, *tasks_where(picture="nearness"))
+        colours = None if image is None else from_image(image, FILE_MEANINGS["values 0..1"])
+        check_together([depth, *([colours] if colours else [])])
+        picture = None if colours is None else as_rgb(colours.values)
+        intrinsics, seen = camera(map, field_of_view, depth)
+        distance = distance_of(depth, (near, far))
+        folder, stem, first, subfolder = place(filename_prefix, depth.values)
+        extras, tick, names = texts_of(workflow(cls)), host.ticker(len(depth.values)), []
+        for frame in range(len(depth.values)):
+            grid = grid_of(distance, intrinsics, picture, frame, detail)
+            shape = shape_of(grid, None if picture is None else picture[frame % len(picture)], kind, jump)
+            names.append(f"{stem}_{first + frame:05}_.glb")
+            write_whole(folder / names[-1], glb(shape, extras))
+            tick()
+        note(f"{distance.said}; {seen}", doubt(map, DEPTH_MEANINGS, convention), told(names, subfolder), warning=False)
+        files = [ui.SavedResult(name, subfolder, io.FolderType.output) for name in names]
+        return io.NodeOutput(str(within(subfolder, names[0])), ui={"3d": files, **(shown() or {})})
+
+
+def within(subfolder: str, name: str) -> PurePosixPath:
+    """A file's place in the output folder."""
+    return PurePosixPath(subfolder.replace("\\", "/"), name)
+
+
 def told(names: list[str], subfolder: str) -> str:
     """Which files were written, by their places in the output folder."""
-    files = [str(PurePosixPath(subfolder.replace("\\", "/"), name)) for name in names]
+    files = [str(within(subfolder, name)) for name in names]
     last = f" to {files[-1]}, {len(files)} files" if len(files) > 1 else ""
     return f"output/{files[0]}{last}"
 
@@ -224,4 +324,4 @@ def warn_once(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
-NODES = [SaveMap, SaveLayers]
+NODES = [SaveMap, SaveLayers, DepthToMesh]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.display.picture import FILE_MEANINGS, Meaning, as_map, choose, from_image, in_colours
+from ..core.display.doubts import doubted
+from ..core.display.picture import FILE_MEANINGS, Meaning, as_map, choose, from_image
 from ..core.display.typed_geometry import PARTS, Packet, camera_of, from_packet
 from ..core.errors import UserError
 from ..core.geometry import intrinsics_from_fov
@@ -38,36 +40,29 @@ def convention_input(meanings: dict[str, Meaning], default: str) -> io.Combo.Inp
     )
 
 
-def space_inputs() -> list[io.Float.Input]:
-    """What a depth alone does not say of the space that it shows; `camera` and core.display.distance read it."""
-    return [
-        io.Float.Input(
-            "field_of_view",
-            default=60.0,
-            min=1.0,
-            max=179.0,
-            step=0.1,
-            tooltip="Horizontal, in degrees: 54 of a 35 mm lens, 40 of 50 mm, about 69 of a phone. Geometry that "
-            "brings its own camera, as MoGe's does, needs none.",
-        ),
-        io.Float.Input(
-            "near",
-            default=1.5,
-            min=0.01,
-            max=1e6,
-            step=0.01,
-            tooltip="Only for affine depth and disparity, which most models give: how far away their near end lies. "
-            "Metric depth and geometry say it themselves.",
-        ),
-        io.Float.Input(
-            "far",
-            default=5.0,
-            min=0.01,
-            max=1e6,
-            step=0.01,
-            tooltip="The same for their far end, in the unit of near. A room reaches from 1.5 to 5 m, say.",
-        ),
-    ]
+def number(
+    name: str, default: float, low: float, high: float, tooltip: str, step: float = 0.01, **settings: Any
+) -> io.Float.Input:
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **settings)
+
+
+def span_inputs(**settings: Any) -> list[io.Float.Input]:
+    """What an affine depth does not say of the space that it shows; core.display.distance reads it."""
+    near = (
+        "Only for affine depth and disparity, which most models give: how far away their near end lies. Metric depth "
+        "and geometry say it themselves."
+    )
+    far = "The same for their far end, in the unit of near. A room reaches from 1.5 to 5 m, say."
+    return [number("near", 1.5, 0.01, 1e6, near, **settings), number("far", 5.0, 0.01, 1e6, far, **settings)]
+
+
+def space_inputs(**settings: Any) -> list[io.Float.Input]:
+    """What a depth alone does not say of the space that it shows; `camera` reads the first."""
+    view = (
+        "Horizontal, in degrees: 54 of a 35 mm lens, 40 of 50 mm, about 69 of a phone. Geometry that brings its own "
+        "camera, as MoGe's does, needs none."
+    )
+    return [number("field_of_view", 60.0, 1.0, 179.0, view, 0.1, **settings), *span_inputs(**settings)]
 
 
 Given = PerceptionMap | Tensor | Packet
@@ -133,8 +128,5 @@ def camera(map: Given, field_of_view: float, depth: PerceptionMap) -> tuple[Tens
 
 
 def doubt(map: Given, meanings: dict[str, Meaning], convention: str) -> str:
-    """What to say of a plain picture in colours that is read as gray levels; "" where nothing is odd."""
-    task = meanings[convention].task
-    if not isinstance(map, Tensor) or TASKS[task].channels > 1 or not in_colours(map):
-        return ""
-    return f"The image is in colours, and a {task} is gray: connect a photo to Perceive, and its map here."
+    """What to say of a plain picture that hardly is what `convention` says; "" where nothing is odd."""
+    return doubted(map, meanings[convention]) if isinstance(map, Tensor) else ""

@@ -89,7 +89,7 @@ def test_nothing_in_the_archive_is_flagged():
 def test_the_archive_holds_the_pack_and_not_what_builds_it(tmp_path):
     names = archive.files()
     rooms = {name.split("/")[0] for name in names if "/" in name}
-    assert {"core", "locales", "nodes", "trainer", "web", "weights", "workflows"} <= rooms
+    assert {"core", "locales", "nodes", "subgraphs", "trainer", "web", "weights", "workflows"} <= rooms
     assert not rooms & {"scenes", "tests", "tools", "benchmarks", ".ci", ".github"}
     assert {"__init__.py", "pyproject.toml", "README.md", "LICENSE"} <= {*names}
     told = [*(archive.ROOT / "web" / "docs").rglob("*.md"), *(archive.ROOT / "locales").rglob("*.json")]

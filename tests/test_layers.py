@@ -130,7 +130,7 @@ CROPS = Crops((6, 9), 1, (0,), torch.tensor([[0.0, 0, 9, 6]], dtype=torch.float6
 WRONG = {
     "nothing": ([], "nothing to save"),
     "another size": ([image(), image(torch.rand(1, 6, 8, 3))], "The image is 9 x 6, the image 8 x 6: take maps of one"),
-    "other numbers": ([image(), image(torch.rand(3, 6, 9, 3))], "maps of 2 and 3 frames"),
+    "other numbers": ([image(), image(torch.rand(3, 6, 9, 3))], "2 and 3 frames of one"),
     "too many channels": ([HEATMAPS], "17 channels, and a layer 1, 3 or 4"),
     "crops": ([PerceptionMap("keypoints", HEATMAPS.values, Convention(), crops=CROPS)], "in crops of their own"),
 }

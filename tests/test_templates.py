@@ -6,11 +6,16 @@ import json
 from itertools import combinations, pairwise
 from typing import Any
 
+import blueprints
 import numpy as np
 import pytest
+import template_pictures
 from editor_format import VERSION
+from model_links import LINKS, STARTER
+from PIL import Image
 
 import workflows
+from diffusion_perception.core.checkpoints.published import PLACES
 
 TITLES = list(workflows.BY_TITLE)
 TITLE_BAR = 30
@@ -84,3 +89,44 @@ def test_nodes_say_which_pack_they_are_of(title):
         own = node["type"].startswith("DiffusionPerception")
         known = {"cnr_id": "diffusion-perception", "ver": VERSION} if own else {"cnr_id": "comfy-core", "ver": "0.3.75"}
         assert node["type"] == "MarkdownNote" or known.items() <= node["properties"].items()
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_a_note_says_what_it_is_and_links_what_is_missing(title):
+    row, workflow = workflows.BY_TITLE[title], shown(title)
+    (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    assert workflow["extra"]["description"] == row.description
+    assert row.description in note
+    held = json.dumps([node for node in workflow["nodes"] if node["type"] != "MarkdownNote"])
+    assert ("Load Image" in note) == (workflows.EXAMPLE_PICTURE in held)
+    assert ("Demonstration weights" in note) == (STARTER in held)
+    for name in row.needs:
+        assert name in held
+        assert f"[{name}](https://" in note
+    chosen = {place for place in (*LINKS, *(place for place, _ in PLACES.values())) if f'"{place}"' in held}
+    assert chosen == set(row.needs)
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_a_template_has_a_square_picture(title):
+    with Image.open(workflows.FOLDER / f"{title}.jpg") as picture:
+        assert picture.size == (512, 512)
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_the_readme_lists_the_templates_and_blueprints():
+    text = workflows.README.read_text("utf-8")
+    assert workflows.listed(text) == text, "run tools/workflows.py"
+    for row in (*workflows.WORKFLOWS, *blueprints.BLUEPRINTS):
+        assert f"| {row.title} | {row.description} |" in text
+
+
+def test_a_card_shows_the_boxes_of_a_graph_the_packs_own_in_a_colour():
+    box = {"size": [100, 70], "type": "DiffusionPerceptionPerceive"}
+    other = {"size": [100, 70], "type": "SaveImage"}
+    nodes = [{"id": 1, "pos": [0, 30], **box}, {"id": 2, "pos": [300, 30], **other}]
+    picture = np.asarray(template_pictures.diagram({"nodes": nodes, "links": [[1, 1, 0, 2, 0, "IMAGE"]]}, 400, 100))
+    assert tuple(picture[50, 50]) == template_pictures.OWN
+    assert tuple(picture[50, 350]) == template_pictures.OTHERS
+    column = picture[:, 200].astype(int)
+    assert (np.abs(column - template_pictures.CANVAS).sum(1) > 60).sum() in range(1, 6)

@@ -105,6 +105,13 @@ def test_a_wrong_config_is_refused_in_one_line_with_exit_code_2(tmp_path, capsys
     assert said.count("\n") == 1
 
 
+def test_the_presets_are_listed_with_what_they_are(capsys):
+    assert main(["train", "--presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [*PRESETS]
+    assert all(line.endswith(row.title) for line, row in zip(lines, PRESETS.values(), strict=True))
+
+
 def test_recipe_fields_are_set_as_predict_sets_them(capsys):
     assert main(["train", "--set", "steps=4", "--set", "axes=left,up,back", "--print-config"]) == 0
     assert '[recipe]\nsteps = 4\naxes = ["left", "up", "back"]' in capsys.readouterr().out

@@ -95,8 +95,8 @@ def image_to_pose(g: Inside) -> None:
 
 
 def image_to_segmentation(g: Inside) -> None:
-    picture = g.shows(g.add("DiffusionPerceptionSegmentationToImage", map=g.seen("segmentation")), "classes")
-    g.leaving |= {"image": picture[0], "mask": picture[1]}
+    picture = g.shows(g.add("DiffusionPerceptionSegmentationToImage", map=g.seen("segmentation")), "colours", "classes")
+    g.leaving |= {"image": picture[0], "mask": picture[1], "legend": picture[4]}
 
 
 BLUEPRINTS: tuple[Blueprint, ...] = (

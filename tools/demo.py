@@ -1,6 +1,6 @@
-"""`make demo`: the example workflows on a real photograph, in a real ComfyUI; prints where the pictures lie.
+"""`make demo`: the example workflows that need nothing but the pack, in a real ComfyUI; prints where the pictures lie.
 
-`make pictures` (--pictures) also draws them into workflows/, where ComfyUI's template browser shows them.
+--pictures also draws a square picture of each workflow beside it, which ComfyUI's template browser shows.
 """
 
 from __future__ import annotations
@@ -9,46 +9,39 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import comfyui_host
 from comfyui import default_base
 from comfyui_server import Server
 
-from diffusion_perception.scenes.assets import SCIKIT_IMAGE, fetch_wheel
-from workflows import FOLDER, NOTES, PHOTO
-
-# NASA's portrait of Eileen Collins, in the public domain, as an old release of scikit-image carries it
-PHOTO_IN_WHEEL = "skimage/data/astronaut.png"
+from workflows import EXAMPLE_PICTURE, FOLDER, WORKFLOWS, Workflow
 
 
-def photograph(cache: Path) -> Path:
-    """A real photograph, fetched once, under the name that the workflows have for it."""
-    picture = cache / PHOTO
-    if not picture.exists():
-        content = (fetch_wheel(SCIKIT_IMAGE, cache) / PHOTO_IN_WHEEL).read_bytes()
-        picture.write_bytes(content)
-    return picture
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-PICTURE_HEIGHT = 384
+def results(server: Server, row: Workflow) -> list[Path]:
+    """The files that a workflow saves; of one that saves none, those that its nodes show."""
+    result = server.submit(read(FOLDER / "api" / f"{row.title}.json"))
+    files = dict.fromkeys(file for name in sorted(result.outputs, key=int) for file in result.files(name))
+    return [file for file in files if file.is_relative_to(server.output)] or list(files)
 
 
-def draw(name: str, files: list[Path]) -> None:
-    """workflows/<name>.jpg: what went in, and what came out."""
-    from PIL import Image
+def draw(row: Workflow, files: list[Path]) -> None:
+    """workflows/<title>.jpg: what goes in and what comes out; the graph where that takes models of others."""
+    from picture_sheet import thumbnail
+    from template_pictures import graph_picture, opened
 
-    row = []
-    for file in files:
-        with Image.open(file) as opened:
-            flat = Image.new("RGB", opened.size, "white")
-            flat.paste(opened.convert("RGB"), mask=opened.getchannel("A") if opened.mode == "RGBA" else None)
-            row.append(flat.resize((opened.width * PICTURE_HEIGHT // opened.height, PICTURE_HEIGHT)))
-    picture = Image.new("RGB", (sum(part.width for part in row), PICTURE_HEIGHT))
-    left = 0
-    for part in row:
-        picture.paste(part, (left, 0))
-        left += part.width
-    picture.save(FOLDER / f"{name}.jpg", quality=88)
+    if row.needs:
+        picture = graph_picture(row.title, read(FOLDER / f"{row.title}.json"))
+    else:
+        graph = row.graph().values()
+        (first, *_) = (node["inputs"]["picture"] for node in graph if node["class_type"] == EXAMPLE_PICTURE)
+        entering = opened(FOLDER / "pictures" / f"{first.replace(' ', '-')}.jpg")
+        picture = thumbnail(entering, [opened(file) for file in files if file.suffix == ".png"][:3])
+    picture.save(FOLDER / f"{row.title}.jpg", quality=88)
 
 
 def main() -> int:
@@ -60,20 +53,13 @@ def main() -> int:
         host = comfyui_host.install()
     except comfyui_host.HostError as error:
         raise SystemExit(f"error: {error}") from None
-    base = default_base()
-    with Server(host, base) as server:
-        photo = photograph(comfyui_host.cache_directory())
-        server.add_input(photo)
-        for path in sorted((FOLDER / "api").glob("*.json")):
-            if path.stem in NOTES:  # runs on models of the user's own
-                continue
-            graph = json.loads(path.read_text(encoding="utf-8"))
-            result = server.submit(graph)
-            files = [file for name in result.outputs for file in result.files(name)]
+    with Server(host, default_base()) as server:
+        for row in WORKFLOWS:
+            files = [] if row.needs else results(server, row)
             for file in files:
-                print(f"{path.stem}: {file}")
+                print(f"{row.title}: {file}")
             if arguments.pictures:
-                draw(path.stem, [photo, *(file for file in files if file.suffix == ".png")])
+                draw(row, files)
     print("`make serve` opens ComfyUI with the same files: the workflows are in its template browser.")
     return 0
 

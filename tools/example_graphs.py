@@ -14,7 +14,6 @@ from model_links import (
     LOTUS,
     NORMAL_ADAPTER,
     POSE,
-    SEGMENTATION,
     STARTER,
     VAE,
 )
@@ -112,9 +111,12 @@ def cutout(g: Example) -> None:
 def raw_maps(g: Example) -> None:
     picture = g.picture()
     depth, normal = (g.perceive(g.model(task), picture) for task in ("depth", "normal"))
+    g.add(
+        "DiffusionPerceptionSaveLayers",
+        filename_prefix="perception/layers", image=picture, map_1=depth, map_2=normal,
+    )  # fmt: skip
     g.save_map(depth, "depth", "exr32")
     g.save_map(depth, "depth", "png16")
-    g.save_map(normal, "normal", "exr32")
 
 
 def batch(g: Example) -> None:
@@ -139,6 +141,9 @@ def other_packs(g: Example) -> None:
     g.save(coloured, "other_depth")
     turned = g.add("DiffusionPerceptionNormalToImage", map=normal[1], convention="controlnet_bae", axes="directx")
     g.save(turned, "other_normal")
+    # a picture's 256 steps would show in its normals
+    normal = g.add("DiffusionPerceptionDepthToNormal", map=depth[1], convention="near is white", smoothing=6)
+    g.save(normal[1], "normal_of_depth")
 
 
 def comparison(g: Example) -> None:
@@ -262,10 +267,9 @@ def pose_seen(g: Example, drawn: Drawn) -> Any:
 
 
 def segmentation_seen(g: Example, drawn: Drawn) -> Any:
-    """By a second model, whose latents are those of Stable Diffusion 1 too."""
-    perception = g.model("segmentation", SEGMENTATION)
-    seen = g.add("DiffusionPerceptionPerceiveLatent", perception=perception, latent=drawn.latent)
-    return g.add("DiffusionPerceptionSegmentationToImage", map=seen, convention="colours of ade20k")
+    """In the colours that the ControlNet learnt."""
+    seen = g.perceive(g.model("segmentation"), drawn.image)
+    return g.add("DiffusionPerceptionSegmentationToImage", map=seen, colours="of ade20k, by name")
 
 
 CORNER = "a reading corner by a window, an armchair, a floor lamp, books"

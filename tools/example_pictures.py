@@ -53,7 +53,7 @@ class Example:
 
 EXAMPLES = {
     "living-room": Example(room=5, view=0),
-    "bedroom": Example(room=12, view=1),
+    "bedroom": Example(room=18, view=1),
     "person-in-a-room": Example(room=19, view=1),
 }
 

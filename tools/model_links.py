@@ -20,7 +20,6 @@ CONTROLNETS = {
 LOTUS = "lotus-depth-d-v1-1.safetensors"
 DEPTH_ADAPTER, NORMAL_ADAPTER = "depth-hypersim-notext", "normal-scene100-notext"
 POSE = "sdpose_wholebody_fp16.safetensors"
-SEGMENTATION = "genpercept-seg"
 LIGHTING = "marigold-iid-lighting-v1-1"
 
 CONTROLNETS_AT = f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main"

@@ -29,7 +29,6 @@ from model_links import (
     LOTUS,
     NORMAL_ADAPTER,
     POSE,
-    SEGMENTATION,
     STARTER,
     VAE,
     link_of,
@@ -125,10 +124,11 @@ WORKFLOWS: tuple[Workflow, ...] = (
     ),
     Workflow(
         "Maps for Blender and Nuke", graphs.raw_maps,
-        "Depth and normals as files for compositing: 32-bit EXR, and depth as 16-bit PNG.",
+        "Picture, depth and normals as layers of one EXR, and depth alone as 32-bit EXR and 16-bit PNG.",
         "Raw values, with nothing stretched: the starter's depth goes from 0 (near) to 1 (far), normals from -1 to 1 "
         "along x right, y up, z towards the camera. Load them as data, not as colours (Non-Color in Blender, raw in "
-        "Nuke). The README's table says what each model's values mean.",
+        "Nuke). The README's table says what each model's values mean. *Save Layers* writes a file a frame, so a batch "
+        "becomes a sequence.",
     ),
     Workflow(
         "A Batch of Pictures", graphs.batch,
@@ -149,8 +149,8 @@ WORKFLOWS: tuple[Workflow, ...] = (
         "Depth and Normals of Other Packs", graphs.other_packs,
         "Pictures of depth and normals from any other node, turned into another convention.",
         "Here the outputs *image* of *Perceive* stand for the nodes of another pack: put yours there, and say in "
-        "*convention* what its numbers mean (which end is near, which way red points). ComfyUI's own MoGe and Depth "
-        "Anything 3 nodes can be connected as they are, with their geometry.",
+        "*convention* what its numbers mean (which end is near, which way red points). *Depth to Normal* makes normals "
+        "of a depth. ComfyUI's own MoGe and Depth Anything 3 nodes can be connected as they are, with their geometry.",
     ),
     Workflow(
         "Compare Two Maps", graphs.comparison,
@@ -210,11 +210,10 @@ WORKFLOWS: tuple[Workflow, ...] = (
     ),
     Workflow(
         "Segmentation of a Generation for ControlNet", graphs.segmentation_of_generation,
-        "A picture is made, it is parted into things by its latent, and a second picture has the same parts.",
-        "GenPercept's colours are its own: *Render Segmentation* takes the nearest of ADE20K's, so that the regions "
-        "hold while the ControlNet may take one kind of thing for another. A segmentation that you train with the "
-        "palette ade20k names them right.",
-        (CHECKPOINT, CONTROLNETS["segmentation"], SEGMENTATION),
+        "A room is drawn, it is parted into its things, and another room is drawn with the same parts.",
+        "*of ade20k, by name* turns a palette's colours into those that segmentation ControlNets learnt, class by "
+        "class; what ADE20K has no class for becomes black.",
+        (CHECKPOINT, CONTROLNETS["segmentation"]),
     ),
 )  # fmt: skip
 BY_TITLE = {workflow.title: workflow for workflow in WORKFLOWS}

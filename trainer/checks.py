@@ -49,7 +49,9 @@ def check_said(config: Config) -> None:
 def check_complete(config: Config) -> None:
     """ConfigError if there is nothing to learn, or to learn it from."""
     if not config.tasks:
-        raise ConfigError('Nothing says what to learn: set tasks, such as tasks = ["depth"].')
+        raise ConfigError(
+            'Nothing says what to learn: set tasks, such as tasks = ["depth"] in CONFIG.toml, or --tasks depth.'
+        )
     for task in config.tasks:
         if not config.sources(task):
             raise ConfigError(f"There is no [[data]] to learn {task} from: name a dataset that has it.")

@@ -186,6 +186,7 @@ def add_train(verb: argparse.ArgumentParser) -> None:
 
     verb.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="what to train; flags stand above it")
     verb.add_argument("--print-config", action="store_true", help="print the whole config, resolved, and train nothing")
+    verb.add_argument("--presets", action="store_true", help="list the published recipes that `preset` can name")
     roots = "plain folder to learn from, or to measure on, in place of the config's [[data]] or [[validation]]"
     for name in ("data", "validation"):
         verb.add_argument(f"--{name}", dest=f"{name}s", action="append", default=[], metavar="ROOT", help=roots)
@@ -205,6 +206,11 @@ def run_train(arguments: argparse.Namespace) -> None:
     """`train`."""
     from .config import leaves, read
 
+    if arguments.presets:
+        from .presets import PRESETS
+
+        print(*(f"{name:<26}{row.title}" for name, row in PRESETS.items()), sep="\n")
+        return
     said = vars(arguments)
     flags = {key: said[key] for key, *_ in leaves() if key in said}
     for name in ("data", "validation"):

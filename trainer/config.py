@@ -227,13 +227,13 @@ class Config:
     """Fine-tune a Stable Diffusion UNet into a predictor of dense maps."""
 
     out: Annotated[str, "folder for checkpoints, samples and logs"] = "run"
-    preset: Annotated[str, "start from a published recipe, a row of trainer.presets.PRESETS"] = ""
+    preset: Annotated[str, "start from a published recipe, by its name; `train --presets` lists them"] = ""
     learn: Annotated[
         Literal["perception", "vae", "decoder", "encoder"],
         "a predictor, the VAE that it will need, or a light half of that VAE for a predictor",
     ] = "perception"
     tasks: Annotated[tuple[str, ...], f"what to learn: of {', '.join(TASKS)}"] = ()
-    size: Annotated[tuple[int, int], "height and width of training pictures, multiples of 8"] = (512, 512)
+    size: Annotated[tuple[int, int], "height and width of pictures, multiples of 8; a flag says 512,512"] = (512, 512)
     steps: Annotated[int, "optimiser steps"] = 10_000
     batch_size: Annotated[int, "pictures a process looks at at once"] = 1
     accumulation: Annotated[

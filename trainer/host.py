@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from ..core.backbone import Context, Features, Shapes
@@ -27,6 +29,7 @@ from ..core.fourier import FourierBlock
 from ..core.halves import Half
 from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
+from ..core.shortcuts import of_unet, of_vae, serve, taken
 from ..core.tiny_vae import build_light
 from .model_choice import ModelChoice
 from .perceiver import PicturePerceiver
@@ -42,7 +45,9 @@ class DiffusersBackbone:
         self.in_channels: int = unet.config.in_channels
 
     def __call__(self, latent: Tensor, timestep: Tensor, context: Context) -> Tensor:
-        return self.unet(latent.to(self.unet.dtype), timestep, **self.conditions(context), return_dict=False)[0].float()
+        latent = latent.to(self.unet.dtype)
+        with taken(of_unet(self.unet) if serve(self.unet, latent) else ()):
+            return self.unet(latent, timestep, **self.conditions(context), return_dict=False)[0].float()
 
     def features(self, latent: Tensor, timestep: Tensor, context: Context) -> Features:
         captured: list[Tensor] = []
@@ -76,11 +81,18 @@ class DiffusersAutoencoder:
 
     def encode(self, image: Tensor) -> Tensor:
         image = image.to(self.vae.device, self.vae.dtype)
-        return self.vae.encode(image).latent_dist.mode().float() * self.scaling_factor
+        with self.shortcuts(image):
+            return self.vae.encode(image).latent_dist.mode().float() * self.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
         latent = (latent / self.scaling_factor).to(self.vae.device, self.vae.dtype)
-        return self.vae.decode(latent, return_dict=False)[0].float()
+        with self.shortcuts(latent):
+            return self.vae.decode(latent, return_dict=False)[0].float()
+
+    def shortcuts(self, given: Tensor) -> AbstractContextManager[None]:
+        """Less arithmetic, where it serves."""
+        doubling = (layer for layer in self.vae.modules() if isinstance(layer, Upsample2D))
+        return taken(of_vae(self.vae, doubling) if serve(self.vae, given) else ())
 
 
 class DiffusersHead:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -64,8 +65,8 @@ class Judge(Protocol):
         """Metrics after `done` steps, with a `score` of which less is better; empty if there is nothing to measure."""
         ...
 
-    def write(self, name: str, notes: Mapping[str, object]) -> None:
-        """The weights as they are, in the run's folder."""
+    def write(self, name: str, notes: Mapping[str, object]) -> Path:
+        """The weights as they are, in the run's folder; where they lie."""
         ...
 
 
@@ -204,9 +205,12 @@ def validate(run: Run, done: int) -> None:
         found = run.wish.unless_asked(lambda: run.judge.measure(done, main), {})
         if found and main:
             run.journal.validation(done, found)
+            kept = ""
             if found["score"] < run.progress.get("best", float("inf")):
                 run.progress["best"] = found["score"]
-                run.judge.write("best", {"step": done, **found})
+                kept = f"; the best so far, kept as {run.judge.write('best', {'step': done, **found})}"
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != "score")
+            tqdm.write(f"Step {done}, held out: {figures}{kept}.", sys.stderr)
     run.accelerator.wait_for_everyone()
     run.model.train()
 
@@ -267,7 +271,8 @@ def write_last(run: Run, done: int) -> None:
     """The weights after `done` steps, and the end of the log."""
     if run.accelerator.is_main_process:
         with run.average.in_place(run.learner.learning()):
-            run.judge.write("last", {"step": done})
+            path = run.judge.write("last", {"step": done})
+        tqdm.write(f"The weights after {done} steps are {path}.", sys.stderr)
         run.journal.close()
     run.accelerator.wait_for_everyone()
 

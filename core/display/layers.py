@@ -20,6 +20,7 @@ from .exr import Channel, exr
 from .light import CURVES
 from .map_files import KEY, meaning_of
 from .picture import as_rgb, choose, known_values, level, trusted, vectors_of
+from .together import check_together
 
 
 def raw(map: PerceptionMap) -> Tensor:
@@ -103,8 +104,9 @@ def planes_of(maps: Sequence[PerceptionMap], matte: PerceptionMap | None, style:
     matte: the alpha of the first picture, in place of its own; its own layer if there is no picture. UserError unless
     all are of one size and equal in number, or single, and can be stored.
     """
-    given = [*maps, *([matte] if matte else [])]
-    check_together(given)
+    if not maps and matte is None:
+        raise UserError("There is nothing to save: connect an image or a map.")
+    check_together([*maps, *([matte] if matte else [])])
     check_style(style)
     planes: list[Plane] = []
     for place, map in enumerate(maps):
@@ -155,26 +157,6 @@ def check_style(style: Style) -> None:
     choose(PRECISIONS, style.precision, "precision")
     choose(COLOURS, style.colours, "way to store colours")
     choose(ALPHAS, style.alpha, "alpha")
-
-
-def check_together(maps: Sequence[PerceptionMap]) -> None:
-    """UserError unless they are of one size, and equal in number or single."""
-    if not maps:
-        raise UserError("There is nothing to save: connect an image or a map.")
-    first = maps[0]
-    for given in maps:
-        if given.crops is not None:
-            raise UserError("Keypoints lie in crops of their own, not in the picture: give their map to Save Map.")
-        (height, width), (rows, columns) = first.values.shape[1:3], given.values.shape[1:3]
-        if (height, width) != (rows, columns):
-            raise UserError(
-                f"The {first.task} is {width} x {height}, the {given.task} {columns} x {rows}: "
-                "take maps of one picture."
-            )
-    counts = {len(given.values) for given in maps} - {1}
-    if len(counts) > 1:
-        found = " and ".join(map(str, sorted(counts)))
-        raise UserError(f"There are maps of {found} frames: give equal numbers, or one.")
 
 
 def frames_of(planes: Sequence[Plane]) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..perception_map import Encoding
 
 
@@ -19,6 +21,13 @@ def srgb_to_linear(coded: Tensor) -> Tensor:
 def linear_to_srgb(light: Tensor) -> Tensor:
     """The inverse of srgb_to_linear."""
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def colour_of(text: str) -> Tensor:
+    """#RRGGBB in sRGB -> (3,) linear light."""
+    if not re.fullmatch(r"#?[0-9a-fA-F]{6}", text.strip()):
+        raise UserError(f"There is no colour {text!r}: write it as #RRGGBB, such as #ffd2a0, a warm white.")
+    return srgb_to_linear(torch.tensor(list(bytes.fromhex(text.strip().lstrip("#")))) / 255)
 
 
 class Curve(NamedTuple):

@@ -28,11 +28,17 @@ EXR_CHANNELS: dict[int, Sequence[str]] = {1: "Y", 3: "RGB", 4: "RGBA"}
 
 def png16(levels: np.ndarray, chunks: Iterable[Chunk] = ()) -> bytes:
     """(H, W, C) uint16 with 1 to 4 channels -> the bytes of a PNG; `chunks` go before the pixels."""
+    return png(levels.astype(np.uint16), chunks)
+
+
+def png(levels: np.ndarray, chunks: Iterable[Chunk] = ()) -> bytes:
+    """(H, W, C) uint8 or uint16 with 1 to 4 channels -> the bytes of a PNG; `chunks` go before the pixels."""
     height, width, channels = levels.shape
     if channels not in PNG_COLOUR_TYPES:
         raise UserError(f"A PNG holds 1 to 4 channels, this map has {channels}: choose the format exr32 or npy.")
-    header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0)
-    rows = np.ascontiguousarray(levels, ">u2").view(np.uint8).reshape(height, -1)
+    bits = 8 * levels.dtype.itemsize
+    header = struct.pack(">IIBBBBB", width, height, bits, PNG_COLOUR_TYPES[channels], 0, 0, 0)
+    rows = np.ascontiguousarray(levels, levels.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
     above = np.vstack((np.zeros_like(rows[:1]), rows[:-1]))
     # filter type 2, the difference to the row above: smooth maps shrink to half
     filtered = np.hstack((np.full((height, 1), 2, np.uint8), rows - above))

@@ -69,9 +69,14 @@ def as_map(value: PerceptionMap | Tensor, meaning: Meaning, tasks: tuple[str, ..
     made = from_image(value, meaning) if isinstance(value, Tensor) else completed(value, meaning)
     if made.task not in tasks:
         raise UserError(f"A map of {made.task} came where {' or '.join(tasks)} is expected: give it one of these.")
-    if made.values.numel() == 0:
-        raise UserError(f"The map of {made.task} is empty, of shape {tuple(made.values.shape)}: give it an image.")
-    return made
+    return not_empty(made)
+
+
+def not_empty(map: PerceptionMap) -> PerceptionMap:
+    """The map. UserError if it has no values."""
+    if map.values.numel() == 0:
+        raise UserError(f"The map of {map.task} is empty, of shape {tuple(map.values.shape)}: give it an image.")
+    return map
 
 
 def completed(map: PerceptionMap, meaning: Meaning) -> PerceptionMap:

@@ -11,10 +11,10 @@ import json
 import re
 from pathlib import Path
 
+import blueprints
 import pytest
 from model_links import LINKS
 
-import blueprints
 import locales
 from workflows import WORKFLOWS
 

@@ -59,7 +59,6 @@ def furnish(server: Server) -> None:
     for name in (model_links.DEPTH_ADAPTER, model_links.NORMAL_ADAPTER):
         saved(perception / name / "pytorch_lora_weights.safetensors", adapter)
     tiny_sdpose.write_single(perception / model_links.POSE, width=1024)
-    tiny.write_genpercept(perception / model_links.SEGMENTATION, ["unet"])
     tiny.write_intrinsics(perception / model_links.LIGHTING, LIGHTING, latents=3)
 
 
@@ -86,29 +85,30 @@ def strip(files: list[Path]) -> np.ndarray:
 
 def pictures(file: Path) -> list[np.ndarray]:
     """Each (H, W, 3) from 0 to 1; of a picture with alpha the colours where they are seen, and the alpha."""
-    if file.suffix in (".exr", ".npy"):
-        values = read_exr(file) if file.suffix == ".exr" else np.load(file)
-        values = values.reshape(*values.shape[:2], -1)
-        return [as_rgb((values + 1) / 2 if values.min() < 0 else values)]
+    if file.suffix == ".exr":
+        return [as_rgb(channel) for channel in read_exr(file)]
+    if file.suffix == ".npy":
+        return [as_rgb(np.load(file))]
     with Image.open(file) as opened:
         pixels = np.asarray(opened)
-    values = pixels / np.iinfo(np.uint16 if pixels.dtype != np.uint8 else np.uint8).max
+    values = pixels / (255 if pixels.dtype == np.uint8 else 65535)
     if values.ndim == 3 and values.shape[2] == 4:
         return [values[..., :3] * values[..., 3:], as_rgb(values[..., 3:])]
-    return [as_rgb(values.reshape(*values.shape[:2], -1))]
+    return [as_rgb(values)]
 
 
 def as_rgb(values: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(values, (*values.shape[:2], 3))
+    """Of values from 0 to 1, or from -1 to 1."""
+    values = values.reshape(*values.shape[:2], -1)
+    return np.broadcast_to((values + 1) / 2 if values.min() < 0 else values, (*values.shape[:2], 3))
 
 
-def read_exr(file: Path) -> np.ndarray:
+def read_exr(file: Path) -> list[np.ndarray]:
+    """(H, W) of each channel."""
     import OpenEXR
 
     with OpenEXR.File(str(file), separate_channels=True) as opened:
-        channels = opened.channels()
-        order = [name for name in ("R", "G", "B", "Z", "Y") if name in channels]
-        return np.stack([channels[name].pixels for name in order], -1).astype(np.float64)
+        return [channel.pixels.astype(np.float32) for _, channel in sorted(opened.channels().items())]
 
 
 def small(picture: np.ndarray) -> np.ndarray:

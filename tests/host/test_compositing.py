@@ -131,3 +131,168 @@ def test_a_map_is_saved_in_half_or_single_precision_with_its_workflow(comfyui, w
     assert channels["G"].dtype == kind
     assert np.abs(channels["G"] - np.arange(WIDTH) / 255).max() < (5e-4 if kind == np.float16 else 1e-7)
     assert json.loads(header["prompt"])[saved.name] == graph[saved.name]
+
+
+LAMP = {
+    "light": "directional", "azimuth": -60.0, "elevation": 0.0, "colour": "#ffffff", "intensity": 0.8, "ambient": 0.25,
+    "wrap": 0.0, "x": 0.25, "y": 0.5, "distance": 1.0, "field_of_view": FOV, "near": NEAR, "far": FAR,
+}  # fmt: skip
+
+
+def relight(graph: Graph, image, map, **more) -> Node:
+    return graph.add("DiffusionPerceptionRelight", image=image, map=map, convention="opengl", **LAMP | more)
+
+
+def to_srgb(light: np.ndarray) -> np.ndarray:
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+GREY = ((128 / 255 + 0.055) / 1.055) ** 2.4
+"""Of the light that a pixel of 128 stands for."""
+
+
+def test_a_wall_is_lit_by_the_cosine_of_its_normal(comfyui, wall):
+    graph = Graph()
+    grey = graph.add("EmptyImage", width=WIDTH, height=HEIGHT, batch_size=1, color=0x808080)
+    normals = depth_to_normal(graph, graph.load_image(wall))
+    lit = relight(graph, grey, normals)
+    cosine = wall_normal() @ [-np.sin(np.radians(60)), 0, np.cos(np.radians(60))]
+    assert cosine > 0.01
+    assert np.abs(read(comfyui, graph, lit) - to_srgb(GREY * (0.25 + 0.8 * cosine))).max() < 1e-3
+    assert np.abs(read(comfyui, graph, lit[1]) - 0.8 * cosine).max() < 1e-3
+
+
+def test_a_wall_is_lit_by_a_lamp_before_it_as_near_as_it_is(comfyui, wall):
+    graph = Graph()
+    grey = graph.add("EmptyImage", width=WIDTH, height=HEIGHT, batch_size=1, color=0x808080)
+    disparity = graph.load_image(wall)
+    lit = relight(graph, grey, depth_to_normal(graph, disparity), light="point", depth=disparity, albedo=grey)
+    shading = read(comfyui, graph, lit[1])
+    across, down = np.meshgrid((np.arange(WIDTH) + 0.5 - WIDTH / 2), -(np.arange(HEIGHT) + 0.5 - HEIGHT / 2))
+    points = np.stack([across / FOCAL, down / FOCAL, -np.ones_like(across)], -1) * wall_depth()[:, None]
+    way = np.array([-0.25 * WIDTH / FOCAL, 0, -1.0]) - points
+    distance = np.linalg.norm(way, axis=-1)
+    expected = 0.8 * np.maximum(way @ wall_normal() / distance, 0) / distance**2
+    assert np.abs(shading - expected[..., None]).max() < 1e-3 * expected.max()
+    assert "taken to reach from 2 to 6" in comfyui.said[lit.name]
+
+
+def test_a_lamp_without_a_depth_is_told_what_it_needs(comfyui, wall):
+    graph = Graph()
+    image = graph.load_image(wall)
+    lit = relight(graph, image, image, light="point")
+    graph.add("PreviewImage", images=lit)
+    with pytest.raises(NodeFailed, match="connect a depth, or choose directional"):
+        comfyui.submit(graph)
+
+
+def test_fog_hides_a_wall_by_its_distance_in_linear_light(comfyui, wall):
+    graph = Graph()
+    grey = graph.add("EmptyImage", width=WIDTH, height=HEIGHT, batch_size=1, color=0x808080)
+    made = graph.add(
+        "DiffusionPerceptionFog",
+        image=grey, map=graph.load_image(wall), convention="near is white", law="exponential", density=0.25, start=1.0,
+        colour="#ffffff", near=NEAR, far=FAR,
+    )  # fmt: skip
+    hidden = 1 - np.exp(-0.25 * (wall_depth() - 1))
+    light = GREY * (1 - hidden) + hidden
+    assert np.abs(read(comfyui, graph, made) - to_srgb(light)[:, None]).max() < 1e-4
+    assert np.abs(read(comfyui, graph, made[1]).reshape(HEIGHT, WIDTH) - hidden).max() < 1e-4
+
+
+def test_what_lies_before_and_behind_the_focus_is_blurred(comfyui, wall):
+    graph = Graph()
+    made = graph.add(
+        "DiffusionPerceptionFocusMask",
+        map=graph.load_image(wall), convention="near is white", focus=3.0, sharp=0.2, strength=0.7, near=NEAR, far=FAR,
+    )  # fmt: skip
+    expected = 0.7 * np.maximum(np.abs(wall_depth() - 3) - 0.2, 0) / wall_depth()
+    assert np.abs(read(comfyui, graph, made).reshape(HEIGHT, WIDTH) - expected).max() < 1e-4
+
+
+def test_a_mask_grows_and_becomes_soft(comfyui):
+    def refined(**widgets) -> np.ndarray:
+        graph = Graph()
+        inner = graph.add("SolidMask", value=1.0, width=16, height=16)
+        outer = graph.add("SolidMask", value=0.0, width=48, height=48)
+        square = graph.add("MaskComposite", destination=outer, source=inner, x=16, y=16, operation="add")
+        usual = {"grow": 0, "fit_radius": 8, "fit_detail": 0.01, "feather": 0.0}
+        return read(comfyui, graph, graph.add("DiffusionPerceptionRefineMask", map=square, **usual | widgets))
+
+    square, larger, smaller, soft = (
+        refined(**w).reshape(48, 48) for w in ({}, {"grow": 3}, {"grow": -3}, {"feather": 3.0})
+    )
+    assert [mask.sum() for mask in (square, smaller)] == [256, 100]
+    assert larger[24].sum() == larger[:, 24].sum() == 22
+    assert larger[13, 13] == 0  # round
+    assert 0.2 < soft[24, 15] < 0.5 < soft[24, 16] < 0.8
+
+
+def test_normals_are_turned_and_combined(comfyui, wall):
+    graph = Graph()
+    base = depth_to_normal(graph, graph.load_image(wall))
+    right, _, back = wall_normal()
+    yaw = -np.degrees(np.arctan2(right, back))
+    facing = graph.add(
+        "DiffusionPerceptionRotateNormals",
+        map=base, convention="opengl", yaw=yaw, pitch=0.0, roll=0.0, axes="opengl",
+    )  # fmt: skip
+    assert np.abs(read(comfyui, graph, facing) - [0, 0, 1]).max() < 2e-3
+    both = graph.add(
+        "DiffusionPerceptionCombineNormals",
+        map=base, detail=facing, convention="opengl", strength=1.0, axes="opengl",
+    )  # fmt: skip
+    assert np.abs(read(comfyui, graph, both) - wall_normal()).max() < 3e-3
+    assert np.abs(read(comfyui, graph, both[1]) - (wall_normal() + 1) / 2).max() < 3e-3
+
+
+def test_a_wall_becomes_a_surface_that_the_host_s_3d_view_takes(comfyui, wall):
+    trimesh = pytest.importorskip("trimesh")
+    graph = Graph()
+    image = graph.load_image(wall)
+    made = graph.add(
+        "DiffusionPerceptionDepthToMesh",
+        map=image, convention="near is white", field_of_view=FOV, near=NEAR, far=FAR, kind="surface", detail=64,
+        jump=0.5, filename_prefix="compositing/mesh", image=image,
+    )  # fmt: skip
+    shown = graph.add("Preview3D", model_file=made)
+    result = comfyui.submit(graph)
+    (file,) = result.files(made.name)
+    assert result.outputs[shown.name]["result"][0] == file.relative_to(comfyui.output).as_posix()
+    (mesh,) = trimesh.load(file).geometry.values()
+    assert np.abs(mesh.face_normals - wall_normal()).max() < 2e-3
+    assert mesh.bounds[:, 2] == pytest.approx([-FAR, -NEAR], rel=1e-5)
+    assert mesh.visual.material.baseColorTexture.size == (WIDTH, HEIGHT)
+    assert "taken to reach from 2 to 6" in comfyui.said[made.name]
+
+
+def test_a_mask_is_seen_beside_its_numbers(comfyui):
+    graph = Graph()
+    mask = graph.add("SolidMask", value=0.25, width=80, height=64)
+    made = graph.add(
+        "DiffusionPerceptionPreviewMap", map=mask, convention="values 0..1", colormap="gray", low=0.0, high=0.5
+    )
+    shown = read(comfyui, graph, made)
+    assert shown.shape[0] == 64
+    assert shown.shape[1] > 80 + 20
+    assert np.abs(shown[:, :80] - 0.5).max() < 1e-6
+    assert "from 0 to 0.5" in comfyui.said[made.name]
+
+
+def test_maps_and_pictures_stand_side_by_side(comfyui, wall, model):
+    graph = Graph()
+    image = graph.load_image(wall)
+    depth = graph.perceive(graph.load_model(model, "depth"), image)
+    made = graph.add(
+        "DiffusionPerceptionCompareMaps", names="wall", columns=2, map_1=image, map_4=depth, map_7=depth[2]
+    )
+    shown = read(comfyui, graph, made)
+    assert shown.shape[0] > 2 * HEIGHT
+    assert np.abs(shown[-HEIGHT:, :WIDTH] - read(comfyui, graph, depth[2]).reshape(HEIGHT, WIDTH, 1)).max() < 1e-6
+    ready = read(comfyui, graph, depth[1])
+    top = shown.shape[0] // 2 - HEIGHT
+    assert np.abs(shown[top : top + HEIGHT, -WIDTH:] - ready).max() < 1e-6
+    empty = Graph()
+    empty.add("DiffusionPerceptionCompareMaps", names="", columns=0)
+    with pytest.raises(NodeFailed, match="nothing to compare"):
+        comfyui.submit(empty)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 
 import pytest
 from comfyui_server import PACK_NAME
@@ -65,3 +66,14 @@ def test_a_page_tells_every_input_and_no_other_with_its_choices_and_range(pages,
 def test_a_page_tells_the_outputs_in_their_order(pages, schemas):
     for node, schema in schemas.items():
         assert list(rows(pages[node][0], "Outputs")) == schema["output_name"], node
+
+
+def test_the_pictures_of_a_page_are_served_where_the_editor_looks_for_them(comfyui, pages):
+    """It puts the address of the pack's docs before a picture's path, on pages in other languages too."""
+    shown = {path for text, _ in pages.values() for path in re.findall(r"!\[[^\]]+\]\((.+?)\)", text)}
+    assert len(shown) >= 12
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for path in shown:
+        with direct.open(f"{comfyui.url}/extensions/{PACK_NAME}/docs/{path}", timeout=60) as answer:
+            assert answer.headers.get_content_type() == "image/jpeg", path
+            assert answer.read(3) == b"\xff\xd8\xff", path

@@ -51,6 +51,35 @@ def test_each_target_is_what_perceive_gives_alone(comfyui, folder, task):
         assert alone.std() > 1e-3
 
 
+def levels(file) -> np.ndarray:
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_each_target_has_the_picture_that_perceive_gives_and_the_node_shows_them(comfyui, folder):
+    graph = Graph()
+    image, overrides = graph.load_image("iid.png"), "steps=2 seed=3"
+    node = graph.add(
+        "DiffusionPerceptionPerceiveIntrinsics",
+        perception=graph.load_model("iid-tiny", "albedo", overrides), image=image, resolution=64, batch_size=1,
+    )  # fmt: skip
+    held = ("albedo", "roughness", "metallic")
+    together = [graph.add("PreviewImage", images=node[len(OUTPUTS) + OUTPUTS.index(name)]).name for name in held]
+    alone = [graph.perceive(graph.load_model("iid-tiny", name, overrides), image, 64).name for name in held]
+    nothing = graph.add("PreviewImage", images=node[len(OUTPUTS) + OUTPUTS.index("shading")])
+    result = comfyui.submit(graph)
+    shown = [levels(file) for file in result.files(node.name)]
+    for ours, theirs, on_node in zip(together, alone, shown, strict=True):
+        (one,), (other,) = result.files(ours), result.files(theirs)
+        assert np.array_equal(levels(one), levels(other))
+        assert np.array_equal(levels(one), on_node)
+    assert nothing.name not in result.outputs
+    blocked = [data for kind, data in result.events if kind == "execution_error"]
+    assert [data["exception_message"].rpartition("Blocked: ")[2] for data in blocked] == [
+        "This checkpoint predicts no shading: take another output."
+    ]
+
+
 def test_the_command_line_gives_the_same(comfyui, folder, tmp_path):
     words = ["predict", "--model", folder, "--task", "roughness", "--resolution", "64", "--set", "steps=2", "--set"]
     assert main([str(word) for word in (*words, "seed=3", "--out", tmp_path, comfyui.input / "iid.png")]) == 0

@@ -66,6 +66,17 @@ def perceive_pose(graph: Graph, model: str, photo: str, masked: bool = True, **m
     )  # fmt: skip
 
 
+def test_the_skeletons_are_shown_on_the_node(comfyui, model, photo):
+    graph = Graph()
+    seen = perceive_pose(graph, model.name, photo)
+    kept = graph.add("SaveImage", images=seen[1], filename_prefix="skeletons").name
+    result = comfyui.submit(graph)
+    (shown,), (file,) = result.files(seen.name), result.files(kept)
+    assert shown.parent.name == "temp"
+    with Image.open(shown) as one, Image.open(file) as other:
+        assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
 def pose_from_map(graph: Graph, map, threshold: float = 0.3):
     return graph.add("DiffusionPerceptionPoseFromMap", map=map, threshold=threshold, same_person=1.0, joint_radius=0.0)
 
@@ -150,8 +161,8 @@ def test_the_nodes_say_what_they_take_and_give(comfyui):
     assert perceive["output"] == ["PERCEPTION_MAP", "IMAGE"]
     assert pose["output"] == ["POSE_KEYPOINT", "IMAGE"]
     for node in (perceive, pose):
-        for group in node["input"].values():
-            assert all(settings.get("tooltip") for _, settings in group.values())
+        for group in ("required", "optional"):
+            assert all(settings.get("tooltip") for _, settings in node["input"].get(group, {}).values())
 
 
 def boxes_inside(model: str, lists: dict) -> dict:

@@ -128,7 +128,7 @@ class Examiner:
             yield batch.to(self.device)
 
     @torch.no_grad()
-    def write(self, name: str, notes: Mapping[str, object]) -> None:
+    def write(self, name: str, notes: Mapping[str, object]) -> Path:
         """`last` is vae/, with the factor that brings its latents to a deviation of 1; others stand beside it."""
         folder = Path(self.config.out) / ("vae" if name == "last" else f"vae_{name}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,6 +140,7 @@ class Examiner:
         config = json.dumps({"_class_name": "AutoencoderKL", **shape.config()}, indent=2)
         write_whole(folder / "config.json", config.encode())
         save_tensors(file, weights, {"format": "pt"})
+        return folder
 
     def deviation(self) -> float:
         """Of latents, over the pictures that are looked at."""

@@ -340,7 +340,7 @@ class Tutor(Validator):
         size = (sample.image.shape[-2], sample.image.shape[-1])
         return join(recipe, [perceive(knowing, latent, Fit(recipe.rule, size, size), 1, Noise(), lambda: None)])
 
-    def write(self, name: str, notes: Mapping[str, object]) -> None:
+    def write(self, name: str, notes: Mapping[str, object]) -> Path:
         """The light half in a file of its own, with the recipes that it was made for."""
         role = self.student.role
         called = self.config.light.light_name or self.student.tasks[0]
@@ -352,3 +352,4 @@ class Tutor(Validator):
         path = Path(self.config.out) / f"{name}.safetensors"
         latents = latents_note(Held.of(self.student.teacher.autoencoder.vae.state_dict()))
         write_light(path, {role: {called: weights}}, recipes, {NOTES: json.dumps(notes), **latents})
+        return path

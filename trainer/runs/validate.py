@@ -62,8 +62,10 @@ class Validator:
         self.named: set[str] = set()
         """What of the held-out pictures is broken, as it was said."""
 
-    def write(self, name: str, notes: Mapping[str, object]) -> None:
-        self.written.checkpoint(self.student, Path(self.config.out) / f"{name}.safetensors", notes)
+    def write(self, name: str, notes: Mapping[str, object]) -> Path:
+        path = Path(self.config.out) / f"{name}.safetensors"
+        self.written.checkpoint(self.student, path, notes)
+        return path
 
     def measure(self, done: int, main: bool) -> dict[str, float]:
         """{task/loss, task/metric, score}: the score is the geometric mean over tasks of how far their first metric is

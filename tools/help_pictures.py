@@ -1,0 +1,168 @@
+"""`make pictures`: draws the pictures of the nodes' help pages, from what the nodes themselves make in a real ComfyUI.
+
+python tools/help_pictures.py
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfyui_host
+import picture_sheet
+from api_graph import Node
+from comfyui_server import Result, Server
+from editor_format import completed
+from example_graphs import BEDROOM, PERSON, ROOM, Example
+from PIL import Image, ImageOps
+from PIL.Image import Image as Picture
+
+PACK = Path(__file__).absolute().parents[1]
+EXAMPLES = PACK / "workflows" / "pictures"
+FOLDER = PACK / "web" / "docs" / "pictures"
+SIZE = (384, 288)
+TASKS = ("depth", "normal", "mask", "segmentation", "albedo")
+
+
+class Results(Example):
+    """One graph of all results, in which what several of them begin with is there once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[tuple[str, ...], Node] = {}
+
+    def photo(self, picture: str) -> Node:
+        return self.once(("photo", picture), lambda: self.picture(picture))
+
+    def seen(self, picture: str, task: str) -> Node:
+        model = self.once(("model", task), lambda: self.model(task))
+        return self.once((picture, task), lambda: self.perceive(model, self.photo(picture)))
+
+    def once(self, key: tuple[str, ...], make: Callable[[], Node]) -> Node:
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
+
+    def ours(self, node: str, **inputs: Any) -> Node:
+        return self.add(f"DiffusionPerception{node}", **inputs)
+
+    def mask(self, wire: Any) -> Node:
+        return self.add("MaskToImage", mask=wire)
+
+    def shown(self, images: Any) -> Node:
+        return self.add("PreviewImage", images=images)
+
+
+class Page(NamedTuple):
+    """What a help page shows."""
+
+    picture: str
+    """Of Example Picture, from which the results are made."""
+    results: Callable[[Results], list[Any]]
+    """Wires of IMAGEs."""
+    columns: int = 0
+    """0: one result with the picture in its corner; else the picture and all results, in so many columns."""
+
+
+def tasks(g: Results) -> list[Any]:
+    return [g.seen(ROOM, task)[1] for task in TASKS]
+
+
+def several(g: Results) -> list[Any]:
+    return [g.seen(PERSON, task)[1] for task in ("depth", "normal", "mask")]
+
+
+def depths(g: Results) -> list[Any]:
+    return [g.ours("DepthToImage", map=g.seen(PERSON, "depth"), colormap=name) for name in ("none", "turbo", "magma")]
+
+
+def classes(g: Results) -> list[Any]:
+    return [g.ours("SegmentationToImage", map=g.seen(BEDROOM, "segmentation"))]
+
+
+def of_a_latent(g: Results) -> list[Any]:
+    g.seen(BEDROOM, "normal")
+    model = g.known["model", "normal"]
+    # a latent is perceived at its own size, and the starter learnt at about this one
+    small = g.add("ImageScale", image=g.photo(BEDROOM), upscale_method="area", width=192, height=144, crop="disabled")
+    latent = g.add("VAEEncode", pixels=small, vae=model[1])
+    return [g.ours("PerceiveLatent", perception=model, latent=latent)[1]]
+
+
+def refined(g: Results) -> list[Any]:
+    return [g.mask(g.ours("RefineMask", map=g.seen(PERSON, "mask"), image=g.photo(PERSON), fit_radius=16))]
+
+
+def relit(g: Results) -> list[Any]:
+    light = {"azimuth": -70.0, "elevation": 20.0, "colour": "#ffb060", "intensity": 2.0, "ambient": 0.25}
+    return [g.ours("Relight", image=g.photo(PERSON), map=g.seen(PERSON, "normal"), **light)]
+
+
+def fog(g: Results) -> list[Any]:
+    return [g.ours("Fog", image=g.photo(PERSON), map=g.seen(PERSON, "depth"), density=0.6, start=1.5)]
+
+
+PAGES = {
+    "LoadModel": Page(ROOM, tasks, 3),
+    "ExamplePicture": Page(ROOM, lambda g: [g.photo(ROOM), g.photo(BEDROOM), g.photo(PERSON)], 3),
+    "Perceive": Page(ROOM, lambda g: [g.seen(ROOM, "depth")[1]]),
+    "PerceiveLatent": Page(BEDROOM, of_a_latent),
+    "PerceiveTasks": Page(PERSON, several, 2),
+    "PerceiveIntrinsics": Page(PERSON, lambda g: [g.seen(PERSON, "albedo")[1]]),
+    "DepthToImage": Page(PERSON, depths, 2),
+    "NormalToImage": Page(PERSON, lambda g: [g.ours("NormalToImage", map=g.seen(PERSON, "normal"))]),
+    "SegmentationToImage": Page(BEDROOM, classes),
+    "MaskFromMap": Page(
+        PERSON, lambda g: [g.mask(g.ours("MaskFromMap", map=g.seen(PERSON, "mask"), mode="threshold"))]
+    ),
+    "MatteCutout": Page(PERSON, lambda g: [g.ours("MatteCutout", image=g.photo(PERSON), map=g.seen(PERSON, "mask"))]),
+    "RefineMask": Page(PERSON, refined),
+    "DepthToNormal": Page(PERSON, lambda g: [g.ours("DepthToNormal", map=g.seen(PERSON, "depth"), smoothing=4)[1]]),
+    "RotateNormals": Page(BEDROOM, lambda g: [g.ours("RotateNormals", map=g.seen(BEDROOM, "normal"), yaw=45.0)[1]]),
+    "Relight": Page(PERSON, relit),
+    "Fog": Page(PERSON, fog),
+    "FocusMask": Page(
+        PERSON, lambda g: [g.mask(g.ours("FocusMask", map=g.seen(PERSON, "depth"), focus=2.5, strength=2.0))]
+    ),
+    "SaveMap": Page(ROOM, lambda g: [g.ours("DepthToImage", map=g.seen(ROOM, "depth"), colormap="inferno")]),
+}
+"""By node id less the pack's name. Of adapters and poses the starter knows nothing."""
+
+
+def opened(file: Path) -> Picture:
+    with Image.open(file) as picture:
+        return picture_sheet.flat(picture)
+
+
+def photo(picture: str) -> Picture:
+    return opened(EXAMPLES / f"{picture.replace(' ', '-')}.jpg")
+
+
+def drawn(page: Page, results: list[Picture]) -> Picture:
+    """The picture of a page, as wide as a page."""
+    if not page.columns:
+        return picture_sheet.with_inset(photo(page.picture), results[0], SIZE)
+    cells = [photo(page.picture), *results] if len(results) % page.columns else results
+    rows = [cells[i : i + page.columns] for i in range(0, len(cells), page.columns)]
+    return ImageOps.contain(picture_sheet.contact_sheet(rows), SIZE)
+
+
+def main() -> int:
+    """Run all in one graph, and draw."""
+    graph = Results()
+    ends = {node: [graph.shown(wire).name for wire in page.results(graph)] for node, page in PAGES.items()}
+    with tempfile.TemporaryDirectory() as base, Server(comfyui_host.install(), Path(base)) as server:
+        result: Result = server.submit(completed(graph, server.object_info()))
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for node, page in PAGES.items():
+            pictures = [opened(file) for name in ends[node] for file in result.files(name)]
+            drawn(page, pictures).save(FOLDER / f"{node}.jpg", quality=85, optimize=True)
+            print(FOLDER / f"{node}.jpg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
