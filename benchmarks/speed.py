@@ -24,6 +24,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
+from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).absolute().parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "host"), str(ROOT / "tests"), str(ROOT / "benchmarks")]
@@ -344,7 +345,7 @@ def picture(listed: list[dict[str, Any]], told: dict[str, Any]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{y + 14}" viewBox="0 0 720 {y + 14}" '
         'font-family="sans-serif" font-size="12" fill="#333"><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="12" y="26" font-size="14">{title}</text>{"".join(parts)}</svg>\n'
+        f'<text x="12" y="26" font-size="14">{escape(title)}</text>{"".join(parts)}</svg>\n'
     )
 
 
