@@ -9,9 +9,23 @@ class PerceptionExtension(ComfyExtension):
     """All nodes of the pack, in the order of a graph."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import adapt, composite, example, haze, load, normals, perceive, pose, refine, relight, render, save
+        from . import (
+            adapt,
+            compare,
+            composite,
+            example,
+            haze,
+            load,
+            normals,
+            perceive,
+            pose,
+            refine,
+            relight,
+            render,
+            save,
+        )
 
         modules = (
-            example, load, adapt, perceive, pose, render, normals, relight, haze, refine, composite, save
+            example, load, adapt, perceive, pose, render, normals, relight, haze, refine, composite, compare, save
         )  # fmt: skip
         return [node for module in modules for node in module.NODES]

@@ -46,6 +46,7 @@ from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
 from ..core.image import CELL
 from ..core.pipeline import Perceiver
+from ..core.seen_pictures import SeenPictures
 from ..core.shortcuts import Way, of_unet, of_vae, serve, taken
 from ..core.tiles import in_tiles, norms_as_in, overview
 from ..core.tiny_vae import build_light
@@ -161,6 +162,8 @@ class Half(NamedTuple):
     """Pixels of a latent cell in what goes in and in what comes out."""
 
 
+SEEN = SeenPictures()
+"""By the nodes that ran last: several that perceive one picture share its encode, a quarter of the work of each."""
 ENCODE, DECODE = Half("encode", (CELL, 1)), Half("decode", (1, CELL))
 TILES = (64, 32)
 """Sides of the tiles, in latent cells, in which a VAE works where memory does not suffice; tried in turn."""
@@ -202,10 +205,16 @@ class HostAutoencoder:
         return self.vae.patcher
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.run(ENCODE, image) * self.scaling_factor
+        seen = SEEN.latent(self.vae.first_stage_model, self.how, image)
+        return (self.run(ENCODE, image) if seen is None else seen.to(self.vae.device)) * self.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.run(DECODE, latent / self.scaling_factor)
+
+    @property
+    def how(self) -> tuple[torch.dtype, Any]:
+        """What a latent depends on besides the network and the picture: precision, and patches of other packs."""
+        return self.dtype, getattr(self.patcher, "patches_uuid", None)
 
     def run(self, half: Half, given: Tensor) -> Tensor:
         """One pass of a half; in overlapping tiles, and said so, if memory does not suffice."""
@@ -220,7 +229,10 @@ class HostAutoencoder:
 
         with loaded(self.vae.patcher, memory), casting(network):
             with unless_short_of_memory():
-                return compute(given)
+                result = compute(given)
+                if half is ENCODE:
+                    SEEN.keep(network, self.how, given, result)
+                return result
             # not inside the handler: until that is left, the error holds all that the attempt had allocated
             for tile in TILES:
                 management.soft_empty_cache()
@@ -453,30 +465,31 @@ class PerceptionModel(comfy.supported_models_base.BASE):
 
 def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackbone:
     """A UNet that the host owns: loads, offloads and evicts."""
-    tensors = weights.load()
-    parameters = sum(tensor.numel() for tensor in tensors.values())
+    outlines = weights.outlines()
+    parameters = sum(outline.numel() for outline in outlines.values())
     config = PerceptionModel(host_config(architecture))
     dtype = management.unet_dtype(
         model_params=parameters,
         supported_dtypes=config.supported_inference_dtypes,
-        weight_dtype=comfy.utils.weight_dtype(tensors),
+        weight_dtype=comfy.utils.weight_dtype(outlines),
     )
-    device = management.get_torch_device()
+    device, at_first = management.get_torch_device(), management.unet_inital_load_device(parameters, dtype)
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
-    model = comfy.model_base.BaseModel(
-        config, comfy.model_base.ModelType.IMG_TO_IMG, device=management.unet_inital_load_device(parameters, dtype)
-    )
+    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.IMG_TO_IMG, device=at_first)
     if architecture.fourier:
         add_fourier(model.diffusion_model, architecture.widths[-1], dtype)
+    # the patcher comes first: it decides whether weights stay as they are in the file
+    patcher = owned(model, management.unet_offload_device())
+    # what the network was made with is never filled, and so takes no memory, where what is read can stand in its place
+    fresh = not streams(patcher) and torch.device(at_first).type == "cpu"
+    tensors = weights.load(dtype, copy=True) if fresh else weights.load()
     names = rename(tensors, unet_to_ldm(architecture.attention, architecture.layers))
     renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
     if "out.2.weight" not in renamed:
         # a UNet that was trained for a head has no way out of its own; these are never read
         out = {name: tensor for name, tensor in model.diffusion_model.state_dict().items() if name.startswith("out.")}
         renamed |= {name: torch.zeros_like(tensor) for name, tensor in out.items()}
-    # the patcher comes first: it decides whether weights stay as they are in the file
-    patcher = owned(model, management.unet_offload_device())
-    filled(model.diffusion_model, renamed, weights, assign=streams(patcher), dtype=dtype)
+    filled(model.diffusion_model, renamed, weights, assign=fresh or streams(patcher), dtype=dtype)
     return HostBackbone(patcher)
 
 

@@ -51,7 +51,10 @@ def normal_outputs() -> list[io.Output]:
 
 
 def normals_in(given: Given, convention: str) -> PerceptionMap:
-    return read(given, NORMAL_MEANINGS, convention, *tasks_where(picture="directions"))
+    """What came into a map input, as normals; the node says so where a picture hardly holds any."""
+    normals = read(given, NORMAL_MEANINGS, convention, *tasks_where(picture="directions"))
+    note(doubt(given, NORMAL_MEANINGS, convention))
+    return normals
 
 
 def outcome(normals: PerceptionMap, axes: str) -> io.NodeOutput:

@@ -12,6 +12,7 @@ from ..core.display.together import check_together
 from ..core.perception_map import Convention, PerceptionMap
 from ..core.tasks import tasks_where
 from . import host
+from .normals import normals_in
 from .notes import note, shown, telling
 from .schema import ADVANCED, found_by
 from .sockets import (
@@ -124,7 +125,7 @@ class Relight(io.ComfyNode):
     ) -> io.NodeOutput:
         choose(KINDS, light, "light")
         picture = from_image(image, FILE_MEANINGS["values 0..1"])
-        normals = read(map, NORMAL_MEANINGS, convention, *tasks_where(picture="directions"))
+        normals = normals_in(map, convention)
         lamp = Lamp(light, azimuth, elevation, (x, y, distance), colour, intensity, wrap)
         space = None if depth is None or light != "point" else space_of(depth, picture, field_of_view, (near, far))
         under = None if albedo is None else read(albedo, COLOUR_MEANINGS, "sRGB", "albedo")

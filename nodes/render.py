@@ -24,6 +24,7 @@ from ..core.display.segmentation import COLOURS
 from ..core.display.selection import LEVEL_MODES, Selection, select, selectors
 from ..core.tasks import tasks_where
 from . import host
+from .normals import normals_in
 from .notes import note, shown, telling
 from .schema import ADVANCED, found_by
 from .sockets import GEOMETRIES, Given, convention_input, doubt, map_input, read
@@ -188,8 +189,7 @@ class NormalToImage(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, map: Given, convention: str, axes: str, renormalise: bool) -> io.NodeOutput:
-        normals = read(map, NORMAL_MEANINGS, convention, *tasks_where(picture="directions"))
-        note(doubt(map, NORMAL_MEANINGS, convention))
+        normals = normals_in(map, convention)
         return io.NodeOutput(normal_picture(normals, axes, renormalise).to(host.output_device()), ui=shown())
 
 

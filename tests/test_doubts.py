@@ -12,7 +12,14 @@ from PIL import Image
 
 from diffusion_perception.core.display.colour import PALETTES, paint
 from diffusion_perception.core.display.doubts import doubted
-from diffusion_perception.core.display.picture import CLASS_MEANINGS, DEPTH_MEANINGS, LEVEL_MEANINGS, NORMAL_MEANINGS
+from diffusion_perception.core.display.picture import (
+    CLASS_MEANINGS,
+    DEPTH_MEANINGS,
+    LEVEL_MEANINGS,
+    NORMAL_MEANINGS,
+    Meaning,
+)
+from diffusion_perception.core.perception_map import Convention
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = sorted((ROOT / "tests" / "data" / "scenes").glob("*/images/*.png"))
@@ -81,3 +88,7 @@ def test_gray_pictures_and_masks_are_not_doubted():
         assert doubted(gray, MEANINGS[name]) == ""
         assert doubted(gray[..., 0], MEANINGS[name]) == ""
     assert doubted(torch.zeros(1, 8, 8, 3), MEANINGS["normals"]) == ""
+
+
+def test_what_is_in_colours_may_be():
+    assert doubted(read(PHOTOS[0]), Meaning("albedo", Convention())) == ""

@@ -38,8 +38,8 @@ counterpart, such as classes that hold several of ADE20K's."""
 @cache
 def counterparts(palette: Palette) -> tuple[int, ...]:
     """For every class of a palette the number of ADE20K's; -1 where it has none."""
-    pairs = OTHER_NAMES.get(palette.name, "").replace("\n", " ").split(",")
-    names = dict(tuple(name.strip() for name in pair.split("=")) for pair in pairs if pair.strip())
+    pairs = (pair.partition("=") for pair in OTHER_NAMES.get(palette.name, "").replace("\n", " ").split(","))
+    names = {name.strip(): other.strip() for name, _, other in pairs}
     numbers = {name: number for number, name in enumerate(PALETTES["ade20k"].classes)}
     return tuple(numbers.get(names.get(name, name.lower()), -1) for name in palette.classes)
 

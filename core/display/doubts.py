@@ -25,7 +25,8 @@ def sampled(image: Tensor) -> Tensor:
 
 
 def not_gray(image: Tensor, meaning: Meaning) -> str:
-    return f"The image is in colours, and a {meaning.task} is gray" if in_colours(image) else ""
+    gray = TASKS[meaning.task].channels == 1
+    return f"The image is in colours, and a {meaning.task} is gray" if gray and in_colours(image) else ""
 
 
 def not_normal(image: Tensor, meaning: Meaning) -> str:

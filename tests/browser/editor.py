@@ -26,6 +26,8 @@ class Editor:
     def __init__(self, page: Page, server: Server) -> None:
         self.page = page
         self.server = server
+        self.screenshots: Path | None = None
+        """Where keep() keeps, if anywhere."""
         self.load()
         self.frontend = frontend(page.evaluate("() => __COMFYUI_FRONTEND_VERSION__"))
 
@@ -101,6 +103,11 @@ class Editor:
         """What the search lists, best first."""
         return self.page.locator(self.frontend.results).all_inner_texts()
 
+    def keep(self, name: str) -> None:
+        """A picture of the page as it is, for the README, if such are wanted."""
+        if self.screenshots:
+            self.page.screenshot(path=self.screenshots / f"{name}.jpg", quality=80)
+
     # What a person does
 
     def run(self, timeout: float = 120.0) -> dict[str, Any]:
@@ -128,8 +135,12 @@ class Editor:
 
     def search(self, x: float = 700, y: float = 400) -> Locator:
         """Open the node search by a double click on the canvas; the field to type into."""
-        self.page.mouse.dblclick(x, y)
-        return self.page.locator(f"{SEARCH} input").first
+        field = self.page.locator(f"{SEARCH} input").first
+        for _ in range(5):  # a canvas that is just being drawn may miss the first
+            self.page.mouse.dblclick(x, y)
+            if self.until(field.count, 3.0):
+                break
+        return field
 
     def add(self, title: str, x: float, y: float) -> str:
         """Find a node by its name, take the first and put it there; its id."""
@@ -148,14 +159,16 @@ class Editor:
 
     def wire(self, source: str, output: str, target: str, socket: str) -> None:
         """Drag a wire from an output to an input."""
-        start, end = (
-            self.page.evaluate(looks.SLOT, place)
-            for place in ([source, "outputs", output], [target, "inputs", socket])
-        )
+        start = self.page.evaluate(looks.SLOT, [source, "outputs", output])
+        end = self.page.evaluate(looks.SLOT, [target, "inputs", socket])
         self.page.mouse.move(*start)
         self.page.mouse.down()
         self.page.mouse.move(*end, steps=6)
         self.page.mouse.up()
+
+    def fit(self) -> None:
+        """See the whole graph: a node takes its pictures when it is drawn."""
+        self.page.keyboard.press(".")
 
     def choose(self, node: str, **values: Any) -> None:
         """Set widgets as their menus do."""
@@ -170,3 +183,4 @@ class Editor:
         """Choose a language; nodes are named in it when the editor is opened next."""
         self.server.post("/settings/Comfy.Locale", language)
         self.load()
+        self.clear()  # of what was open before

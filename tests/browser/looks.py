@@ -8,15 +8,17 @@ ON_SCREEN = """([x, y]) => {
     return [box.left + (x + offset[0]) * scale, box.top + (y + offset[1]) * scale]
 }"""
 
-READY = """() => window.app?.graph && document.elementFromPoint(700, 400)?.id == 'graph-canvas'
+READY = """() => window.app?.graph && !document.querySelector('#splash-loader')
     && 'DiffusionPerceptionPerceive' in window.LiteGraph.registered_node_types"""
 CLEAR = """() => {
     app.graph.clear(); app.lastNodeErrors = null; app.canvas.ds.offset = [0, 0]; app.canvas.ds.scale = 1
 }"""
+# a name that begins with $$ is the editor's own for a line or a picture that stands on a node
 NODES = """() => app.graph._nodes.map(node => ({
     id: String(node.id), type: node.type, title: node.getTitle(),
     red: !!node.has_errors || !(node.isVirtualNode || node.isSubgraphNode?.() || node.constructor.nodeData),
-    widgets: Object.fromEntries((node.widgets ?? []).map(widget => [widget.name, widget.value])),
+    widgets: Object.fromEntries((node.widgets ?? []).filter(widget => !widget.name.startsWith('$$'))
+        .map(widget => [widget.name, widget.value])),
 }))"""
 WIRES = "() => [...app.graph.links.values()].length"
 PICTURES = """async () => {
@@ -33,6 +35,7 @@ PICTURES = """async () => {
 }"""
 SLOT = f"""([id, side, name]) => {{
     const node = ({FIND})(id), index = node[side].findIndex(slot => slot.name == name)
+    if (index < 0) throw new Error(`${{node.title}} has no ${{name}} among its ${{side}}`)
     return ({ON_SCREEN})(node.getConnectionPos(side == 'inputs', index))
 }}"""
 TITLE = f"id => {{ const {{pos}} = ({FIND})(id); return ({ON_SCREEN})([pos[0] + 70, pos[1] - 12]) }}"

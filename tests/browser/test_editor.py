@@ -13,12 +13,14 @@ from pathlib import Path
 
 import blueprints
 import pytest
+from comfyui_server import PACK_NAME
 from model_links import LINKS
 
 import locales
 from workflows import WORKFLOWS
 
 ROOT = Path(__file__).absolute().parents[2]
+PERCEIVE = "Perceive (Depth/Normal/Mask/Segmentation)"
 SHADES = 16
 """Fewer colours than this are no picture of a room."""
 SAVES_A_PICTURE = "Depth of a Photograph"
@@ -37,8 +39,10 @@ def flat(editor, outputs: dict) -> list[str]:
     """The nodes that gave pictures which are not to be seen on them."""
     given = [node for node, output in outputs.items() if output.get("images")]
     assert given
-    shown = editor.until(lambda: (found := editor.pictures()) and set(given) <= set(found) and found) or {}
-    return [node for node in given if any(one["shades"] < SHADES for one in shown.get(node, [{"shades": 0}]))]
+    editor.fit()
+    editor.until(lambda: {*given} <= {*editor.pictures()})
+    shown = editor.pictures()
+    return [node for node in given if min((one["shades"] for one in shown.get(node, [])), default=0) < SHADES]
 
 
 @pytest.mark.parametrize("title", [row.title for row in WORKFLOWS if not row.needs])
@@ -82,9 +86,9 @@ def test_a_saved_picture_brings_its_graph_back(editor):
 
 def depth(editor) -> tuple[str, str]:
     """From an empty canvas to a depth: three nodes, two wires. The loader and what perceives."""
-    loader = editor.add("Load Perception Model", 400, 150)
-    picture = editor.add("Example Picture", 400, 650)
-    perceive = editor.add("Perceive (Depth, Normal, Mask ...)", 900, 250)
+    loader = editor.add("Load Perception Model", 250, 150)
+    picture = editor.add("Example Picture", 250, 650)
+    perceive = editor.add(PERCEIVE, 600, 250)
     editor.wire(loader, "perception", perceive, "perception")
     editor.wire(picture, "image", perceive, "image")
     return loader, perceive
@@ -94,15 +98,16 @@ def test_depth_is_three_nodes_and_two_wires(editor):
     _, perceive = depth(editor)
     assert (len(editor.nodes()), editor.wires()) == (3, 2)
     outputs = editor.run()
-    assert [*outputs] == [perceive]
+    assert perceive in outputs
     assert flat(editor, outputs) == []
+    editor.keep("depth")
 
 
 def test_two_tasks_are_at_most_five_nodes_and_four_wires(editor):
-    first = editor.add("Load Perception Model", 400, 150)
-    second = editor.add("Load Perception Model", 400, 450)
-    picture = editor.add("Example Picture", 400, 750)
-    perceive = editor.add("Perceive Tasks", 900, 250)
+    first = editor.add("Load Perception Model", 250, 150)
+    second = editor.add("Load Perception Model", 250, 450)
+    picture = editor.add("Example Picture", 250, 750)
+    perceive = editor.add("Perceive Tasks", 650, 250)
     editor.choose(second, task="normal")
     editor.wire(first, "perception", perceive, "perception")
     editor.wire(second, "perception", perceive, "perception_2")
@@ -115,11 +120,11 @@ def test_two_tasks_are_at_most_five_nodes_and_four_wires(editor):
 
 @pytest.mark.parametrize("row", [row for row in blueprints.BLUEPRINTS if not row.needs], ids=lambda row: row.title)
 def test_a_blueprint_is_one_box_from_picture_to_picture(editor, row):
-    picture = editor.add("Example Picture", 400, 300)
-    box = editor.add(row.title, 800, 300)
+    picture = editor.add("Example Picture", 250, 300)
+    box = editor.add(row.title, 650, 300)
     shown = editor.add("Preview Image", 1150, 300)
     editor.wire(picture, "image", box, "image")
-    editor.wire(box, "image", shown, "images")
+    editor.wire(box, next(iter(row.graph().leaving)), shown, "images")
     assert (len(editor.nodes()), editor.wires()) == (3, 2)
     outputs = editor.run()
     assert flat(editor, {shown: outputs[shown]}) == []
@@ -134,10 +139,23 @@ def test_a_refusal_stands_on_the_node(editor):
 
 def test_what_a_node_says_stands_on_it(editor):
     _, perceive = depth(editor)
-    render = editor.add("Render Depth", 1150, 150)
+    render = editor.add("Render Depth", 980, 250)
+    shown = editor.add("Preview Image", 1340, 250)
     editor.wire(perceive, "map", render, "map")
+    editor.wire(render, "image", shown, "images")
     editor.run()
     assert editor.until(lambda: "near is white" in editor.said())
+
+
+def test_the_template_browser_shows_every_template_with_its_picture(editor):
+    editor.open_templates()
+    cards = editor.page.locator("[data-testid^=template-workflow-] img")
+    editor.until(lambda: cards.count() >= len(WORKFLOWS) and all(cards.evaluate_all(DECODED)))
+    editor.keep("templates")
+    assert all(editor.page.get_by_test_id(f"template-workflow-{row.title}").count() == 1 for row in WORKFLOWS)
+
+
+DECODED = "pictures => pictures.map(picture => picture.complete && picture.naturalWidth > 0)"
 
 
 def test_help_opens_with_its_page(editor):
@@ -148,26 +166,39 @@ def test_help_opens_with_its_page(editor):
 
 WORDS = ("depth", "normal", "mask", "segmentation", "pose")
 ALIASES = (
-    "depth map", "normal map", "matting", "background removal", "openpose", "keypoints", "albedo", "shading", "marigold",
-    "genpercept", "lotus", "preprocessor",
+    "depth map", "normal map", "matting", "background removal", "openpose", "keypoints", "albedo", "shading",
+    "marigold", "genpercept", "lotus", "preprocessor",
 )  # fmt: skip
 """Only ComfyUI since 0.11 knows other words for a node than those of its name."""
 
 
-def hits(editor, word: str) -> list[str]:
-    """The pack's own among what a search lists."""
+SEES = ("Perceive", "Load Perception Model", *(row.title for row in blueprints.BLUEPRINTS))
+"""How what estimates something of a picture begins, or what loads a model for it."""
+
+
+def hits(editor) -> list[str]:
+    """The pack's own among what a search lists, by their names."""
     boxes = tuple(row.title for row in blueprints.BLUEPRINTS)
-    return [row for row in editor.results() if "diffusion-perception" in row or row.startswith(boxes)]
+    found = [row for row in editor.results() if PACK_NAME in row or row.startswith(boxes)]
+    return [row.split("\n")[0].strip() for row in found]
+
+
+def is_found(editor) -> bool:
+    """First comes what perceives, and Perceive is there."""
+    found = hits(editor)
+    return bool(found) and found[0].startswith(SEES) and any(row.startswith("Perceive") for row in found)
 
 
 def test_the_search_finds_what_perceives_first(editor):
-    knows = editor.server.object_info("DiffusionPerceptionPerceive")["DiffusionPerceptionPerceive"]
+    schema = editor.server.object_info("DiffusionPerceptionPerceive")["DiffusionPerceptionPerceive"]
     field = editor.search()
     missed = {}
-    for word in (*WORDS, *(ALIASES if "search_aliases" in knows else ())):
+    for word in (*WORDS, *(ALIASES if "search_aliases" in schema else ())):
         field.fill(word)
-        if not editor.until(lambda: (hits(editor, word) or [""])[0].startswith(("Perceive", "Image")), 2):
-            missed[word] = [row.split("\n")[0] for row in hits(editor, word)]
+        if not editor.until(lambda: is_found(editor), 3):
+            missed[word] = hits(editor)
+        if word == "depth":
+            editor.keep("search")
     assert missed == {}
 
 
@@ -179,6 +210,8 @@ def in_english(editor):
 
 
 def test_nodes_are_named_in_the_language_that_is_chosen(in_english):
+    if not in_english.frontend.keeps_languages:
+        pytest.skip("this version of the editor loads its own words over those of a pack: 1.32 does in all but English")
     named = {}
     for language in locales.TRANSLATED:
         in_english.speak(language)

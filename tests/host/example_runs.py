@@ -34,7 +34,7 @@ SMALLER: dict[str, dict[str, dict[str, Any]]] = {
     # random weights see a few pixels as very near
     "Depth by an Adapter": {**REAL_VAE, "DiffusionPerceptionDepthToImage": {"mode": "percentile"}},
     "Pose of a Person": POSE,
-    "Image to Pose": POSE,
+    "Pose of Image": POSE,
     "Depth for ControlNet": GENERATION,
     "Depth of a Generation for ControlNet": GENERATION,
     "Normals of a Generation for ControlNet": GENERATION,
@@ -89,6 +89,8 @@ def pictures(file: Path) -> list[np.ndarray]:
         return [as_rgb(channel) for channel in read_exr(file)]
     if file.suffix == ".npy":
         return [as_rgb(np.load(file))]
+    if file.suffix == ".glb":
+        return []  # whose depth is drawn beside it
     with Image.open(file) as opened:
         pixels = np.asarray(opened)
     values = pixels / (255 if pixels.dtype == np.uint8 else 65535)

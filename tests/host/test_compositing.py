@@ -73,9 +73,11 @@ def read_exr(file):
         return {name: channel.pixels for name, channel in opened.channels().items()}, dict(opened.header())
 
 
+LAYERS = {"precision": "half", "colours": "linear light", "alpha": "multiplied", "first_frame": 1}
+
+
 def save_layers(graph: Graph, **inputs) -> Node:
-    usual = {"precision": "half", "colours": "linear light", "alpha": "multiplied", "first_frame": 1}
-    return graph.add("DiffusionPerceptionSaveLayers", **usual | {"filename_prefix": "compositing/layers"} | inputs)
+    return graph.add("DiffusionPerceptionSaveLayers", **LAYERS | {"filename_prefix": "compositing/layers"} | inputs)
 
 
 def test_a_picture_and_its_maps_lie_in_one_file_a_frame_that_never_covers_another(comfyui, wall, model):
@@ -264,3 +266,51 @@ def test_a_wall_becomes_a_surface_that_the_host_s_3d_view_takes(comfyui, wall):
     assert mesh.bounds[:, 2] == pytest.approx([-FAR, -NEAR], rel=1e-5)
     assert mesh.visual.material.baseColorTexture.size == (WIDTH, HEIGHT)
     assert "taken to reach from 2 to 6" in comfyui.said[made.name]
+
+
+def test_a_mask_is_seen_beside_its_numbers(comfyui):
+    graph = Graph()
+    mask = graph.add("SolidMask", value=0.25, width=80, height=64)
+    made = graph.add(
+        "DiffusionPerceptionPreviewMap", map=mask, convention="values 0..1", colormap="gray", low=0.0, high=0.5
+    )
+    shown = read(comfyui, graph, made)
+    assert shown.shape[0] == 64
+    assert shown.shape[1] > 80 + 20
+    assert np.abs(shown[:, :80] - 0.5).max() < 1e-6
+    assert "from 0 to 0.5" in comfyui.said[made.name]
+
+
+def test_maps_and_pictures_stand_side_by_side(comfyui, wall, model):
+    graph = Graph()
+    image = graph.load_image(wall)
+    depth = graph.perceive(graph.load_model(model, "depth"), image)
+    made = graph.add(
+        "DiffusionPerceptionCompareMaps", names="wall", columns=2, map_1=image, map_4=depth, map_7=depth[2]
+    )
+    shown = read(comfyui, graph, made)
+    assert shown.shape[0] > 2 * HEIGHT
+    assert np.abs(shown[-HEIGHT:, :WIDTH] - read(comfyui, graph, depth[2]).reshape(HEIGHT, WIDTH, 1)).max() < 1e-6
+    ready = read(comfyui, graph, depth[1])
+    top = shown.shape[0] // 2 - HEIGHT
+    assert np.abs(shown[top : top + HEIGHT, -WIDTH:] - ready).max() < 1e-6
+    empty = Graph()
+    empty.add("DiffusionPerceptionCompareMaps", names="", columns=0)
+    with pytest.raises(NodeFailed, match="nothing to compare"):
+        comfyui.submit(empty)
+
+
+@pytest.mark.parametrize("node", ["SaveLayers", "CompareMaps"])
+def test_a_wire_that_brings_nothing_is_told_so(comfyui, wall, model, node):
+    graph = Graph()
+    widgets = {
+        "SaveLayers": {**LAYERS, "filename_prefix": "compositing/none"},
+        "CompareMaps": {"names": "", "columns": 0},
+    }
+    both = graph.add(
+        "DiffusionPerceptionPerceiveTasks",
+        perception=graph.load_model(model, "depth"), image=graph.load_image(wall), resolution=-1, batch_size=1,
+    )  # fmt: skip
+    graph.add(f"DiffusionPerception{node}", map_1=both[0], map_2=both[1], **widgets[node])
+    with pytest.raises(NodeFailed, match="No map came"):
+        comfyui.submit(graph)

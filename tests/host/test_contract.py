@@ -126,6 +126,8 @@ SEARCHED = {
     "RefineMask": "feather, grow mask",
     "CombineNormals": "combine normal maps",
     "DepthToMesh": "mesh, point cloud, glb",
+    "PreviewMap": "legend, colorbar",
+    "CompareMaps": "side by side, compare",
     "SaveLayers": "exr, nuke, blender, compositing",
     "DepthToNormal": "normal map, normal from depth",
 }

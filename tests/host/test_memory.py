@@ -141,6 +141,7 @@ def perceive_short_of_memory(model, failing):
     import comfy.model_management as management
     import torch
 
+    from diffusion_perception.nodes import host
     from diffusion_perception.nodes.load import LoadModel
     from diffusion_perception.nodes.perceive import Perceive
 
@@ -148,6 +149,7 @@ def perceive_short_of_memory(model, failing):
     ramp = torch.linspace(0, 1, 640).expand(1, 320, 640)
     network, image = vae.first_stage_model, torch.stack([ramp, ramp.flip(1), (ramp * 40).sin() / 2 + 0.5], -1)
     whole = Perceive.execute(perception, image, 0, 1).result[0].values
+    host.SEEN.held.clear()
     sizes = []
 
     def short(name, limit):
@@ -195,6 +197,31 @@ def test_a_device_too_full_for_any_tile_is_said_in_a_sentence(inside_host, model
     seen = inside_host(perceive_short_of_memory, model=model, failing={"decode": 64})
     assert "not enough memory to decode 640x320 pixels, not even in tiles of 256" in seen["told"]
     assert "lower resolution" in seen["told"]
+
+
+def encodes(model):
+    """How often the VAE has encoded after one picture, the same again, another one, and the first once more."""
+    import torch
+
+    from diffusion_perception.nodes.load import LoadModel
+    from diffusion_perception.nodes.perceive import Perceive
+
+    perception, vae = LoadModel.execute(model, "auto", "as trained", "").result
+    pictures, counted = torch.rand(2, 1, 32, 48, 3), []
+    vae.first_stage_model.encoder.register_forward_hook(lambda *given: counted.append(1))
+    maps, counts = [], []
+    for which in (0, 0, 1, 0):
+        maps.append(Perceive.execute(perception, pictures[which].clone(), 0, 1).result[0].values)
+        counts.append(len(counted))
+    return {"counts": counts, "first": maps[0], "again": maps[1], "other": maps[2], "last": maps[3]}
+
+
+def test_one_picture_is_encoded_once_for_all_nodes(inside_host, model):
+    seen = inside_host(encodes, model=model)
+    assert seen["counts"] == [1, 1, 2, 2]
+    assert np.array_equal(seen["first"], seen["again"])
+    assert np.array_equal(seen["first"], seen["last"])
+    assert not np.array_equal(seen["first"], seen["other"])
 
 
 def perceive_in_both_precisions(model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 READERS = {
@@ -9,7 +11,7 @@ READERS = {
     "disparity": "Render Depth",
     "normal": "Render Normal",
     "segmentation": "Render Segmentation",
-    "keypoints": "Pose from Map",
+    "keypoints": "Render Skeleton",
 }
 """The node that each map is sent to where it is wrong."""
 TAKES = {
@@ -19,13 +21,22 @@ TAKES = {
     "MaskFromMap": {"depth", "disparity", "mask", "matte", "segmentation"},
     "MatteCutout": {"mask", "matte"},
     "PoseFromMap": {"keypoints"},
+    "DepthToNormal": {"depth", "disparity"},
+    "CombineNormals": {"normal"},
+    "RotateNormals": {"normal"},
+    "Relight": {"normal"},
+    "Fog": {"depth", "disparity"},
+    "FocusMask": {"depth", "disparity"},
+    "RefineMask": {"mask", "matte"},
     "SaveMap": None,
+    "PreviewMap": None,
+    "DepthToMesh": {"depth", "disparity"},
 }
 """The maps that each node takes; None: all."""
 
 
-def tried() -> dict[str, dict[str, str]]:
-    """{node: {what came: "" or what was said}}, and what was noted under "noted"."""
+def tried() -> dict[str, Any]:
+    """Under `found` {node: {what came: "" or what was said}}, under `noted` the same of what was noted."""
     import inspect
 
     import torch
@@ -33,7 +44,7 @@ def tried() -> dict[str, dict[str, str]]:
     from diffusion_perception.core.perception_map import Convention, PerceptionMap
     from diffusion_perception.core.skeletons import SKELETONS
     from diffusion_perception.core.tasks import TASKS
-    from diffusion_perception.nodes import composite, notes, pose, render, save
+    from diffusion_perception.nodes import compare, composite, haze, normals, notes, pose, refine, relight, render, save
 
     sizes = {"normal": 3, "segmentation": 3, "albedo": 3, "shading": 3, "residual": 3, "irradiance": 3}
     conventions = {
@@ -70,6 +81,7 @@ def tried() -> dict[str, dict[str, str]]:
         held = {each.id: getattr(each, "default", None) for each in schema.inputs if hasattr(each, "default")}
         wanted = inspect.signature(node.execute).parameters
         more = {"classes": "1"} if "classes" in held else {}
+        more |= {"detail": given["normal"]} if "detail" in wanted.keys() - held else {}
         more |= {"image": torch.rand(1, 24, 32, 3)} if "image" in wanted else {}
         return {key: value for key, value in held.items() if value is not None and key in wanted} | more
 
@@ -87,7 +99,9 @@ def tried() -> dict[str, dict[str, str]]:
             notes.host.say = heard
 
     found, noted = {}, {}
-    for node in (*render.NODES, *composite.NODES, pose.PoseFromMap, *save.NODES):
+    modules = (render, normals, relight, haze, refine, composite)
+    nodes = [node for module in modules for node in module.NODES]
+    for node in (*nodes, pose.PoseFromMap, save.SaveMap, save.DepthToMesh, compare.PreviewMap):
         name = node.__name__
         images = name != "PoseFromMap"  # whose socket takes none
         came = {what: map for what, map in given.items() if images or not isinstance(map, torch.Tensor)}
@@ -139,10 +153,13 @@ def test_nothing_and_emptiness_are_told_what_to_do(answers, node):
 
 DOUBTED = {
     "DepthToImage": "is gray: connect a photo to Perceive",
+    "RotateNormals": "does not look like normals: connect a photo to Perceive",
+    "Relight": "does not look like normals: connect a photo to Perceive",
     "NormalToImage": "does not look like normals: connect a photo to Perceive",
     "SegmentationToImage": "none of the palette ade20k: connect a photo to Perceive",
     "MaskFromMap": "is gray: connect a photo to Perceive",
     "MatteCutout": "is gray: connect a photo to Perceive",
+    "DepthToMesh": "is gray: connect a photo to Perceive",
 }
 
 
