@@ -91,7 +91,9 @@ class PerceivePose(io.ComfyNode):
                 precision_input(),
             ],
             outputs=[
-                PerceptionMapSocket.Output(display_name="map", tooltip="Heatmaps of every person, for Render Skeleton."),
+                PerceptionMapSocket.Output(
+                    display_name="map", tooltip="Heatmaps of every person, for Render Skeleton."
+                ),
                 io.Image.Output(
                     display_name="skeletons", tooltip="A picture that is ready for an openpose ControlNet."
                 ),
