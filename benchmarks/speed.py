@@ -24,6 +24,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
+from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).absolute().parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "host"), str(ROOT / "tests"), str(ROOT / "benchmarks")]
@@ -191,8 +192,7 @@ def by_diffusers(folder: Path, size: int, wanted: list[str], threads: int, gpu: 
         latent = vae.encode(picture * 2 - 1).latent_dist.mode() * scale
         # GenPercept predicts minus the sample, at timestep 1
         answer = -unet(latent, torch.ones(1, device=device), encoder_hidden_states=tokens, return_dict=False)[0]
-        seen = vae.decode(answer / scale, return_dict=False)[0].float().mean(1)[0].clamp(-1, 1)
-        return ((seen - seen.min()) / (seen.max() - seen.min())).cpu()
+        return (vae.decode(answer / scale, return_dict=False)[0].float().mean(1)[0].clamp(-1, 1).cpu() + 1) / 2
 
     with torch.inference_mode():
         measured, values = meter.measure(full)
@@ -232,8 +232,8 @@ def in_a_process(name: str, folder: Path, arguments: argparse.Namespace) -> dict
         return json.loads(said) | {"values": np.load(Path(kept) / "values.npy")}
 
 
-def run(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """All rounds of all three."""
+def run(arguments: argparse.Namespace, told: Callable[[dict[str, list[dict[str, Any]]]], None]) -> None:
+    """All rounds of all three; what was found so far is told after each round, so that one may stop there."""
     import comfyui_host
     from inside_host import InsideHost
 
@@ -245,16 +245,16 @@ def run(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         (inside.base / "models" / "perception").mkdir(parents=True, exist_ok=True)
         (inside.base / "models" / "perception" / MODEL).symlink_to(folder)
         flags = () if arguments.gpu else ("--cpu",)
-        told = {"size": arguments.size, "wanted": arguments.cases, "threads": arguments.threads, "gpu": arguments.gpu}
+        how = {"size": arguments.size, "wanted": arguments.cases, "threads": arguments.threads, "gpu": arguments.gpu}
         for number in range(arguments.rounds):
             for name in arguments.by:
                 if name == "ComfyUI":
-                    measured = inside(by_comfyui, Meter, cases, host_arguments=flags, model=MODEL, timeout=7200, **told)
+                    measured = inside(by_comfyui, Meter, cases, host_arguments=flags, model=MODEL, timeout=7200, **how)
                 else:
                     measured = in_a_process(name, folder, arguments)
                 found[name].append(measured)
                 print(f"round {number + 1}: {name} {measured['full']['s']:.2f} s", file=sys.stderr, flush=True)
-    return {name: runs for name, runs in found.items() if runs}
+            told({name: runs for name, runs in found.items() if runs})
 
 
 # What is told
@@ -308,7 +308,6 @@ def machine(arguments: argparse.Namespace) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if arguments.gpu else "",
         "torch": torch.__version__,
         "size": arguments.size,
-        "rounds": arguments.rounds,
     }
 
 
@@ -346,7 +345,7 @@ def picture(listed: list[dict[str, Any]], told: dict[str, Any]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{y + 14}" viewBox="0 0 720 {y + 14}" '
         'font-family="sans-serif" font-size="12" fill="#333"><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="12" y="26" font-size="14">{title}</text>{"".join(parts)}</svg>\n'
+        f'<text x="12" y="26" font-size="14">{escape(title)}</text>{"".join(parts)}</svg>\n'
     )
 
 
@@ -371,18 +370,27 @@ def main() -> None:
         np.save(kept, np.asarray(measured.pop("values")))
         print(json.dumps(measured))
         return
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     if arguments.draw:
-        held = json.loads(arguments.draw.read_text())
-    else:
-        found = run(arguments)
-        held = {"machine": machine(arguments), "apart": apart(found), "rows": rows(found)}
-    print(table(held["rows"]))
-    print(f"depths differ from those by diffusers by at most {held['apart']}")
+        show(json.loads(arguments.draw.read_text()), arguments)
+        return
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    run(arguments, lambda found: show(held(found, arguments), arguments))
+
+
+def held(found: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the JSON file holds."""
+    rounds = max(map(len, found.values()))
+    return {"machine": machine(arguments) | {"rounds": rounds}, "apart": apart(found), "rows": rows(found)}
+
+
+def show(figures: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Print them, and write the files that are asked for."""
+    print(table(figures["rows"]))
+    print(f"depths differ from those by diffusers by at most {figures['apart']}", flush=True)
     if arguments.out:
-        arguments.out.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if arguments.picture:
-        arguments.picture.write_text(picture(held["rows"], held["machine"]), encoding="utf-8")
+        arguments.picture.write_text(picture(figures["rows"], figures["machine"]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .transposition import channels_first, channels_last
+
 
 def not_yet_doubled(upsampler: Any, x: Tensor, *others: Any, **more: Any) -> Tensor:
     """In place of an upsampler's forward: its convolution does all of it."""
@@ -31,19 +33,3 @@ def transposed(weight: Tensor) -> Tensor:
     rows = wide[:, :, :-1] + wide[:, :, 1:]
     spread = rows[..., :-1] + rows[..., 1:]
     return spread.flip(2, 3).transpose(0, 1)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W), the same in channels-last memory. As matrices, of which alone PyTorch has a fast transposition."""
-    made = torch.empty_like(x, memory_format=torch.channels_last)
-    for one, result in zip(x.flatten(2), made.permute(0, 2, 3, 1).flatten(1, 2)):
-        result.copy_(one.t())
-    return made
-
-
-def channels_first(x: Tensor) -> Tensor:
-    """The other way round."""
-    made = torch.empty_like(x, memory_format=torch.contiguous_format)
-    for one, result in zip(x.permute(0, 2, 3, 1).flatten(1, 2), made.flatten(2)):
-        result.copy_(one.t())
-    return made

@@ -14,14 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAST = 256
+from .transposition import transpose
+
+LEAST = 512
 """Channels, in and out, from which the products that are spared outweigh the sums that are added."""
+MOST_THREADS = 8
+"""PyTorch's own convolutions share their work among many better than sums of tiles do."""
 TILES = 256
 """At once: enough for a product of matrices, few enough for a processor's cache."""
 
 
 def pays(layer: nn.Conv2d) -> bool:
-    return min(layer.in_channels, layer.out_channels) >= LEAST
+    return min(layer.in_channels, layer.out_channels) >= LEAST and torch.get_num_threads() <= MOST_THREADS
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -33,19 +37,18 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     bench, kernels = Bench(rows, width, *weight.shape[1::-1]), transformed(weight)
     result = x.new_empty(len(x), len(weight), height, width)
     for one, made in zip(x, result):
-        padded, pixels = channels_last(one), x.new_empty(height, width, len(weight))
+        padded, pixels = between_rows(one), x.new_empty(height, width, len(weight))
         for top in range(0, height, rows):
             bench.convolve(padded[top : top + rows + 2], kernels, pixels[top : top + rows])
-        made.view(len(weight), -1).copy_(pixels.view(-1, len(weight)).t())
+        transpose(pixels.flatten(0, 1), made.flatten(1))
     return result if bias is None else result.add_(bias[:, None, None])
 
 
-def channels_last(picture: Tensor) -> Tensor:
+def between_rows(picture: Tensor) -> Tensor:
     """(C, H, W) -> (H + 2, W, C) between two rows of zeros."""
     channels, height, width = picture.shape
     padded = picture.new_zeros(height + 2, width, channels)
-    # as matrices: of these alone PyTorch has a fast transposition
-    padded[1:-1].view(-1, channels).copy_(picture.reshape(channels, -1).t())
+    transpose(picture.flatten(1), padded[1:-1].flatten(0, 1))
     return padded
 
 

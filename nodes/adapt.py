@@ -13,7 +13,6 @@ from ..core.checkpoints.assemble import assemble
 from ..core.checkpoints.bases import negative_of, open_adapted
 from ..core.checkpoints.checkpoint import Checkpoint
 from ..core.checkpoints.fingerprint import fingerprint
-from ..core.checkpoints.library import contents
 from ..core.checkpoints.tensors import CheckpointError
 from ..core.checkpoints.tensors import shown as shown_path
 from ..core.checkpoints.tiny_vae_file import FULL, latents_of
@@ -22,7 +21,7 @@ from ..core.display.picture import choose
 from ..core.errors import UserError
 from ..core.halves import with_full
 from . import host
-from .library import LIBRARY, half, taesd_stamps
+from .library import LIBRARY, changed, half
 from .load import costs, half_input, overrides_input, task_input, wanted_task
 from .notes import note, shown, telling
 from .schema import ADVANCED, found_by
@@ -82,9 +81,9 @@ class ApplyAdapter(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, decoder: str = FULL, encoder: str = FULL, **others: Any) -> tuple:
+    def fingerprint_inputs(cls, adapter: str, decoder: str = FULL, encoder: str = FULL, **others: Any) -> str:
         """Read again only when the adapter's files change."""
-        return contents(LIBRARY.resolve(adapter, adapters=True)), *taesd_stamps(decoder, encoder)
+        return changed(LIBRARY.resolve(adapter, adapters=True), decoder, encoder)
 
     @classmethod
     @telling

@@ -117,7 +117,7 @@ class CompareMaps(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, names: str, columns: int, **maps: Given) -> io.NodeOutput:
-        found = [map for name in CELLS if maps.get(name) is not None for map in all_in(maps[name])]
+        found = [map for name in CELLS if name in maps for map in all_in(maps[name])]
         named = zip(found, [*names.splitlines(), *[""] * len(found)])
         made = sheet([Cell(picture_of(map), name.strip() or map.task) for map, name in named], columns)
         return io.NodeOutput(made.to(host.output_device()), ui=previewed(cls, made))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
 
-from ..core.checkpoints.library import Library, Stamps, stamps
+from ..core.checkpoints.library import Library, Stamps, contents, stamps
 from ..core.checkpoints.tensors import CheckpointError
 from ..core.checkpoints.tiny_vae_file import FULL, LIGHT, TAESD
 from ..core.tiny_vae import Role
@@ -51,6 +52,16 @@ def taesd_file(role: Role) -> Path:
     raise CheckpointError(
         f"There is no taesd_{role} in models/vae_approx: put taesd_{role}.safetensors there, or choose {FULL}."
     )
+
+
+def changed(path: Path, decoder: str, encoder: str) -> str:
+    """What changes when the files of a choice do.
+
+    It is a digest: the host writes it into pictures, with their workflow, and folders of this machine do not belong
+    there.
+    """
+    held = (contents(path), taesd_stamps(decoder, encoder))
+    return hashlib.sha256(repr(held).encode()).hexdigest()
 
 
 def taesd_stamps(decoder: str, encoder: str) -> tuple[Stamps, ...]:

@@ -9,7 +9,6 @@ from comfy_api.latest import io
 from ..core.checkpoints.assemble import assemble
 from ..core.checkpoints.checkpoint import Checkpoint, open_all, open_checkpoint
 from ..core.checkpoints.families import FAMILIES
-from ..core.checkpoints.library import contents
 from ..core.checkpoints.tensors import CheckpointError
 from ..core.checkpoints.tiny_vae_file import FULL, LIGHT, TAESD
 from ..core.display.picture import choose
@@ -18,7 +17,7 @@ from ..core.recipe import Recipe
 from ..core.tasks import TASKS
 from ..core.tiny_vae import Role
 from . import host
-from .library import HALVES, LIBRARY, half, taesd_stamps
+from .library import HALVES, LIBRARY, changed, half
 from .notes import note, shown, telling
 from .schema import ADVANCED, found_by
 from .sockets import Perception
@@ -119,9 +118,9 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(
         cls, model: str, family: str, task: str, overrides: str, decoder: str = FULL, encoder: str = FULL
-    ) -> tuple:
+    ) -> str:
         """Loaded again only when the files change."""
-        return contents(LIBRARY.resolve(model)), *taesd_stamps(decoder, encoder)
+        return changed(LIBRARY.resolve(model), decoder, encoder)
 
     @classmethod
     @telling

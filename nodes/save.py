@@ -182,7 +182,7 @@ class SaveLayers(io.ComfyNode):
         **maps: Given,
     ) -> io.NodeOutput:
         pictures = [] if image is None else [from_image(image, FILE_MEANINGS["values 0..1"])]
-        found = [map for name in LAYER_INPUTS if maps.get(name) is not None for map in all_in(maps[name])]
+        found = [map for name in LAYER_INPUTS if name in maps for map in all_in(maps[name])]
         levels = tasks_where(selector="level")
         over = None if matte is None else read(matte, LEVEL_MEANINGS, "white is selected", *levels)
         planes = planes_of(pictures + found, over, Style(precision, colours, alpha))

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.display.doubts import doubted
-from ..core.display.picture import FILE_MEANINGS, Meaning, as_map, choose, from_image
+from ..core.display.picture import FILE_MEANINGS, Meaning, as_map, choose
 from ..core.display.typed_geometry import PARTS, Packet, camera_of, from_packet
 from ..core.errors import UserError
 from ..core.geometry import intrinsics_from_fov
@@ -86,13 +86,14 @@ def read(map: Given | None, meanings: dict[str, Meaning], convention: str, *task
     return as_map(map if isinstance(map, Tensor) else taken(map, *tasks), meaning, tasks)
 
 
-def all_in(given: Given) -> list[PerceptionMap]:
-    """What came into an input as maps: a map, all that a geometry holds, a picture, or a mask."""
-    if isinstance(given, PerceptionMap):
-        return [given]
-    if isinstance(given, Tensor):
-        return [from_image(given, FILE_MEANINGS["values 0..1"] if given.ndim > 3 else MASK)]
-    return [from_packet(given, (task,)) for task, part in PARTS.items() if part.key in given]
+def all_in(given: Given | None) -> list[PerceptionMap]:
+    """What came into an input as maps: a map, all that a geometry holds, a picture, or a mask. UserError if nothing
+    came."""
+    if isinstance(given, Mapping):
+        return [from_packet(given, (task,)) for task, part in PARTS.items() if part.key in given]
+    meaning = MASK if isinstance(given, Tensor) and given.ndim < 4 else FILE_MEANINGS["values 0..1"]
+    tasks = ("image", *TASKS)
+    return [as_map(given if isinstance(given, Tensor) else taken(given, *tasks), meaning, tasks)]
 
 
 MASK = Meaning("mask", Convention())

@@ -89,7 +89,7 @@ def wide_vae() -> AutoencoderKL:
     torch.manual_seed(0)
     return (
         AutoencoderKL(
-            block_out_channels=(32, 256), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=1,
+            block_out_channels=(32, 512), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=1,
             up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4,
         ).eval().requires_grad_(False)
     )  # fmt: skip

@@ -167,7 +167,7 @@ def inside_format(row: Blueprint, inside: Inside, graph: ApiGraph, schemas: Sche
     heights = {name: height(schemas[entry["class_type"]]) for name, entry in graph.items()}
     boxes = Boxes(graph, schemas, arrange(graph, heights, inside.columns))
     nodes = {node["id"]: node for node in boxes.nodes()}
-    links = [dict(zip(LINK, link)) for link in boxes.links()]
+    links: list[dict[str, Any]] = [dict(zip(LINK, link)) for link in boxes.links()]
     entering = [enter(links, nodes[int(name)], int(name), boxes.socket(name, key)) for name, key in inside.entering]
     kinds = leaving_kinds(inside, schemas)
     outputs = [

@@ -96,18 +96,37 @@ class Boxes:
         }  # fmt: skip
 
     def widgets(self, name: str) -> list[Any]:
-        values = self.graph[name]["inputs"]
+        """What they hold; those that a wire leads into, their defaults."""
+        wired = self.wired(name)
+        values = {key: value for key, value in self.graph[name]["inputs"].items() if key not in wired}
         return [
             value
             for key, options in widgets_of(self.schema(name)).items()
-            for value in (values[key], *(added for option, added in FURTHER_WIDGETS.items() if options.get(option)))
+            for value in (
+                values.get(key, options.get("default")),
+                *(added for option, added in FURTHER_WIDGETS.items() if options.get(option)),
+            )
         ]
 
+    def wired(self, name: str) -> dict[str, int]:
+        """{input: the number of its link}"""
+        return {wire[3]: number for wire, number in self.numbers.items() if wire[2] == name}
+
+    def sockets(self, name: str) -> dict[str, Any]:
+        """{input: its kind} of all that wires may lead into, widgets last, of which only those that one does."""
+        wired, schema = self.wired(name), self.schema(name)
+        kinds = {key: kind for key, (kind, _) in declared(schema).items() if key in wired and is_widget(kind)}
+        return sockets_of(schema) | kinds
+
     def inputs(self, name: str) -> list[dict[str, Any]]:
-        links = {wire[3]: number for wire, number in self.numbers.items() if wire[2] == name}
+        links, widgets = self.wired(name), widgets_of(self.schema(name))
         return [
-            {"name": key, "type": kind, "link": links.get(key)} for key, kind in sockets_of(self.schema(name)).items()
-        ]
+            {
+                "name": key, "type": kind, "link": links.get(key),
+                **({"widget": {"name": key}} if key in widgets else {}),
+            }
+            for key, kind in self.sockets(name).items()
+        ]  # fmt: skip
 
     def outputs(self, name: str) -> list[dict[str, Any]]:
         schema = self.schema(name)
@@ -127,7 +146,7 @@ class Boxes:
         ]
 
     def socket(self, name: str, key: str) -> int:
-        return list(sockets_of(self.schema(name))).index(key)
+        return list(self.sockets(name)).index(key)
 
     def reroutes(self) -> dict[str, Any]:
         """The points that wires are led through, as the editor keeps them."""

@@ -119,6 +119,38 @@ def raw_maps(g: Example) -> None:
     g.save_map(depth, "depth", "png16")
 
 
+def relit(g: Example) -> None:
+    picture = g.picture()
+    normal, depth = (g.perceive(g.model(task), picture) for task in ("normal", "depth"))
+    evening = g.add(
+        "DiffusionPerceptionRelight",
+        image=picture, map=normal, azimuth=-70.0, elevation=15.0, colour="#ffb060", intensity=1.6, ambient=0.3,
+    )  # fmt: skip
+    lamp = g.add(
+        "DiffusionPerceptionRelight",
+        image=picture, map=normal, light="point", colour="#80b0ff", intensity=1.5, ambient=0.15, x=0.6, y=0.3,
+        distance=2.2, depth=depth,
+    )  # fmt: skip
+    g.save(evening, "relit_evening")
+    g.save(lamp, "relit_lamp")
+
+
+def foggy(g: Example) -> None:
+    picture = g.picture()
+    depth = g.perceive(g.model("depth"), picture)
+    fog = g.add("DiffusionPerceptionFog", image=picture, map=depth, density=0.3, start=2.0)
+    g.save(fog, "fog")
+    g.add("DiffusionPerceptionPreviewMap", map=depth)
+
+
+def in_space(g: Example) -> None:
+    picture = g.picture()
+    depth = g.perceive(g.model("depth"), picture)
+    mesh = g.add("DiffusionPerceptionDepthToMesh", map=depth, image=picture)
+    g.add("Preview3D", model_file=mesh)
+    g.save(depth[1], "depth_in_3d")
+
+
 def batch(g: Example) -> None:
     rooms = g.add("ImageBatch", image1=g.picture(ROOM), image2=g.picture(BEDROOM))
     pictures = g.add("ImageBatch", image1=rooms, image2=g.at(1, g.picture(PERSON)))
@@ -269,7 +301,7 @@ def pose_seen(g: Example, drawn: Drawn) -> Any:
 def segmentation_seen(g: Example, drawn: Drawn) -> Any:
     """In the colours that the ControlNet learnt."""
     seen = g.perceive(g.model("segmentation"), drawn.image)
-    return g.add("DiffusionPerceptionSegmentationToImage", map=seen, colours="of ade20k, by name")
+    return g.add("DiffusionPerceptionSegmentationToImage", map=seen, colours="ade20k, by name")
 
 
 CORNER = "a reading corner by a window, an armchair, a floor lamp, books"

@@ -101,6 +101,16 @@ def relit(g: Results) -> list[Any]:
     return [g.ours("Relight", image=g.photo(PERSON), map=g.seen(PERSON, "normal"), **light)]
 
 
+def engraved(g: Results) -> list[Any]:
+    """The picture's own contrast as a relief on its shapes."""
+    relief = g.ours("DepthToNormal", map=g.photo(PERSON), near=1.0, far=1.02, smoothing=1)
+    return [g.ours("CombineNormals", map=g.seen(PERSON, "normal"), detail=relief)[1]]
+
+
+def layers(g: Results) -> list[Any]:
+    return [g.seen(ROOM, task)[1] for task in ("depth", "normal", "albedo")]
+
+
 def fog(g: Results) -> list[Any]:
     return [g.ours("Fog", image=g.photo(PERSON), map=g.seen(PERSON, "depth"), density=0.6, start=1.5)]
 
@@ -121,6 +131,8 @@ PAGES = {
     "MatteCutout": Page(PERSON, lambda g: [g.ours("MatteCutout", image=g.photo(PERSON), map=g.seen(PERSON, "mask"))]),
     "RefineMask": Page(PERSON, refined),
     "DepthToNormal": Page(PERSON, lambda g: [g.ours("DepthToNormal", map=g.seen(PERSON, "depth"), smoothing=4)[1]]),
+    "CombineNormals": Page(PERSON, engraved),
+    "SaveLayers": Page(ROOM, layers, 2),
     "RotateNormals": Page(BEDROOM, lambda g: [g.ours("RotateNormals", map=g.seen(BEDROOM, "normal"), yaw=45.0)[1]]),
     "Relight": Page(PERSON, relit),
     "Fog": Page(PERSON, fog),
@@ -159,7 +171,7 @@ def main() -> int:
         FOLDER.mkdir(parents=True, exist_ok=True)
         for node, page in PAGES.items():
             pictures = [opened(file) for name in ends[node] for file in result.files(name)]
-            drawn(page, pictures).save(FOLDER / f"{node}.jpg", quality=85, optimize=True)
+            drawn(page, pictures).save(FOLDER / f"{node}.jpg", quality=78, optimize=True)
             print(FOLDER / f"{node}.jpg")
     return 0
 

@@ -131,6 +131,26 @@ WORKFLOWS: tuple[Workflow, ...] = (
         "becomes a sequence.",
     ),
     Workflow(
+        "Relight a Room", graphs.relit,
+        "A room in the evening sun, and by the light of a blue lamp in it, from its normals and depth.",
+        "*Relight* has no network and no seed: change *azimuth* and *elevation*, or *x*, *y* and *distance*, and run "
+        "again. Only the new light's shadow side is dark: nothing throws a shadow on another thing. An albedo at its "
+        "input *albedo* takes the old light out of the colours. Its output *shading* is a layer for *Save Layers*.",
+    ),
+    Workflow(
+        "Fog in a Room", graphs.foggy,
+        "Fog that hides a room the more the farther away it is, and its depth beside a scale.",
+        "The starter's depth says what is nearer, not how far away it is: *near* and *far* say that, 1.5 and 5 m for a "
+        "room. *density* is how thick the fog is. The output *mask* serves colour grading as well; *Focus Mask* makes "
+        "one for blur.",
+    ),
+    Workflow(
+        "A Photograph in 3D", graphs.in_space,
+        "What a depth shows as a surface with the picture on it, to be turned in ComfyUI or opened in Blender.",
+        "The GLB file lies in output/perception. If walls come out bent or the room too deep, change *far* and "
+        "*field_of_view*; *jump* says where the surface is cut.",
+    ),
+    Workflow(
         "A Batch of Pictures", graphs.batch,
         "The depth of several pictures or frames, brought to grey by one common range.",
         "*scope: per batch* keeps a video from flickering; *per image* stretches each by itself. Frames of a video "
@@ -211,7 +231,7 @@ WORKFLOWS: tuple[Workflow, ...] = (
     Workflow(
         "Segmentation of a Generation for ControlNet", graphs.segmentation_of_generation,
         "A room is drawn, it is parted into its things, and another room is drawn with the same parts.",
-        "*of ade20k, by name* turns a palette's colours into those that segmentation ControlNets learnt, class by "
+        "*ade20k, by name* turns a palette's colours into those that segmentation ControlNets learnt, class by "
         "class; what ADE20K has no class for becomes black.",
         (CHECKPOINT, CONTROLNETS["segmentation"]),
     ),

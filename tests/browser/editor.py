@@ -136,10 +136,10 @@ class Editor:
     def search(self, x: float = 700, y: float = 400) -> Locator:
         """Open the node search by a double click on the canvas; the field to type into."""
         field = self.page.locator(f"{SEARCH} input").first
-        # a busy machine may take the two clicks for clicks far apart
-        while not field.is_visible():
+        for _ in range(5):  # a canvas that is just being drawn may miss the first
             self.page.mouse.dblclick(x, y)
-            self.until(field.is_visible, 2)
+            if self.until(field.count, 3.0):
+                break
         return field
 
     def add(self, title: str, x: float, y: float) -> str:
@@ -183,3 +183,4 @@ class Editor:
         """Choose a language; nodes are named in it when the editor is opened next."""
         self.server.post("/settings/Comfy.Locale", language)
         self.load()
+        self.clear()  # of what was open before

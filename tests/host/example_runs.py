@@ -89,6 +89,8 @@ def pictures(file: Path) -> list[np.ndarray]:
         return [as_rgb(channel) for channel in read_exr(file)]
     if file.suffix == ".npy":
         return [as_rgb(np.load(file))]
+    if file.suffix == ".glb":
+        return []  # whose depth is drawn beside it
     with Image.open(file) as opened:
         pixels = np.asarray(opened)
     values = pixels / (255 if pixels.dtype == np.uint8 else 65535)

@@ -73,9 +73,11 @@ def read_exr(file):
         return {name: channel.pixels for name, channel in opened.channels().items()}, dict(opened.header())
 
 
+LAYERS = {"precision": "half", "colours": "linear light", "alpha": "multiplied", "first_frame": 1}
+
+
 def save_layers(graph: Graph, **inputs) -> Node:
-    usual = {"precision": "half", "colours": "linear light", "alpha": "multiplied", "first_frame": 1}
-    return graph.add("DiffusionPerceptionSaveLayers", **usual | {"filename_prefix": "compositing/layers"} | inputs)
+    return graph.add("DiffusionPerceptionSaveLayers", **LAYERS | {"filename_prefix": "compositing/layers"} | inputs)
 
 
 def test_a_picture_and_its_maps_lie_in_one_file_a_frame_that_never_covers_another(comfyui, wall, model):
@@ -296,3 +298,19 @@ def test_maps_and_pictures_stand_side_by_side(comfyui, wall, model):
     empty.add("DiffusionPerceptionCompareMaps", names="", columns=0)
     with pytest.raises(NodeFailed, match="nothing to compare"):
         comfyui.submit(empty)
+
+
+@pytest.mark.parametrize("node", ["SaveLayers", "CompareMaps"])
+def test_a_wire_that_brings_nothing_is_told_so(comfyui, wall, model, node):
+    graph = Graph()
+    widgets = {
+        "SaveLayers": {**LAYERS, "filename_prefix": "compositing/none"},
+        "CompareMaps": {"names": "", "columns": 0},
+    }
+    both = graph.add(
+        "DiffusionPerceptionPerceiveTasks",
+        perception=graph.load_model(model, "depth"), image=graph.load_image(wall), resolution=-1, batch_size=1,
+    )  # fmt: skip
+    graph.add(f"DiffusionPerception{node}", map_1=both[0], map_2=both[1], **widgets[node])
+    with pytest.raises(NodeFailed, match="No map came"):
+        comfyui.submit(graph)

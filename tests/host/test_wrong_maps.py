@@ -29,6 +29,8 @@ TAKES = {
     "FocusMask": {"depth", "disparity"},
     "RefineMask": {"mask", "matte"},
     "SaveMap": None,
+    "PreviewMap": None,
+    "DepthToMesh": {"depth", "disparity"},
 }
 """The maps that each node takes; None: all."""
 
@@ -42,7 +44,7 @@ def tried() -> dict[str, Any]:
     from diffusion_perception.core.perception_map import Convention, PerceptionMap
     from diffusion_perception.core.skeletons import SKELETONS
     from diffusion_perception.core.tasks import TASKS
-    from diffusion_perception.nodes import composite, haze, normals, notes, pose, refine, relight, render, save
+    from diffusion_perception.nodes import compare, composite, haze, normals, notes, pose, refine, relight, render, save
 
     sizes = {"normal": 3, "segmentation": 3, "albedo": 3, "shading": 3, "residual": 3, "irradiance": 3}
     conventions = {
@@ -79,7 +81,7 @@ def tried() -> dict[str, Any]:
         held = {each.id: getattr(each, "default", None) for each in schema.inputs if hasattr(each, "default")}
         wanted = inspect.signature(node.execute).parameters
         more = {"classes": "1"} if "classes" in held else {}
-        more |= {"detail": given["normal"]} if "detail" in wanted else {}
+        more |= {"detail": given["normal"]} if "detail" in wanted.keys() - held else {}
         more |= {"image": torch.rand(1, 24, 32, 3)} if "image" in wanted else {}
         return {key: value for key, value in held.items() if value is not None and key in wanted} | more
 
@@ -99,7 +101,7 @@ def tried() -> dict[str, Any]:
     found, noted = {}, {}
     modules = (render, normals, relight, haze, refine, composite)
     nodes = [node for module in modules for node in module.NODES]
-    for node in (*nodes, pose.PoseFromMap, save.SaveMap):
+    for node in (*nodes, pose.PoseFromMap, save.SaveMap, save.DepthToMesh, compare.PreviewMap):
         name = node.__name__
         images = name != "PoseFromMap"  # whose socket takes none
         came = {what: map for what, map in given.items() if images or not isinstance(map, torch.Tensor)}
@@ -157,6 +159,7 @@ DOUBTED = {
     "SegmentationToImage": "none of the palette ade20k: connect a photo to Perceive",
     "MaskFromMap": "is gray: connect a photo to Perceive",
     "MatteCutout": "is gray: connect a photo to Perceive",
+    "DepthToMesh": "is gray: connect a photo to Perceive",
 }
 
 
