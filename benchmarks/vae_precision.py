@@ -114,12 +114,14 @@ def perceive(precision: str, fits: int, cases: list[dict[str, Any]], side: int, 
 
     from diffusion_perception.core.pipeline import predict
     from diffusion_perception.nodes.load import LoadModel
+    from diffusion_perception.nodes.notes import noted
     from diffusion_perception.nodes.perceive import prepared
 
     found, highest, said = {}, {}, []
+    noted.set(said)
     for index, case in enumerate(cases):
         loaded = LoadModel.execute(case["model"], "auto", case["task"], case["overrides"]).result[0]
-        perceiver = prepared(loaded, None, precision, said)
+        perceiver = prepared(loaded, None, precision)
         fill_memory(perceiver.autoencoder.vae.first_stage_model, fits)
         pictures, noise = torch.from_numpy(arrays[f"pictures_{index}"]), arrays.get(f"noise_{index}")
         if case["model"] not in highest:
