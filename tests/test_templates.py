@@ -130,3 +130,8 @@ def test_a_card_shows_the_boxes_of_a_graph_the_packs_own_in_a_colour():
     assert tuple(picture[50, 350]) == template_pictures.OTHERS
     column = picture[:, 200].astype(int)
     assert (np.abs(column - template_pictures.CANVAS).sum(1) > 60).sum() in range(1, 6)
+
+
+def test_each_template_and_blueprint_has_what_it_drew_and_nothing_else_has():
+    kept = {file.stem for file in (workflows.ROOT / "tests" / "host" / "references").iterdir()}
+    assert kept == {row.title for row in (*workflows.WORKFLOWS, *blueprints.BLUEPRINTS)}
