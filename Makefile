@@ -7,7 +7,7 @@ READY := .venv/ready
 RENDERER := .venv/renderer
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: test test-host lint test-slow test-gpu host browser demo pictures example-pictures serve starter tables tables-full clean
+.PHONY: test test-host lint test-slow test-gpu host browser screenshots demo pictures example-pictures serve starter tables tables-full clean
 
 # Files of tests side by side: networks this small use one core each
 test: lint host browser
@@ -37,6 +37,10 @@ host: $(READY)
 # Nothing to do where there is one, or where it cannot be had: the tests that open the editor in it are then skipped.
 browser: $(READY)
 	@test "$$DIFFUSION_PERCEPTION_NO_HOST" = 1 || $(BIN)/python tools/chromium.py
+
+# The README's pictures of the editor
+screenshots: host browser
+	$(BIN)/pytest -q tests/browser --screenshots docs/pictures -k "three_nodes or search or browser_shows"
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py

@@ -465,30 +465,31 @@ class PerceptionModel(comfy.supported_models_base.BASE):
 
 def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackbone:
     """A UNet that the host owns: loads, offloads and evicts."""
-    tensors = weights.load()
-    parameters = sum(tensor.numel() for tensor in tensors.values())
+    outlines = weights.outlines()
+    parameters = sum(outline.numel() for outline in outlines.values())
     config = PerceptionModel(host_config(architecture))
     dtype = management.unet_dtype(
         model_params=parameters,
         supported_dtypes=config.supported_inference_dtypes,
-        weight_dtype=comfy.utils.weight_dtype(tensors),
+        weight_dtype=comfy.utils.weight_dtype(outlines),
     )
-    device = management.get_torch_device()
+    device, at_first = management.get_torch_device(), management.unet_inital_load_device(parameters, dtype)
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
-    model = comfy.model_base.BaseModel(
-        config, comfy.model_base.ModelType.IMG_TO_IMG, device=management.unet_inital_load_device(parameters, dtype)
-    )
+    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.IMG_TO_IMG, device=at_first)
     if architecture.fourier:
         add_fourier(model.diffusion_model, architecture.widths[-1], dtype)
+    # the patcher comes first: it decides whether weights stay as they are in the file
+    patcher = owned(model, management.unet_offload_device())
+    # what the network was made with is never filled, and so takes no memory, where what is read can stand in its place
+    fresh = not streams(patcher) and torch.device(at_first).type == "cpu"
+    tensors = weights.load(dtype, copy=True) if fresh else weights.load()
     names = rename(tensors, unet_to_ldm(architecture.attention, architecture.layers))
     renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
     if "out.2.weight" not in renamed:
         # a UNet that was trained for a head has no way out of its own; these are never read
         out = {name: tensor for name, tensor in model.diffusion_model.state_dict().items() if name.startswith("out.")}
         renamed |= {name: torch.zeros_like(tensor) for name, tensor in out.items()}
-    # the patcher comes first: it decides whether weights stay as they are in the file
-    patcher = owned(model, management.unet_offload_device())
-    filled(model.diffusion_model, renamed, weights, assign=streams(patcher), dtype=dtype)
+    filled(model.diffusion_model, renamed, weights, assign=fresh or streams(patcher), dtype=dtype)
     return HostBackbone(patcher)
 
 

@@ -107,7 +107,7 @@ class Perceive(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DiffusionPerceptionPerceive",
-            display_name="Perceive (Depth, Normal, Mask ...)",
+            display_name="Perceive (Depth/Normal/Mask/Segmentation)",
             category="perception",
             **found_by(
                 "depth, depth map, depth estimation, normal, normals, normal map, surface normals, mask, "

@@ -91,7 +91,9 @@ class PerceivePose(io.ComfyNode):
                 precision_input(),
             ],
             outputs=[
-                PerceptionMapSocket.Output(display_name="map", tooltip="Heatmaps of every person, for Pose from Map."),
+                PerceptionMapSocket.Output(
+                    display_name="map", tooltip="Heatmaps of every person, for Render Skeleton."
+                ),
                 io.Image.Output(
                     display_name="skeletons", tooltip="A picture that is ready for an openpose ControlNet."
                 ),
@@ -155,7 +157,7 @@ class PoseFromMap(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="DiffusionPerceptionPoseFromMap",
-            display_name="Pose from Map",
+            display_name="Render Skeleton",
             category="perception",
             **found_by("openpose, keypoints, pose keypoint, skeleton"),
             description="Reads keypoints from heatmaps: POSE_KEYPOINT for other packs, and a skeleton for ControlNet. "

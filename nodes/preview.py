@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -11,8 +10,8 @@ from torch import Tensor
 from ..core.image import resize
 from .notes import note, shown
 
-EDGE = 1024
-"""Pixels of the longest edge at most."""
+EDGE, FEW = 1024, 4
+"""Pixels of the longest edge at most; half of it where more than a few pictures share the node."""
 COUNT = 16
 """Pictures at most: the first ones of a batch; of several tasks as many each."""
 
@@ -24,7 +23,8 @@ def previewed(node: type[io.ComfyNode], *batches: Tensor) -> dict[str, Any]:
     list of images executes a node once for each, the host joins them by name.
     """
     each = max(COUNT // max(len(batches), 1), 1)
-    small: Any = [picture for batch in batches for picture in for_the_eye(batch[:each])]
+    seen = [picture for batch in batches for picture in batch[:each]]
+    small: Any = [for_the_eye(picture, EDGE if len(seen) <= FEW else EDGE // 2) for picture in seen]
     try:
         images = ui.PreviewImage(small, cls=node).as_dict() if small else {"images": []}
     except OSError as error:
@@ -33,12 +33,11 @@ def previewed(node: type[io.ComfyNode], *batches: Tensor) -> dict[str, Any]:
     return {"animated": (False,), "text": (), **images, **(shown() or {})}
 
 
-def for_the_eye(batch: Tensor) -> Iterator[Tensor]:
-    """(B, H, W, 3) -> each picture (h, w, 3), scaled down so that it is no larger than a screen shows."""
-    height, width = batch.shape[1:3]
-    scale = min(1.0, EDGE / max(height, width))
+def for_the_eye(picture: Tensor, edge: int) -> Tensor:
+    """(H, W, 3) -> (h, w, 3), scaled down so that its longest edge has no more pixels."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, edge / max(height, width))
     size = max(round(height * scale), 1), max(round(width * scale), 1)
-    for picture in batch:
-        # on the processor: not every device can resize so
-        planes = picture.cpu().float().movedim(-1, 0)[None]
-        yield resize(planes, size, "bilinear", antialias=True)[0].movedim(0, -1)
+    # on the processor: not every device can resize so
+    planes = picture.cpu().float().movedim(-1, 0)[None]
+    return resize(planes, size, "bilinear", antialias=True)[0].movedim(0, -1)

@@ -217,7 +217,7 @@ class SegmentationToImage(io.ComfyNode):
                     options=list(COLOURS),
                     default=next(iter(COLOURS)),
                     optional=True,
-                    tooltip="Segmentation ControlNets read ADE20K's colours. Of ade20k, by name: those of its classes "
+                    tooltip="Segmentation ControlNets read ADE20K's colours. ade20k, by name: those of its classes "
                     "of the same name or meaning, and black where it has none. Only the image and the legend change.",
                 ),
             ],

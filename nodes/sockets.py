@@ -73,7 +73,7 @@ READERS = {
     "nearness": "Render Depth",
     "directions": "Render Normal",
     "classes": "Render Segmentation",
-    "skeletons": "Pose from Map",
+    "skeletons": "Render Skeleton",
 }
 """The node that shows a map, by the picture of its task; others are shown by the image that is made with them."""
 

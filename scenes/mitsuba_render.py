@@ -146,7 +146,7 @@ def _tables(mi: Any, scene: Any, instances: list[int], labels: list[int]) -> tup
     named = {shape.id(): shape for shape in scene.shapes()}
     pairs = []
     for i in range(len(labels)):
-        number = dr.reinterpret_array(mi.UInt32, mi.ShapePtr(named[f"shape{i:05d}"]))
+        number: Any = dr.reinterpret_array(mi.UInt32, mi.ShapePtr(named[f"shape{i:05d}"]))
         pairs.append((int(number[0]), instances[i], labels[i]))
     size = max(number for number, _, _ in pairs) + 1
     instance_of, label_of = np.zeros(size, np.uint16), np.zeros(size, np.uint8)

@@ -311,3 +311,21 @@ def test_tensors_lie_the_same_in_memory_however_long_the_header_is(tmp_path, pad
     found = tensor_files.read(tmp_path / "file.safetensors", {name: name for name in tensors})
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     assert all(tensor.data_ptr() % 64 == 0 for tensor in found.values())
+
+
+def test_weights_come_in_the_precision_that_is_asked_for_and_in_memory_of_their_own(tmp_path):
+    numbers = {f"layer.{number}.weight": torch.randn(7, 5).half() for number in range(120)}
+    numbers |= {"layer.0.bias": torch.randn(7), "position": torch.arange(3)}
+    save_file(numbers, tmp_path / "some.safetensors")
+    weights = network((tmp_path / "some.safetensors",), lambda names: {name: name for name in names})
+    outlines = weights.outlines()
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in outlines.items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in numbers.items()
+    }
+    assert all(tensor.is_meta for tensor in outlines.values())
+    loaded = weights.load(torch.float32, copy=True)
+    assert list(loaded) == list(weights.load())
+    (tmp_path / "some.safetensors").write_bytes(b"\xff" * 64)  # nothing may lean on the file any more
+    for name, tensor in loaded.items():
+        assert tensor.dtype == (torch.int64 if name == "position" else torch.float32)
+        assert torch.equal(tensor, numbers[name].to(tensor.dtype))

@@ -260,6 +260,19 @@ def write_ldm(path: Path, dtype: torch.dtype = torch.float16) -> Path:
     return path
 
 
+def write_stable_diffusion(path: Path) -> Path:
+    """The same with a whole text encoder, under CLIP's names: what a run can start from."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(5)
+    config = CLIPTextConfig(hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=1, num_attention_heads=1)
+    text = CLIPTextModel(config).state_dict()
+    named = {f"cond_stage_model.transformer.{name.removeprefix('text_model.')}": text[name] for name in text}
+    tensors = {**ldm(unet(generation=1)), **ldm_vae(vae()), **named}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
 def expected_levels(image: Tensor) -> np.ndarray:
     """(H, W, 3) uint8 of picture()."""
     return (image[0].movedim(0, -1) * 255).round().byte().numpy()

@@ -101,23 +101,23 @@ def image_to_segmentation(g: Inside) -> None:
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     Blueprint(
-        "Image to Depth", image_to_depth, "A depth map of an image; near is white.", "Depth",
+        "Depth of Image", image_to_depth, "A depth map of an image; near is white.", "Depth",
         ("depth map", "depth estimation", "depth preprocessor", "marigold", "lotus", "genpercept"),
     ),
     Blueprint(
-        "Image to Normal", image_to_normal, "Surface normals of an image, as the normalbae ControlNet reads them.",
+        "Normals of Image", image_to_normal, "Surface normals of an image, as the normalbae ControlNet reads them.",
         "Normal", ("normal map", "surface normals", "bae", "normalbae"),
     ),
     Blueprint(
-        "Image Cut-out", image_cutout, "A subject without its background: RGBA and its mask.", "Background Removal",
-        ("remove background", "background removal", "matting", "cutout", "alpha"),
+        "Mask and Cut-out of Image", image_cutout, "A subject without its background: RGBA and its mask.",
+        "Background Removal", ("remove background", "background removal", "matting", "cutout", "alpha"),
     ),
     Blueprint(
-        "Image to Pose", image_to_pose, "The skeleton of a person, for an openpose ControlNet, and POSE_KEYPOINT.",
+        "Pose of Image", image_to_pose, "The skeleton of a person, for an openpose ControlNet, and POSE_KEYPOINT.",
         "Pose", ("openpose", "keypoints", "skeleton", "sdpose"), (POSE,),
     ),
     Blueprint(
-        "Image to Segmentation", image_to_segmentation,
+        "Segmentation of Image", image_to_segmentation,
         "An image in the colours of its classes, and a mask of those that are named.", "Segmentation",
         ("semantic segmentation", "ade20k", "class mask"),
     ),
@@ -167,7 +167,7 @@ def inside_format(row: Blueprint, inside: Inside, graph: ApiGraph, schemas: Sche
     heights = {name: height(schemas[entry["class_type"]]) for name, entry in graph.items()}
     boxes = Boxes(graph, schemas, arrange(graph, heights, inside.columns))
     nodes = {node["id"]: node for node in boxes.nodes()}
-    links = [dict(zip(LINK, link)) for link in boxes.links()]
+    links: list[dict[str, Any]] = [dict(zip(LINK, link)) for link in boxes.links()]
     entering = [enter(links, nodes[int(name)], int(name), boxes.socket(name, key)) for name, key in inside.entering]
     kinds = leaving_kinds(inside, schemas)
     outputs = [

@@ -301,7 +301,7 @@ def pose_seen(g: Example, drawn: Drawn) -> Any:
 def segmentation_seen(g: Example, drawn: Drawn) -> Any:
     """In the colours that the ControlNet learnt."""
     seen = g.perceive(g.model("segmentation"), drawn.image)
-    return g.add("DiffusionPerceptionSegmentationToImage", map=seen, colours="of ade20k, by name")
+    return g.add("DiffusionPerceptionSegmentationToImage", map=seen, colours="ade20k, by name")
 
 
 CORNER = "a reading corner by a window, an armchair, a floor lamp, books"

@@ -103,7 +103,7 @@ def relit(g: Results) -> list[Any]:
 
 def engraved(g: Results) -> list[Any]:
     """The picture's own contrast as a relief on its shapes."""
-    relief = g.ours("DepthToNormal", map=g.photo(PERSON), near=1.0, far=1.04, smoothing=1)
+    relief = g.ours("DepthToNormal", map=g.photo(PERSON), near=1.0, far=1.02, smoothing=1)
     return [g.ours("CombineNormals", map=g.seen(PERSON, "normal"), detail=relief)[1]]
 
 
@@ -171,7 +171,7 @@ def main() -> int:
         FOLDER.mkdir(parents=True, exist_ok=True)
         for node, page in PAGES.items():
             pictures = [opened(file) for name in ends[node] for file in result.files(name)]
-            drawn(page, pictures).save(FOLDER / f"{node}.jpg", quality=85, optimize=True)
+            drawn(page, pictures).save(FOLDER / f"{node}.jpg", quality=78, optimize=True)
             print(FOLDER / f"{node}.jpg")
     return 0
 

@@ -231,7 +231,7 @@ WORKFLOWS: tuple[Workflow, ...] = (
     Workflow(
         "Segmentation of a Generation for ControlNet", graphs.segmentation_of_generation,
         "A room is drawn, it is parted into its things, and another room is drawn with the same parts.",
-        "*of ade20k, by name* turns a palette's colours into those that segmentation ControlNets learnt, class by "
+        "*ade20k, by name* turns a palette's colours into those that segmentation ControlNets learnt, class by "
         "class; what ADE20K has no class for becomes black.",
         (CHECKPOINT, CONTROLNETS["segmentation"]),
     ),

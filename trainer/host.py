@@ -230,7 +230,7 @@ def refuse_text_encoder(adapter: Adapter, context: object) -> None:
 
 def load_unet(weights: Weights, architecture: UNetArchitecture) -> UNet2DConditionModel:
     """The network, in single precision. CheckpointError if the weights do not fit it."""
-    tensors = weights.load()
+    tensors = weights.load(torch.float32)
     with torch.device("meta"):
         unet = make_unet(architecture)
     if "conv_out.weight" not in tensors:
@@ -261,7 +261,7 @@ def load_vae(weights: Weights, architecture: VAEArchitecture) -> AutoencoderKL:
     """The VAE, in single precision. CheckpointError if the weights do not fit it."""
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(architecture.config())
-    return filled(vae, weights.load(), weights)
+    return filled(vae, weights.load(torch.float32), weights)
 
 
 def filled(module: Module, tensors: dict[str, Tensor], weights: Weights) -> Module:

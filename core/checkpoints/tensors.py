@@ -59,11 +59,14 @@ class Weights:
     def path(self) -> Path:
         return self.files[0]
 
-    def load(self) -> dict[str, Tensor]:
-        """{name in the network: tensor}, in the files' own dtype. CheckpointError if a file is damaged."""
+    def load(self, dtype: torch.dtype | None = None, copy: bool = False) -> dict[str, Tensor]:
+        """{name in the network: tensor}, in the files' own dtype or another. CheckpointError if a file is damaged.
+
+        copy: in memory of their own also where they could stay in the file, which is open as long as any of them lives.
+        """
         tensors = {}
         for file in self.files:
-            tensors |= read(file, self.names)
+            tensors |= read(file, self.names, dtype, copy)
         packed = next((name for name, tensor in tensors.items() if tensor.dtype in (torch.int8, torch.uint8)), "")
         if packed:
             raise CheckpointError(
@@ -71,6 +74,14 @@ class Weights:
             )
         renamed = {self.names[name]: tensor for name, tensor in tensors.items()}
         return {name: tensor.reshape(self.shapes[name]) for name, tensor in renamed.items()}
+
+    def outlines(self) -> dict[str, Tensor]:
+        """The same without numbers: shapes and dtypes alone, of which little is read."""
+        found = {}
+        for file in self.files:
+            held = unpickle(file) if file.suffix == ".bin" else lazily(file, list(self.names))
+            found |= {self.names[name]: tensor.to("meta") for name, tensor in held.items() if name in self.names}
+        return found
 
 
 def find_files(folder: Path, stems: tuple[str, ...] = STEMS) -> tuple[Path, ...]:
@@ -163,12 +174,34 @@ def strip(names: list[str], prefix: str) -> dict[str, str]:
     return {name: name[len(prefix) :] for name in names if name.startswith(prefix)}
 
 
-def read(file: Path, wanted: dict[str, str]) -> dict[str, Tensor]:
+def read(file: Path, wanted: dict[str, str], dtype: torch.dtype | None = None, copy: bool = False) -> dict[str, Tensor]:
     """The wanted tensors of one file."""
     if file.suffix == ".bin":
-        return {name: tensor for name, tensor in unpickle(file).items() if name in wanted}
+        return {name: brought(tensor, dtype, copy) for name, tensor in unpickle(file).items() if name in wanted}
     with opened(file) as tensors:
-        return {name: aligned(tensors.get_tensor(name)) for name in tensors.keys() if name in wanted}  # noqa: SIM118
+        names = [name for name in tensors.keys() if name in wanted]  # noqa: SIM118
+    found: dict[str, Tensor] = {}
+    for start in range(0, len(names), AT_ONCE):
+        # opened anew: what was read of a file stays in memory for as long as it is open
+        part = lazily(file, names[start : start + AT_ONCE])
+        found |= {name: aligned(brought(part.pop(name), dtype, copy)) for name in list(part)}
+    return found
+
+
+AT_ONCE = 50
+"""Tensors of a file that is then given back."""
+
+
+def lazily(file: Path, names: list[str]) -> dict[str, Tensor]:
+    """Tensors that are read when they are looked at."""
+    with opened(file) as tensors:
+        held = set(tensors.keys())
+        return {name: tensors.get_tensor(name) for name in names if name in held}
+
+
+def brought(tensor: Tensor, dtype: torch.dtype | None, copy: bool) -> Tensor:
+    """In this precision, if it is a number with a fraction."""
+    return tensor.to(dtype if tensor.is_floating_point() else None, copy=copy)
 
 
 ALIGNMENT = 64

@@ -19,6 +19,7 @@ from .fingerprint import Fingerprint, fingerprint, is_fingerprint, matches
 from .tensors import (
     CheckpointError,
     Weights,
+    brought,
     header_object,
     network,
     pick_vae,
@@ -66,8 +67,11 @@ class Held(Weights):
 
     tensors: Mapping[str, Tensor]
 
-    def load(self) -> dict[str, Tensor]:
-        return dict(self.tensors)
+    def load(self, dtype: torch.dtype | None = None, copy: bool = False) -> dict[str, Tensor]:
+        return {name: brought(tensor, dtype, copy) for name, tensor in self.tensors.items()}
+
+    def outlines(self) -> dict[str, Tensor]:
+        return {name: tensor.to("meta") for name, tensor in self.tensors.items()}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], *files: Path) -> Held:

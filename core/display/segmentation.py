@@ -68,7 +68,7 @@ def ade20k_colours(found: Classes) -> Coloured:
 
 
 COLOURS: dict[str, Callable[[Classes], Coloured]] = {
-    "of the map's palette": own_colours,
-    "of ade20k, by name": ade20k_colours,
+    "the map's palette": own_colours,
+    "ade20k, by name": ade20k_colours,
 }
 """In which a segmentation may be painted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from editor import SETTINGS, Editor
 HERE = Path(__file__).parent
 # Containers give Chromium neither its sandbox nor a shared memory of a useful size; the canvas is drawn without a GPU.
 OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-proxy-server"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make screenshots` keeps what is seen on the way for the README."""
+    parser.addoption("--screenshots", type=Path, help="a folder for pictures of the editor")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,8 +53,9 @@ def first_editor(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def editor(first_editor: Editor, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Editor]:
     """The editor with an empty canvas; a test that fails leaves a picture of what there was to see."""
     first_editor.clear()
+    first_editor.screenshots = request.config.getoption("--screenshots", None)
     failed = request.session.testsfailed
     yield first_editor
     if request.session.testsfailed > failed:
         first_editor.page.screenshot(path=tmp_path / "editor.png")
-        print(f"The page as the test left it: {tmp_path / 'editor.png'}")
+        sys.stderr.write(f"The page as the test left it: {tmp_path / 'editor.png'}\n")

@@ -26,6 +26,8 @@ class Editor:
     def __init__(self, page: Page, server: Server) -> None:
         self.page = page
         self.server = server
+        self.screenshots: Path | None = None
+        """Where keep() keeps, if anywhere."""
         self.load()
         self.frontend = frontend(page.evaluate("() => __COMFYUI_FRONTEND_VERSION__"))
 
@@ -101,6 +103,11 @@ class Editor:
         """What the search lists, best first."""
         return self.page.locator(self.frontend.results).all_inner_texts()
 
+    def keep(self, name: str) -> None:
+        """A picture of the page as it is, for the README, if such are wanted."""
+        if self.screenshots:
+            self.page.screenshot(path=self.screenshots / f"{name}.jpg", quality=80)
+
     # What a person does
 
     def run(self, timeout: float = 120.0) -> dict[str, Any]:
@@ -152,10 +159,8 @@ class Editor:
 
     def wire(self, source: str, output: str, target: str, socket: str) -> None:
         """Drag a wire from an output to an input."""
-        start, end = (
-            self.page.evaluate(looks.SLOT, place)
-            for place in ([source, "outputs", output], [target, "inputs", socket])
-        )
+        start = self.page.evaluate(looks.SLOT, [source, "outputs", output])
+        end = self.page.evaluate(looks.SLOT, [target, "inputs", socket])
         self.page.mouse.move(*start)
         self.page.mouse.down()
         self.page.mouse.move(*end, steps=6)

@@ -8,7 +8,7 @@ ON_SCREEN = """([x, y]) => {
     return [box.left + (x + offset[0]) * scale, box.top + (y + offset[1]) * scale]
 }"""
 
-READY = """() => window.app?.graph && document.elementFromPoint(700, 400)?.id == 'graph-canvas'
+READY = """() => window.app?.graph && !document.querySelector('#splash-loader')
     && 'DiffusionPerceptionPerceive' in window.LiteGraph.registered_node_types"""
 CLEAR = """() => {
     app.graph.clear(); app.lastNodeErrors = null; app.canvas.ds.offset = [0, 0]; app.canvas.ds.scale = 1

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import blueprints
 import pytest
+from comfyui_server import PACK_NAME
 from model_links import LINKS
 
 import locales
 from workflows import WORKFLOWS
 
 ROOT = Path(__file__).absolute().parents[2]
-PERCEIVE = "Perceive (Depth, Normal, Mask ...)"
+PERCEIVE = "Perceive (Depth/Normal/Mask/Segmentation)"
 SHADES = 16
 """Fewer colours than this are no picture of a room."""
 SAVES_A_PICTURE = "Depth of a Photograph"
@@ -99,6 +100,7 @@ def test_depth_is_three_nodes_and_two_wires(editor):
     outputs = editor.run()
     assert perceive in outputs
     assert flat(editor, outputs) == []
+    editor.keep("depth")
 
 
 def test_two_tasks_are_at_most_five_nodes_and_four_wires(editor):
@@ -145,6 +147,17 @@ def test_what_a_node_says_stands_on_it(editor):
     assert editor.until(lambda: "near is white" in editor.said())
 
 
+def test_the_template_browser_shows_every_template_with_its_picture(editor):
+    editor.open_templates()
+    cards = editor.page.locator("[data-testid^=template-workflow-] img")
+    editor.until(lambda: cards.count() >= len(WORKFLOWS) and all(cards.evaluate_all(DECODED)))
+    editor.keep("templates")
+    assert all(editor.page.get_by_test_id(f"template-workflow-{row.title}").count() == 1 for row in WORKFLOWS)
+
+
+DECODED = "pictures => pictures.map(picture => picture.complete && picture.naturalWidth > 0)"
+
+
 def test_help_opens_with_its_page(editor):
     editor.open_help(editor.add("Load Perception Model", 500, 300))
     page = (ROOT / "web" / "docs" / "DiffusionPerceptionLoadModel.md").read_text("utf-8")
@@ -153,26 +166,39 @@ def test_help_opens_with_its_page(editor):
 
 WORDS = ("depth", "normal", "mask", "segmentation", "pose")
 ALIASES = (
-    "depth map", "normal map", "matting", "background removal", "openpose", "keypoints", "albedo", "shading", "marigold",
-    "genpercept", "lotus", "preprocessor",
+    "depth map", "normal map", "matting", "background removal", "openpose", "keypoints", "albedo", "shading",
+    "marigold", "genpercept", "lotus", "preprocessor",
 )  # fmt: skip
 """Only ComfyUI since 0.11 knows other words for a node than those of its name."""
 
 
-def hits(editor, word: str) -> list[str]:
-    """The pack's own among what a search lists."""
+SEES = ("Perceive", "Load Perception Model", *(row.title for row in blueprints.BLUEPRINTS))
+"""How what estimates something of a picture begins, or what loads a model for it."""
+
+
+def hits(editor) -> list[str]:
+    """The pack's own among what a search lists, by their names."""
     boxes = tuple(row.title for row in blueprints.BLUEPRINTS)
-    return [row for row in editor.results() if "diffusion-perception" in row or row.startswith(boxes)]
+    found = [row for row in editor.results() if PACK_NAME in row or row.startswith(boxes)]
+    return [row.split("\n")[0].strip() for row in found]
+
+
+def is_found(editor) -> bool:
+    """First comes what perceives, and Perceive is there."""
+    found = hits(editor)
+    return bool(found) and found[0].startswith(SEES) and any(row.startswith("Perceive") for row in found)
 
 
 def test_the_search_finds_what_perceives_first(editor):
-    knows = editor.server.object_info("DiffusionPerceptionPerceive")["DiffusionPerceptionPerceive"]
+    schema = editor.server.object_info("DiffusionPerceptionPerceive")["DiffusionPerceptionPerceive"]
     field = editor.search()
     missed = {}
-    for word in (*WORDS, *(ALIASES if "search_aliases" in knows else ())):
+    for word in (*WORDS, *(ALIASES if "search_aliases" in schema else ())):
         field.fill(word)
-        if not editor.until(lambda: (hits(editor, word) or [""])[0].startswith(("Perceive", "Image")), 2):
-            missed[word] = [row.split("\n")[0] for row in hits(editor, word)]
+        if not editor.until(lambda: is_found(editor), 3):
+            missed[word] = hits(editor)
+        if word == "depth":
+            editor.keep("search")
     assert missed == {}
 
 
@@ -184,6 +210,8 @@ def in_english(editor):
 
 
 def test_nodes_are_named_in_the_language_that_is_chosen(in_english):
+    if not in_english.frontend.keeps_languages:
+        pytest.skip("this version of the editor loads its own words over those of a pack: 1.32 does in all but English")
     named = {}
     for language in locales.TRANSLATED:
         in_english.speak(language)

@@ -34,7 +34,7 @@ SMALLER: dict[str, dict[str, dict[str, Any]]] = {
     # random weights see a few pixels as very near
     "Depth by an Adapter": {**REAL_VAE, "DiffusionPerceptionDepthToImage": {"mode": "percentile"}},
     "Pose of a Person": POSE,
-    "Image to Pose": POSE,
+    "Pose of Image": POSE,
     "Depth for ControlNet": GENERATION,
     "Depth of a Generation for ControlNet": GENERATION,
     "Normals of a Generation for ControlNet": GENERATION,

@@ -82,11 +82,13 @@ def test_a_large_picture_is_shown_smaller_and_flows_on_whole(comfyui, model):
 
 def test_of_a_long_batch_the_first_pictures_are_shown(comfyui, model):
     graph = Graph()
-    frames = graph.add("EmptyImage", width=32, height=32, batch_size=19, color=0x808080)
-    seen = graph.perceive(graph.load_model(model, "depth"), frames, batch_size=19)
+    frames = graph.add("EmptyImage", width=520, height=32, batch_size=19, color=0x808080)
+    seen = graph.perceive(graph.load_model(model, "depth"), frames, 64, batch_size=19)
     kept = graph.save_map(seen, "previewed/long").name
     result = comfyui.submit(graph)
-    assert len(previews(result, seen)) == 16
+    shown = previews(result, seen)
+    assert len(shown) == 16
+    assert {levels(file).shape for file in shown} == {(32, 512, 3)}  # they share the node
     assert len(result.files(kept)) == 19
 
 

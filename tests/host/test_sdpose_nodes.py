@@ -27,7 +27,7 @@ def perceive_pose(graph: Graph, model: str, image: str, edge: int, mask: str = "
 
 
 def poses_and_heatmaps(comfyui, graph: Graph, seen) -> tuple[list[dict], np.ndarray]:
-    """What Pose from Map tells, points of which the model is hardly sure included, and (N, K, h, w) as saved."""
+    """What Render Skeleton tells, points of which the model is hardly sure included, and (N, K, h, w) as saved."""
     widgets = {"threshold": 0.0, "same_person": 1.0, "joint_radius": 0.0}
     pose = graph.add("DiffusionPerceptionPoseFromMap", map=seen, **widgets)
     saved = graph.save_map(seen, f"sdpose/{len(graph)}")

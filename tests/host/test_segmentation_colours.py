@@ -51,7 +51,7 @@ def test_a_graph_of_the_first_version_gives_what_it_gave_and_the_node_says_whose
 
 def test_it_goes_over_into_ade20ks_colours_by_name_and_says_what_has_none(comfyui):
     graph = Graph()
-    shown = rendered(graph, colours="of ade20k, by name", classes="floor")
+    shown = rendered(graph, colours="ade20k, by name", classes="floor")
     kept = graph.add("SaveImage", images=shown, filename_prefix="segmentation/ade20k").name
     masks = graph.add("MaskToImage", mask=shown[1])
     picked = graph.add("SaveImage", images=masks, filename_prefix="segmentation/floor").name
@@ -66,7 +66,7 @@ def test_it_goes_over_into_ade20ks_colours_by_name_and_says_what_has_none(comfyu
 
 @pytest.mark.parametrize(
     ("colours", "swatches"),
-    [("of the map's palette", [(128, 0, 0), (255, 0, 128)]), ("of ade20k, by name", [ADE20K_FLOOR, (0, 0, 0)])],
+    [("the map's palette", [(128, 0, 0), (255, 0, 128)]), ("ade20k, by name", [ADE20K_FLOOR, (0, 0, 0)])],
 )
 def test_the_legend_shows_the_colours_that_the_picture_has(comfyui, colours, swatches):
     graph = Graph()

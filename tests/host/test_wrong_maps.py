@@ -11,7 +11,7 @@ READERS = {
     "disparity": "Render Depth",
     "normal": "Render Normal",
     "segmentation": "Render Segmentation",
-    "keypoints": "Pose from Map",
+    "keypoints": "Render Skeleton",
 }
 """The node that each map is sent to where it is wrong."""
 TAKES = {
