@@ -20,7 +20,8 @@ FOCAL = WIDTH / 2 / np.tan(np.radians(FOV / 2))
 def wall(comfyui) -> str:
     """A disparity in 256 levels, 255 and near at the right: a slanted wall, for 1/z is linear across it."""
     levels = np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1))
-    Image.fromarray(levels).save(comfyui.input / "wall.png")
+    # in colours: newer hosts' LoadImage takes 255 of a grey PNG for 255/256
+    Image.fromarray(levels).convert("RGB").save(comfyui.input / "wall.png")
     return "wall.png"
 
 
