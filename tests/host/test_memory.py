@@ -169,7 +169,7 @@ def perceive_short_of_memory(model, failing):
         output = Perceive.execute(perception, image, 0, 1)
     except management.OOM_EXCEPTION as error:
         return {"told": str(error), "sizes": sizes}
-    said = output.ui.as_dict()["text"][0] if output.ui is not None else ""
+    said = (output.ui or {}).get("text", ("",))[0]
     return {"whole": whole, "tiled": output.result[0].values, "said": said, "sizes": sizes}
 
 
