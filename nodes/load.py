@@ -145,8 +145,9 @@ def opened(path: Path, family: str, task: str) -> tuple[Checkpoint, str]:
     if len({checkpoint.recipe.id for checkpoint in held}) < 2 or held[0].siblings:
         return (held[0] if held else open_checkpoint(path, family, task)), ""
     taken = next((checkpoint for checkpoint in held if checkpoint.recipe.task == FIRST), held[0])
-    ids = ", ".join(checkpoint.recipe.id for checkpoint in held)
-    return taken, f"{path.name} holds {ids}: {taken.recipe.id} is taken; choose another in task."
+    others = ", ".join(checkpoint.recipe.id for checkpoint in held if checkpoint is not taken)
+    # what matters first: an editor may show the beginning alone
+    return taken, f"Takes {taken.recipe.id}. Choose in task for {others}: {path.name} holds them too."
 
 
 def costs(recipe: Recipe, **choices: str) -> list[str]:

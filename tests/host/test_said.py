@@ -95,7 +95,8 @@ def test_a_file_of_several_tasks_runs_as_it_is_and_the_node_says_what_was_taken(
     loaded = graph.load_model(file.name)
     graph.save_map(graph.perceive(loaded, picture(graph)), "said/several")
     line = said(comfyui, graph, loaded)
-    assert line == f"{file.name} holds {', '.join(tasks)}: {taken} is taken; choose another in task."
+    others = ", ".join(task for task in tasks if task != taken)
+    assert line == f"Takes {taken}. Choose in task for {others}: {file.name} holds them too."
     asked = Graph()
     one = asked.load_model(file.name, tasks[1])
     asked.save_map(asked.perceive(one, picture(asked)), "said/one")
