@@ -25,8 +25,6 @@ class Frontend:
     """Where the files are named that a graph needs."""
     shut_help: str
     """The button that puts the page of help away."""
-    keeps_languages: bool
-    """Whether the words of a pack in other languages than English last until nodes are named in them."""
 
 
 FRONTENDS = (
@@ -39,7 +37,6 @@ FRONTENDS = (
         details="",
         missing="[role=dialog]",
         shut_help="button[aria-label^='Node Library']",
-        keeps_languages=False,
     ),
     Frontend(
         since=(1, 49),
@@ -50,7 +47,6 @@ FRONTENDS = (
         details="[data-testid=error-overlay-see-errors]",
         missing="[data-testid=error-group-missing-model]",
         shut_help="button[aria-label='Toggle properties panel']",
-        keeps_languages=True,
     ),
 )
 
