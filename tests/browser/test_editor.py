@@ -138,8 +138,8 @@ def test_a_refusal_stands_on_the_node(editor):
 
 def test_what_a_node_says_stands_on_it(editor):
     _, perceive = depth(editor)
-    render = editor.add("Render Depth", 980, 250)
-    shown = editor.add("Preview Image", 1340, 250)
+    render = editor.add("Render Depth", 1050, 300)
+    shown = editor.add("Preview Image", 1420, 300)
     editor.wire(perceive, "map", render, "map")
     editor.wire(render, "image", shown, "images")
     editor.run()
