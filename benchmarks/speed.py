@@ -98,7 +98,7 @@ def cases(perceiver: Any, light: Any, size: int, wanted: list[str], meter: Any) 
     from diffusion_perception.core.multitask import predict_tasks
     from diffusion_perception.core.pipeline import predict, predict_latent
 
-    picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    picture = torch.randint(256, (1, 3, size, size), generator=torch.Generator().manual_seed(0)) / 255
     latent = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
     dimmed, both = (
         with_light(perceiver, None, light("decoder")),
@@ -184,7 +184,9 @@ def by_diffusers(folder: Path, size: int, wanted: list[str], threads: int, gpu: 
     meter.watch(vae, "encode", "encode")
     meter.watch(vae, "decode", "decode")
     meter.watch(unet, "forward", "UNet")
-    picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    picture = (torch.randint(256, (1, 3, size, size), generator=torch.Generator().manual_seed(0)) / 255).to(
+        device, dtype
+    )
     tokens = torch.from_numpy(np.load(folder / "empty_text_embed.npy")).to(device, dtype)
     scale = vae.config.scaling_factor
 
