@@ -39,7 +39,7 @@ from diffusion_perception.core.pipeline import Perceiver, predict, predict_laten
 from diffusion_perception.core.pose import people_of, predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
-from diffusion_perception.trainer import objective
+from diffusion_perception.trainer import host, objective
 from diffusion_perception.trainer.config import Objective as Settings
 from diffusion_perception.trainer.data.batches import Batch
 from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone, DiffusersHead
@@ -48,7 +48,9 @@ ALIKE = 1e-5
 
 
 @pytest.fixture(autouse=True)
-def device():
+def device(monkeypatch):
+    # a CPU's shortcuts round otherwise than the device, and what these small networks make of it is ten times ALIKE
+    monkeypatch.setattr(host, "serve", lambda network, given: False)
     # not inference mode, in which operations would come whole and what they are made of would not be seen
     with torch.no_grad(), WithoutFloat64() as there:
         yield there
