@@ -29,9 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def first_editor(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
-    """One server, one browser and one page for all tests."""
+    """One server, one browser and one page for all tests of a file; longer, an editor that draws would hold a core."""
     from playwright.sync_api import sync_playwright
 
     path = chromium.find()
