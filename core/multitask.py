@@ -19,6 +19,7 @@ from .pipeline import (
     Perceiver,
     Values,
     as_trained,
+    by_shortcuts,
     check_image,
     check_latent,
     check_sees_latents,
@@ -105,10 +106,11 @@ def run(
     found: dict[int, list[Values]] = {index: [] for index in range(len(perceivers))}
     for chunk in batch.split(batch_size):
         for alike in grouped(list(found), lambda index: sight_of(perceivers[index])):
-            latent, fitted = look(chunk, perceivers[alike[0]])
-            for same in grouped(alike, lambda index: pass_of(perceivers[index])):
-                for index, perceiver in zip(same, answered([perceivers[index] for index in same], latent)):
-                    found[index].append(perceive(perceiver, latent, fitted, batch_size, Noise(), tick))
+            with by_shortcuts(*(perceivers[index].recipe for index in alike)):
+                latent, fitted = look(chunk, perceivers[alike[0]])
+                for same in grouped(alike, lambda index: pass_of(perceivers[index])):
+                    for index, perceiver in zip(same, answered([perceivers[index] for index in same], latent)):
+                        found[index].append(perceive(perceiver, latent, fitted, batch_size, Noise(), tick))
     return [join(perceiver.recipe, found[index]) for index, perceiver in enumerate(perceivers)]
 
 

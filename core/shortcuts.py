@@ -3,13 +3,14 @@
 A VAE is 95 % convolutions. Of their 2.5 TFLOP in a decoder at 512x512 a quarter goes into pictures that were just
 doubled, which a transposed convolution makes from 4 products in place of 9 (`doubling`), and wide 3x3 ones take 16
 products where 36 are written (`winograd`). A UNet's cross-attention reads two tokens only (`cross_attention`). No
-weight is written; nothing is kept from one call to the next.
+weight is written; nothing is kept from one call to the next. Predictions of one pass take them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
@@ -62,11 +63,27 @@ def of_unet(network: nn.Module) -> list[Way]:
     return [Way(layer, "forward", partial(cross_attention.folded, layer)) for layer in crossing]
 
 
+suiting: ContextVar[bool] = ContextVar("suiting", default=False)
+"""Whether what is predicted bears that sums are rounded otherwise."""
+
+
+@contextmanager
+def where_they_suit(suit: bool) -> Iterator[None]:
+    """While this lasts networks may take shortcuts, or not: several steps make much of a last digit."""
+    before = suiting.set(suit)
+    try:
+        yield
+    finally:
+        suiting.reset(before)
+
+
 def serve(network: nn.Module, given: Tensor) -> bool:
-    """Whether shortcuts are known to be any: on a CPU, in single precision, where nothing is learnt.
+    """Whether shortcuts suit, and are known to be any: on a CPU, in single precision, where nothing is learnt.
 
     Compiled code would be compiled anew for them, and backward would have to know them.
     """
+    if not suiting.get():
+        return False
     plain = given.device.type == "cpu" and given.dtype == torch.float32
     return plain and not torch.is_grad_enabled() and not any(hasattr(part, "_orig_mod") for part in network.modules())
 

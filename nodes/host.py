@@ -47,7 +47,7 @@ from ..core.heads.vitpose import without_batch_norm
 from ..core.image import CELL
 from ..core.pipeline import Perceiver
 from ..core.seen_pictures import SeenPictures
-from ..core.shortcuts import Way, of_unet, of_vae, serve, taken
+from ..core.shortcuts import Way, of_unet, of_vae, serve, suiting, taken
 from ..core.tiles import in_tiles, norms_as_in, overview
 from ..core.tiny_vae import build_light
 
@@ -212,9 +212,9 @@ class HostAutoencoder:
         return self.run(DECODE, latent / self.scaling_factor)
 
     @property
-    def how(self) -> tuple[torch.dtype, Any]:
-        """What a latent depends on besides the network and the picture: precision, and patches of other packs."""
-        return self.dtype, getattr(self.patcher, "patches_uuid", None)
+    def how(self) -> tuple[torch.dtype, bool, Any]:
+        """What a latent depends on besides the network and the picture: precision, arithmetic, other packs' patches."""
+        return self.dtype, suiting.get(), getattr(self.patcher, "patches_uuid", None)
 
     def run(self, half: Half, given: Tensor) -> Tensor:
         """One pass of a half; in overlapping tiles, and said so, if memory does not suffice."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffusion_perception.core import cross_attention, doubling, winograd
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.shortcuts import of_unet, of_vae, serve, taken
+from diffusion_perception.core.shortcuts import of_unet, of_vae, serve, taken, where_they_suit
 from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone
 
 
@@ -103,7 +103,8 @@ def test_a_vae_gives_the_same_and_is_left_as_it_was():
     with torch.no_grad():
         right = network.encode(picture).latent_dist.mode() * autoencoder.scaling_factor
         decoded = network.decode(latent / autoencoder.scaling_factor).sample
-        seen, made = autoencoder.encode(picture), autoencoder.decode(latent)
+        with where_they_suit(True):
+            seen, made = autoencoder.encode(picture), autoencoder.decode(latent)
     for _ in range(100):
         with taken(of_vae(network, [])):
             pass
@@ -119,7 +120,8 @@ def test_a_unet_gives_the_same_and_is_left_as_it_was():
     given, context = (drawn(1, 4, 8, 8), torch.tensor([7.0])), drawn(1, 2, tiny.WIDTH)
     with torch.no_grad():
         right = network(*given, encoder_hidden_states=context, return_dict=False)[0]
-        seen = DiffusersBackbone(network)(*given, Context(context))
+        with where_they_suit(True):
+            seen = DiffusersBackbone(network)(*given, Context(context))
     for _ in range(100):
         with taken(of_unet(network)):
             pass
@@ -149,6 +151,8 @@ def test_they_serve_only_where_they_were_measured():
     network, latent = nn.Sequential(nn.Conv2d(4, 4, 3)), drawn(1, 4, 8, 8)
     assert not serve(network, latent), "there is something to learn"
     with torch.no_grad():
+        assert not serve(network, latent), "nobody said that they suit"
+    with torch.no_grad(), where_they_suit(True):
         assert serve(network, latent)
         assert not serve(network, latent.half())
         assert not serve(network, latent.to("meta"))

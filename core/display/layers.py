@@ -104,10 +104,10 @@ def planes_of(maps: Sequence[PerceptionMap], matte: PerceptionMap | None, style:
     matte: the alpha of the first picture, in place of its own; its own layer if there is no picture. UserError unless
     all are of one size and equal in number, or single, and can be stored.
     """
+    check_style(style)
     if not maps and matte is None:
         raise UserError("There is nothing to save: connect an image or a map.")
     check_together([*maps, *([matte] if matte else [])])
-    check_style(style)
     planes: list[Plane] = []
     for place, map in enumerate(maps):
         before = sum(other.task == map.task for other in maps[:place])

@@ -83,7 +83,7 @@ def test_the_legend_shows_the_colours_that_the_picture_has(comfyui, colours, swa
 def test_colours_that_there_are_not_are_refused(comfyui):
     graph = Graph()
     graph.add("PreviewImage", images=rendered(graph, colours="of the sky"))
-    with pytest.raises(NodeFailed, match="There is no choice of colours 'of the sky': choose one of of the map's"):
+    with pytest.raises(NodeFailed, match="There is no choice of colours 'of the sky': choose one of the map's"):
         comfyui.submit(graph)
 
 
