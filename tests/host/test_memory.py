@@ -233,8 +233,9 @@ def perceive_in_both_precisions(model):
 
     perception, vae = LoadModel.execute(model, "auto", "as trained", "").result
     used = []
-    encode = vae.first_stage_model.encode
-    vae.first_stage_model.encode = lambda given: (used.append(str(given.dtype)), encode(given))[1]
+    # decode: what was encoded once is not encoded again
+    decode = vae.first_stage_model.decode
+    vae.first_stage_model.decode = lambda given: (used.append(str(given.dtype)), decode(given))[1]
     image = torch.rand(1, 48, 80, 3, generator=torch.Generator().manual_seed(0))
     found = {
         name: Perceive.execute(perception, image, -1, 1, None, choice).result[0].values
