@@ -38,6 +38,9 @@ class Editor:
 
     def clear(self) -> None:
         """Close what is open and empty the canvas."""
+        # where files are dropped faster than people drop them, editor 1.32 leaves its waiting screen over everything
+        if self.page.locator(".p-blockui-mask").count():
+            self.load()
         self.until(self._put_away)
         if self.help().count():
             self.page.locator(self.frontend.shut_help).first.click()

@@ -20,8 +20,8 @@ from workflows import WORKFLOWS
 
 ROOT = Path(__file__).absolute().parents[2]
 PERCEIVE = "Perceive (Depth/Normal/Mask/Segmentation)"
-SHADES = 16
-"""Fewer colours than this are no picture of a room."""
+SHADES = 4
+"""Fewer colours than this are no picture: even the difference of two likenesses has more."""
 SAVES_A_PICTURE = "Depth of a Photograph"
 
 
