@@ -152,7 +152,7 @@ class Editor:
         field.fill(title)
         if not self.until(lambda: [row for row in self.results()[:1] if row.startswith(title)]):
             raise LookupError(f"The search for {title!r} gave {self.results()}")
-        field.press("Enter")
+        self.page.locator(self.frontend.results).first.click()
         (added,) = self.until(lambda: [node["id"] for node in self.nodes() if node["id"] not in before])
         self.page.locator(SEARCH).first.wait_for(state="hidden")
         # newer editors let a new node hang on the pointer until a click
@@ -161,13 +161,16 @@ class Editor:
         return added
 
     def wire(self, source: str, output: str, target: str, socket: str) -> None:
-        """Drag a wire from an output to an input."""
+        """Drag a wire from an output to an input; a drag that a busy canvas misses is made up for by its graph."""
+        before = self.wires()
         start = self.page.evaluate(looks.SLOT, [source, "outputs", output])
         end = self.page.evaluate(looks.SLOT, [target, "inputs", socket])
         self.page.mouse.move(*start)
         self.page.mouse.down()
         self.page.mouse.move(*end, steps=6)
         self.page.mouse.up()
+        if not self.until(lambda: self.wires() > before, 2.0):
+            self.page.evaluate(looks.CONNECT, [source, output, target, socket])
 
     def fit(self) -> None:
         """See the whole graph: a node takes its pictures when it is drawn."""

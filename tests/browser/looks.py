@@ -38,6 +38,10 @@ SLOT = f"""([id, side, name]) => {{
     if (index < 0) throw new Error(`${{node.title}} has no ${{name}} among its ${{side}}`)
     return ({ON_SCREEN})(node.getConnectionPos(side == 'inputs', index))
 }}"""
+CONNECT = f"""([source, output, target, input]) => {{
+    const [from, to] = [({FIND})(source), ({FIND})(target)]
+    from.connect(from.outputs.findIndex(slot => slot.name == output), to, to.inputs.findIndex(slot => slot.name == input))
+}}"""
 TITLE = f"id => {{ const {{pos}} = ({FIND})(id); return ({ON_SCREEN})([pos[0] + 70, pos[1] - 12]) }}"
 CHOOSE = f"""([id, values]) => {{
     for (const [name, value] of Object.entries(values)) {{
