@@ -40,7 +40,8 @@ SLOT = f"""([id, side, name]) => {{
 }}"""
 CONNECT = f"""([source, output, target, input]) => {{
     const [from, to] = [({FIND})(source), ({FIND})(target)]
-    from.connect(from.outputs.findIndex(slot => slot.name == output), to, to.inputs.findIndex(slot => slot.name == input))
+    const place = (slots, name) => slots.findIndex(slot => slot.name == name)
+    from.connect(place(from.outputs, output), to, place(to.inputs, input))
 }}"""
 TITLE = f"id => {{ const {{pos}} = ({FIND})(id); return ({ON_SCREEN})([pos[0] + 70, pos[1] - 12]) }}"
 CHOOSE = f"""([id, values]) => {{
