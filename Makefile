@@ -7,10 +7,10 @@ READY := .venv/ready
 RENDERER := .venv/renderer
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: test test-host lint test-slow test-gpu host browser screenshots demo pictures example-pictures serve starter tables tables-full clean
+.PHONY: test test-host lint test-slow test-gpu test-browser host browser screenshots demo pictures example-pictures serve starter tables tables-full clean
 
 # Files of tests side by side: networks this small use one core each
-test: lint host browser
+test: lint host
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
@@ -20,6 +20,10 @@ lint: $(READY)
 test-slow: host
 	$(BIN)/pytest -q -m "(slow or realsize) and not gpu"
 	FUZZ_EXAMPLES=2000 $(BIN)/pytest -q tests/test_fuzz.py
+
+# A newcomer's first minutes in the editor; not yet among `make test`, for it still takes minutes
+test-browser: host browser
+	$(BIN)/pytest -q -m browser tests/browser
 
 test-gpu: host
 	$(BIN)/pytest -q -m gpu
@@ -40,7 +44,7 @@ browser: $(READY)
 
 # The README's pictures of the editor
 screenshots: host browser
-	$(BIN)/pytest -q tests/browser --screenshots docs/pictures -k "three_nodes or search or browser_shows"
+	$(BIN)/pytest -q -m browser tests/browser --screenshots docs/pictures -k "three_nodes or search or browser_shows"
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py
