@@ -118,10 +118,9 @@ def test_a_picture_and_its_maps_lie_in_one_file_a_frame_that_never_covers_anothe
 
 def test_layers_without_anything_are_refused_in_a_sentence(comfyui):
     graph = Graph()
-    saved = save_layers(graph)
+    save_layers(graph)
     with pytest.raises(NodeFailed, match="nothing to save: connect an image or a map"):
         comfyui.submit(graph)
-    assert "nothing to save" in comfyui.said[saved.name]
 
 
 @pytest.mark.parametrize("format", ["exr16 zip", "exr32 zip", "exr32"])
