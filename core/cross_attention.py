@@ -6,13 +6,10 @@ a matrix of all channels each, need not be applied to every pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-Plain = Callable[..., Tensor]
 
 
 def folded(layer: Any, x: Tensor, *others: Any, **more: Any) -> Tensor:
@@ -22,11 +19,7 @@ def folded(layer: Any, x: Tensor, *others: Any, **more: Any) -> Tensor:
     """
     context = others[0] if others else more.get("context", more.get("encoder_hidden_states"))
     out = layer.to_out[0]
-    if (
-        context is None
-        or not all(map(lies_plain, (layer.to_q, out)))
-        or 4 * layer.heads * context.shape[1] > x.shape[-1]
-    ):
+    if context is None or not all(map(lies_plain, (layer.to_q, out))) or not is_less(layer, x, context):
         return type(layer).forward(layer, x, *others, **more)
     # (B, L, heads, channels of one) with (heads, channels of one, C) -> (B, C, heads, L)
     key, value = (split(projected, layer.heads) for projected in (layer.to_k(context), layer.to_v(context)))
