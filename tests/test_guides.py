@@ -36,7 +36,7 @@ def shapes(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, shapes) -> Path:
+def place(tmp_path, monkeypatch, shapes, own_precision) -> Path:
     """Where a reader stands: the repository, with what the guides say that he has."""
     for name in ("weights", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
