@@ -6,8 +6,9 @@
 Random half-precision weights of SD2.1's size are written once, into --weights, in diffusers' layout, and read by all.
 Each run is a process of its own: it loads, then predicts one depth for every case, stage by stage; runs of the three
 alternate, so that whatever else the machine does weighs on all alike. On a CPU its own time is counted (user and
-system), which does not grow while others have it. Ratios are taken round by round, to the full prediction by diffusers;
-medians of them count. Depths of the full case are compared: all three must have computed the same.
+system), which does not grow while others have it. Ratios are taken round by round, to the same case by diffusers where
+it has that, else to its full prediction; medians of them count. Depths of the full case are compared: all three must
+have computed the same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,8 +35,13 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 MODEL = "sd21-genpercept"
-CASES = ("full", "latent", "light decoder", "both light", "latent and light decoder", "3 tasks", "3 tasks, light")
-"""What is predicted; diffusers has the first alone."""
+CASES = (
+    "full", "warm", "batch 2", "latent", "light decoder", "both light", "latent and light decoder", "3 tasks",
+    "3 tasks, light",
+)  # fmt: skip
+"""What is predicted: the first is a process's first. Diffusers has the first three alone."""
+SINGLE = {"3 tasks": "full", "3 tasks, light": "light decoder"}
+"""{what shares an encode: a third of what it is beside}"""
 STAGES = ("encode", "UNet", "decode")
 
 
@@ -98,7 +105,8 @@ def cases(perceiver: Any, light: Any, size: int, wanted: list[str], meter: Any) 
     from diffusion_perception.core.multitask import predict_tasks
     from diffusion_perception.core.pipeline import predict, predict_latent
 
-    picture = torch.randint(256, (1, 3, size, size), generator=torch.Generator().manual_seed(0)) / 255
+    pictures = torch.randint(256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)) / 255
+    picture = pictures[:1]
     latent = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
     dimmed, both = (
         with_light(perceiver, None, light("decoder")),
@@ -111,6 +119,8 @@ def cases(perceiver: Any, light: Any, size: int, wanted: list[str], meter: Any) 
 
     calls = {
         "full": lambda: predict(perceiver, picture, resolution=0),
+        "warm": lambda: predict(perceiver, picture, resolution=0),
+        "batch 2": lambda: predict(perceiver, pictures, resolution=0, batch_size=2),
         "latent": lambda: predict_latent(perceiver, latent),
         "light decoder": lambda: predict(dimmed, picture, resolution=0),
         "both light": lambda: predict(both, picture, resolution=0),
@@ -174,6 +184,7 @@ def by_diffusers(folder: Path, size: int, wanted: list[str], threads: int, gpu: 
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     device, dtype, meter = "cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32, Meter(gpu)
+    counts = {"full": 1, "warm": 1, "batch 2": 2}
     kinds = {"unet_depth_v2": UNet2DConditionModel, "vae": AutoencoderKL}
 
     def load() -> list[Any]:
@@ -184,21 +195,25 @@ def by_diffusers(folder: Path, size: int, wanted: list[str], threads: int, gpu: 
     meter.watch(vae, "encode", "encode")
     meter.watch(vae, "decode", "decode")
     meter.watch(unet, "forward", "UNet")
-    picture = (torch.randint(256, (1, 3, size, size), generator=torch.Generator().manual_seed(0)) / 255).to(
-        device, dtype
-    )
+    drawn = torch.randint(256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)) / 255
+    pictures = drawn.to(device, dtype)
     tokens = torch.from_numpy(np.load(folder / "empty_text_embed.npy")).to(device, dtype)
     scale = vae.config.scaling_factor
 
-    def full() -> torch.Tensor:
-        latent = vae.encode(picture * 2 - 1).latent_dist.mode() * scale
+    def predicted(count: int) -> torch.Tensor:
+        latent = vae.encode(pictures[:count] * 2 - 1).latent_dist.mode() * scale
         # GenPercept predicts minus the sample, at timestep 1
-        answer = -unet(latent, torch.ones(1, device=device), encoder_hidden_states=tokens, return_dict=False)[0]
-        return (vae.decode(answer / scale, return_dict=False)[0].float().mean(1)[0].clamp(-1, 1).cpu() + 1) / 2
+        given = {"encoder_hidden_states": tokens.expand(count, -1, -1), "return_dict": False}
+        answer = -unet(latent, torch.ones(count, device=device), **given)[0]
+        return (vae.decode(answer / scale, return_dict=False)[0].float().mean(1).clamp(-1, 1).cpu() + 1) / 2
 
+    found: dict[str, Any] = {"load": loading}
     with torch.inference_mode():
-        measured, values = meter.measure(full)
-    return {"load": loading, "full": measured, "values": values}
+        for case in (case for case in wanted if case in counts):
+            found[case], values = meter.measure(partial(predicted, counts[case]))
+            if case == "full":
+                found["values"] = values[0]
+    return found
 
 
 BY: dict[str, Callable[..., dict[str, Any]]] = {"predict": by_predict, "diffusers": by_diffusers}
@@ -270,8 +285,7 @@ def rows(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             held = [run[case] for run in runs if case in run]
             if not held:
                 continue
-            beside = found.get("diffusers", runs)
-            base = [run["load" if case == "load" else "full"] for run in beside]
+            base = [run.get(case, run["full"]) for run in found.get("diffusers", runs)]
             listed.append(
                 {
                     "by": name,
@@ -286,6 +300,12 @@ def rows(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
                 }
             )
     return listed
+
+
+def shared(listed: list[dict[str, Any]], case: str, single: str) -> dict[str, float]:
+    """What three tasks from one encode take of three predictions, by who predicts."""
+    s = {(row["by"], row["case"]): row["s"] for row in listed}
+    return {by: s[by, case] / (3 * s[by, single]) for by, name in s if name == case and (by, single) in s}
 
 
 def apart(found: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
@@ -388,6 +408,9 @@ def held(found: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) 
 def show(figures: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Print them, and write the files that are asked for."""
     print(table(figures["rows"]))
+    for case, single in SINGLE.items():
+        for by, seconds in shared(figures["rows"], case, single).items():
+            print(f"{case}: {seconds:.2f} of three single predictions ({by})")
     print(f"depths differ from those by diffusers by at most {figures['apart']}", flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

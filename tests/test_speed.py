@@ -39,6 +39,23 @@ def test_ratios_are_taken_round_by_round_and_their_median_counts(speed, found):
     assert ("predict", "latent") not in rows
 
 
+def test_a_case_is_measured_beside_the_same_by_diffusers_where_it_has_that(speed, found):
+    for runs, seconds in ((found["diffusers"], 16), (found["predict"], 12)):
+        for each in runs:
+            each["batch 2"] = run(seconds)["full"]
+    for each in found["predict"]:
+        each["latent"] = run(5)["full"]
+    ratios = {row["case"]: row["ratio"] for row in speed.rows(found) if row["by"] == "predict"}
+    assert ratios["batch 2"] == 0.75
+    assert ratios["latent"] == 0.25  # of 5/10, 5/20 and 5/40
+
+
+def test_tasks_that_share_an_encode_are_measured_beside_three_predictions(speed):
+    rows = [{"by": "predict", "case": "full", "s": 10.0}, {"by": "predict", "case": "3 tasks", "s": 24.0}]
+    assert speed.shared(rows, "3 tasks", "full") == {"predict": 0.8}
+    assert speed.shared(rows, "3 tasks, light", "light decoder") == {}
+
+
 def test_depths_are_compared_with_those_by_diffusers(speed, found):
     assert speed.apart(found) == {"predict": 0.25}
 
