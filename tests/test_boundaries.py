@@ -43,7 +43,7 @@ ROOMS = {
             "checkpoints": frozenset({"display", "measure"}),
             "display": frozenset({"checkpoints", "measure"}),
             "measure": frozenset({"checkpoints", "display"}),
-        }
+        },
     ),
     "nodes": Room(
         rooms=frozenset({"core"}),

@@ -153,6 +153,7 @@ LOTUS = {"prediction_type": "sample", "vector": (0.8414709848078965, 0.0, 0.5403
 DEPTH = {"_class_name": "MarigoldDepthPipeline", **AFFINE, "prediction_type": "depth"}
 FIRST = {"spacing": "leading", "zero_snr": False, "steps_offset": 1, "final_alpha_one": False}
 SECOND = {"spacing": "trailing", "zero_snr": True}
+# fmt: off
 PUBLISHED: tuple[Published, ...] = (
     marigold("depth", "v1-0", DDIM, 10, {"_class_name": "MarigoldPipeline", **AFFINE}, **FIRST, codec=""),
     marigold("depth", "v1-1", ZERO, 4, DEPTH, **SECOND),
@@ -210,6 +211,7 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     Published("genpercept-depth-ablation", "genpercept", ("depth",), {}, SILENT, run={"beta_start": 1.0}),
 )
+# fmt: on
 
 
 def one_of_each(rows: Iterable[Published]) -> dict[str, Published]:

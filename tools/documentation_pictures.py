@@ -1,7 +1,4 @@
-"""`make pictures`: draws the README's two pictures, from the starter and the pack's own code.
-
-    python tools/documentation_pictures.py
-"""
+"""`make pictures`: draws the README's two pictures, from the starter and the pack's own code."""
 
 from __future__ import annotations
 
