@@ -24,9 +24,10 @@ from diffusion_perception.core.backbone import Backbone
 from diffusion_perception.core.checkpoints.adapter_file import write_adapter
 from diffusion_perception.core.checkpoints.adapters import Adapter, LowRank
 from diffusion_perception.core.checkpoints.attachment import Adapted
-from diffusion_perception.core.checkpoints.bases import one_by_one, open_base
+from diffusion_perception.core.checkpoints.bases import one_by_one
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.checkpoints.extract import Extracted, Source, extract_ranks
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.trainer.host import DiffusersBackbone, load_chosen, load_unet
 from diffusion_perception.trainer.model_choice import ModelChoice
@@ -79,7 +80,7 @@ def adapter_of(extracted: Sequence[Extracted]) -> Adapter:
 
 def curve(arguments: argparse.Namespace) -> list[Row]:
     """A row for the base, for each rank, and for all differences whole."""
-    base = open_base(arguments.base)
+    base = open_networks(arguments.base)
     checkpoint = open_checkpoint(arguments.model, arguments.family, arguments.task)
     images = [read_image(path) for path in arguments.images]
     choice = ModelChoice(arguments.model, context=arguments.context)

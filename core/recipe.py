@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -315,7 +315,7 @@ def parse_value(hint: Any, text: str) -> Any:
     return text
 
 
-def to_header(recipes: list[Recipe] | tuple[Recipe, ...]) -> dict[str, str]:
+def to_header(recipes: Sequence[Recipe]) -> dict[str, str]:
     """The safetensors metadata that carries these recipes; fields at their default are left out."""
     rows = [{k: v for k, v in dataclasses.asdict(r).items() if v != DEFAULTS[k]} for r in recipes]
     return {KEY: json.dumps(rows)}

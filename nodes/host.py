@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from ..core.backbone import Context, Features
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.attachment import Adapted, uncompiled
-from ..core.checkpoints.bases import Base
-from ..core.checkpoints.checkpoint import text_weights
+from ..core.checkpoints.context import text_weights
 from ..core.checkpoints.layers import shapes_of
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
 from ..core.checkpoints.library import Shared
+from ..core.checkpoints.networks import Networks
 from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
 from ..core.checkpoints.tiny_vae_file import Held
 from ..core.errors import UserError
@@ -634,7 +634,7 @@ def resident(patcher: comfy.model_patcher.ModelPatcher, clean: bool) -> HostBack
     return HostBackbone(without_loras(patcher) if clean and has_loras(patcher) else patcher)
 
 
-def resident_base(backbone: HostBackbone, vae: comfy.sd.VAE) -> Base:
+def resident_base(backbone: HostBackbone, vae: comfy.sd.VAE) -> Networks:
     """What an adapter is opened on, where the networks are in memory and not on disk."""
     shapes = shapes_of(backbone.modules())
     unet = Weights((Path("the loaded model"),), {}, dict(shapes))
@@ -642,7 +642,7 @@ def resident_base(backbone: HostBackbone, vae: comfy.sd.VAE) -> Base:
         architecture = UNetArchitecture.from_weights(shapes)
     except UserError as error:
         raise CheckpointError(f"The loaded model cannot be used: {error}.") from None
-    return Base(unet.path, unet, architecture, weights_of(vae))
+    return Networks(unet.path, unet, architecture, weights_of(vae))
 
 
 def weights_of(vae: comfy.sd.VAE) -> Weights:

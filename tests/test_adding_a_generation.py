@@ -19,8 +19,9 @@ from torch import Tensor
 
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.adapters import merge
-from diffusion_perception.core.checkpoints.bases import open_adapted, open_base
+from diffusion_perception.core.checkpoints.bases import open_adapted
 from diffusion_perception.core.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.checkpoints.tiny_vae_file import open_light
 from diffusion_perception.core.generations import GENERATIONS, Generation, HeadRule, LatentSpace
@@ -156,13 +157,13 @@ def write_unet(folder: Path, width: int) -> Path:
 )
 def test_an_adapter_of_another_generation_is_refused_by_both_titles(tmp_path, made_for, put_on, sentence):
     adapter = write_adapter(tmp_path / "lora.safetensors", made_for)
-    base = open_base(write_unet(tmp_path / "base", put_on))
+    base = open_networks(write_unet(tmp_path / "base", put_on))
     with pytest.raises(CheckpointError, match=sentence):
         open_adapted(base, adapter, "genpercept", "depth")
 
 
 def test_an_adapter_of_it_says_so_and_runs_on_it(tmp_path):
-    base = open_base(write_unet(tmp_path / "base", WIDTH))
+    base = open_networks(write_unet(tmp_path / "base", WIDTH))
     file = write_adapter(tmp_path / "lora.safetensors", WIDTH)
     checkpoint, adapter = open_adapted(base, file, "genpercept", "depth")
     assert adapter.base == checkpoint.recipe.base == "imagined"

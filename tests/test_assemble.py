@@ -12,8 +12,9 @@ from tiny_adapters import KINDS, random_adapter, saved, spelled
 
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.assemble import assemble
-from diffusion_perception.core.checkpoints.bases import open_adapted, open_base
+from diffusion_perception.core.checkpoints.bases import open_adapted
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
@@ -108,7 +109,7 @@ def test_an_adapter_goes_beside_the_weights(tmp_path):
     base = tiny.write_own(tmp_path / "base.safetensors", [RECIPE], contexts={"depth": BAKED})
     parts = random_adapter(tiny.unet(), KINDS["attention"])
     file = saved(tmp_path / "adapter.safetensors", spelled(parts, "diffusers"))
-    checkpoint, adapter = open_adapted(open_base(base), file, family="genpercept", task="depth")
+    checkpoint, adapter = open_adapted(open_networks(base), file, family="genpercept", task="depth")
     image = tiny.picture(64, 64)
     perceivers = [assemble(checkpoint, Third(), adapter=each) for each in (None, adapter)]
     plain, adapted = (predict(perceiver, image, resolution=0) for perceiver in perceivers)

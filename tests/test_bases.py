@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.adapter_file import read_adapter
 from diffusion_perception.core.checkpoints.attachment import Adapted
-from diffusion_perception.core.checkpoints.bases import one_by_one, open_adapted, open_base
-from diffusion_perception.core.checkpoints.checkpoint import prompt_tokens
+from diffusion_perception.core.checkpoints.bases import one_by_one, open_adapted
+from diffusion_perception.core.checkpoints.context import prompt_tokens
 from diffusion_perception.core.checkpoints.fingerprint import fingerprint, matches
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.pipeline import denoise, predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.host import load, named_context
@@ -66,7 +67,7 @@ def test_dmp_is_ddim_from_the_image_to_the_last_digit(tmp_path, prediction_type,
     folder = tmp_path / "depth-hypersim-notext"
     saved(folder / "pytorch_lora_weights.safetensors", spelled(published, "diffusers processors"))
     tiny.write(tmp_path / "base" / "unet", base)
-    checkpoint, adapter = open_adapted(open_base(tmp_path / "base"), folder)
+    checkpoint, adapter = open_adapted(open_networks(tmp_path / "base"), folder)
     assignments = [f"prediction_type={prediction_type}", f"guidance_scale={guidance_scale}"]
     recipe = checkpoint.recipe.override(assignments)
     network, twin = (copy.deepcopy(base).double() for _ in range(2))
@@ -83,7 +84,7 @@ def test_dmp_is_ddim_from_the_image_to_the_last_digit(tmp_path, prediction_type,
 
 def test_a_published_dmp_folder_says_its_recipe(tmp_path):
     tiny.write(tmp_path / "base" / "unet", tiny.unet(generation=1))
-    base = open_base(tmp_path / "base")
+    base = open_networks(tmp_path / "base")
     tensors = spelled(random_adapter(tiny.unet(generation=1), KINDS["attention"], rank=4), "diffusers processors")
     recipes = {}
     for name in ("normal-scene100-notext", "depth-hypersim-notext", "albedo-bedroom"):
@@ -99,7 +100,7 @@ def test_a_single_checkpoint_file_is_a_base(tmp_path):
     path = tiny.write_ldm(tmp_path / "sd21.safetensors")
     adapter = random_adapter(tiny.unet(), KINDS["attention"])
     lora = saved(tmp_path / "lora.safetensors", spelled(adapter, "comfyui"))
-    base = open_base(path)
+    base = open_networks(path)
     checkpoint, read = open_adapted(base, lora, "genpercept", "depth")
     assert_same(read, adapter)
     assert checkpoint.vae is not None
@@ -159,7 +160,7 @@ def test_dmps_own_code_gives_the_same(golden, name):
     case = next(case for case in json.loads((folder / "cases.json").read_text())["cases"] if case["name"] == name)
     expected = np.load(folder / "expected.npz")
     task = "depth" if case["mode"] == "F" else "albedo"
-    checkpoint, adapter = open_adapted(open_base(folder), folder / case["lora"], task=task)
+    checkpoint, adapter = open_adapted(open_networks(folder), folder / case["lora"], task=task)
     checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(golden_settings(case)))
     texts = f"{folder}/text_embeds.safetensors"
     prompt = f"{texts}:{'prompt_embed' if case['prompts'] else 'empty_text_embed'}"

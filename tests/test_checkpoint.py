@@ -14,17 +14,11 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_perception.core.checkpoints import tensors
-from diffusion_perception.core.checkpoints.checkpoint import (
-    Checkpoint,
-    as_context,
-    describe,
-    open_all,
-    open_checkpoint,
-    prompt_tokens,
-    read_context,
-    unet_folders,
-)
+from diffusion_perception.core.checkpoints import own_file, tensors
+from diffusion_perception.core.checkpoints.checkpoint import Checkpoint, open_all, open_checkpoint
+from diffusion_perception.core.checkpoints.context import as_context, prompt_tokens, read_context
+from diffusion_perception.core.checkpoints.describe import describe
+from diffusion_perception.core.checkpoints.networks import unet_folders
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.recipe import KEY, Recipe
 from diffusion_perception.trainer.host import load, load_unet, load_vae
@@ -493,7 +487,7 @@ def test_an_own_file_that_lacks_its_head_says_so(tmp_path):
     path = tiny.write_own(tmp_path / "mine.safetensors", [Recipe("disparity", base="custom", head="dpt_head_identity")])
     sentence = refusal(open_checkpoint, path)
     assert (
-        "mine.safetensors lacks the head 'dpt_head_identity' that its recipe disparity needs: export it again"
+        "mine.safetensors lacks the head 'dpt_head_identity' that its recipe disparity names: export it again"
         in sentence
     )
 
@@ -653,3 +647,14 @@ def test_the_folders_of_networks_are_found_in_order(models, tmp_path):
     assert unet_folders(models / "unet_depth_v2") == [models / "unet_depth_v2"]
     (tmp_path / "unet").mkdir()
     assert unet_folders(tmp_path) == []
+
+
+def test_an_own_file_s_header_is_read_once(monkeypatch, own):
+    """What comes after it is the text context, which is read at once."""
+    paths, opened = [], tensors.opened
+    monkeypatch.setattr(tensors, "opened", lambda path: paths.append(path) or opened(path))
+    headers, read = [], tensors.read_header
+    monkeypatch.setattr(own_file, "read_header", lambda path: headers.append(path) or read(path))
+    open_checkpoint(own, task="depth")
+    assert headers == [own]
+    assert len(paths) <= 4

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffusion_perception.core.checkpoints.adapter_file import describe_adapter, is_adapter, read_adapter
-from diffusion_perception.core.checkpoints.checkpoint import describe, open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.describe import describe
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.recipe import KEY, Recipe
 

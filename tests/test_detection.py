@@ -23,8 +23,9 @@ from tiny_adapters import KINDS, random_adapter, saved, spelled
 from tiny_families import DDIM, LCM, PARTS, PUBLISHED, TRAILING, ZERO, Published
 
 from diffusion_perception.core.checkpoints.adapters import Adapter
-from diffusion_perception.core.checkpoints.bases import open_adapted, open_base
+from diffusion_perception.core.checkpoints.bases import open_adapted
 from diffusion_perception.core.checkpoints.checkpoint import UnsuitedError, open_all, open_checkpoint
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.cli import main
@@ -254,7 +255,7 @@ def base_folder(root: Path) -> Path:
 def test_the_rank_tells_intrinsic_lora_from_dmp(tmp_path, rank, family, task, place):
     path = saved(tmp_path / place.format(task), spelled(lora(rank), "diffusers processors"))
     path = path.parent if path.stem == "pytorch_lora_weights" else path
-    base = open_base(base_folder(tmp_path))
+    base = open_networks(base_folder(tmp_path))
     recipe = open_adapted(base, path)[0].recipe
     assert (recipe.family, recipe.task) == (family, task)
     steps = {"dmp": (5, "v_prediction", "deterministic"), "intrinsic-lora": (1, "sample", "one-step")}

@@ -14,8 +14,9 @@ from tiny_adapters import KINDS, random_adapter, saved, spelled
 
 from diffusion_perception.core.checkpoints.adapter_names import PROCESSORS
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
-from diffusion_perception.core.checkpoints.checkpoint import describe, open_all
+from diffusion_perception.core.checkpoints.checkpoint import open_all
 from diffusion_perception.core.checkpoints.clues import Clues
+from diffusion_perception.core.checkpoints.describe import describe
 from diffusion_perception.core.checkpoints.families import FAMILIES, recipe_for, recognise
 from diffusion_perception.core.checkpoints.library import Library
 from diffusion_perception.core.checkpoints.published import LICENCES, PLACES, PUBLISHED

@@ -19,7 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffusion_perception.core import pipeline
-from diffusion_perception.core.checkpoints.checkpoint import describe, read_context
+from diffusion_perception.core.checkpoints.context import read_context
+from diffusion_perception.core.checkpoints.describe import describe
 from diffusion_perception.core.checkpoints.tensors import read_json, read_shapes
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.recipe import KEY, Recipe, from_header

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tiny_adapters import adapter_of
 
 from diffusion_perception.core.checkpoints import fingerprint as prints
-from diffusion_perception.core.checkpoints.bases import one_by_one, open_base
+from diffusion_perception.core.checkpoints.bases import one_by_one
+from diffusion_perception.core.checkpoints.networks import open_networks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -36,7 +37,7 @@ def test_another_network_or_a_fine_tune_does_not_match():
 
 def test_a_fingerprint_of_weights_on_disk_is_that_of_the_network(tmp_path):
     tiny.write(tmp_path / "unet", tiny.unet(), dtype=torch.float16)
-    base = open_base(tmp_path)
+    base = open_networks(tmp_path)
     found = prints.fingerprint(one_by_one(base.unet))
     assert len(found) > 5
     assert prints.matches(found, prints.fingerprint(tiny.unet().state_dict().__getitem__))

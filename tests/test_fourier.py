@@ -15,13 +15,9 @@ from torch import Tensor
 
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
-from diffusion_perception.core.checkpoints.checkpoint import (
-    Checkpoint,
-    as_unet,
-    find_vae,
-    open_checkpoint,
-    read_context,
-)
+from diffusion_perception.core.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffusion_perception.core.checkpoints.context import read_context
+from diffusion_perception.core.checkpoints.networks import as_unet, find_vae
 from diffusion_perception.core.checkpoints.tensors import CheckpointError, find_files, network, pick_unet, read_json
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.fourier import FourierBlock
@@ -172,7 +168,7 @@ def golden_checkpoint(folder) -> Checkpoint:
     )
     recipe = Recipe("disparity", timestep=1, prediction_type="sample", tokens=2, resize="genpercept")
     context = Context(read_context(folder / "empty_text_embed.safetensors"))
-    return Checkpoint(folder, recipe, unet, shape, *find_vae((folder,)), context=context)
+    return Checkpoint(folder, unet, shape, *find_vae((folder,)), context, recipe=recipe)
 
 
 def test_the_authors_own_answers_come_out(golden):

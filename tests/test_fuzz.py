@@ -21,7 +21,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from diffusion_perception.core.checkpoints.adapter_file import describe_adapter, is_adapter, read_adapter
-from diffusion_perception.core.checkpoints.checkpoint import describe, open_all
+from diffusion_perception.core.checkpoints.checkpoint import open_all
+from diffusion_perception.core.checkpoints.describe import describe
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.config import Config, build, parse_toml

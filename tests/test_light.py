@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusion_perception.core.checkpoints.adapter_file import read_adapter, write_adapter
 from diffusion_perception.core.checkpoints.adapters import Adapter, LowRank
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.own_file import read_own, write_own
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.checkpoints.tiny_vae_file import (
     Held,
@@ -25,7 +26,6 @@ from diffusion_perception.core.checkpoints.tiny_vae_file import (
     meant_for,
     open_light,
     own_light,
-    write_light,
 )
 from diffusion_perception.core.halves import Halves, with_full, with_light
 from diffusion_perception.core.multitask import passes_of_tasks, predict_tasks
@@ -192,14 +192,14 @@ def test_an_adapter_brings_them_too(tmp_path):
     decoder = random_light()
     write_adapter(adapter.path, adapter, light={"decoder": {"small": decoder.state_dict()}})
     assert list(read_adapter(adapter.path).parts) == [layer]
-    held = own_light(adapter.path, "decoder", with_decoder(DEPTH))
+    held = own_light(read_own(adapter.path), "decoder", with_decoder(DEPTH))
     assert torch.equal(held.load()["from_latent.weight"], decoder.state_dict()["from_latent.weight"])
 
 
 def test_a_file_of_its_own_is_for_its_own_recipe(tmp_path):
     path = tmp_path / "light.safetensors"
     stored = {"decoder": {"a": random_light().state_dict(), "b": random_light(channels=3).state_dict()}}
-    write_light(path, stored, [with_decoder(DEPTH, "a", "x"), with_decoder(NORMAL, "b")], {})
+    write_own(path, [with_decoder(DEPTH, "a", "x"), with_decoder(NORMAL, "b")], light=stored)
     assert open_light(path, "decoder", DEPTH).name == "a"
     assert open_light(path, "decoder", DEPTH).cost == "x"
     assert open_light(path, "decoder", NORMAL).name == "b"
@@ -210,7 +210,7 @@ def test_a_file_of_its_own_is_for_its_own_recipe(tmp_path):
 
 def test_the_only_decoder_of_a_file_is_used_for_another_task_whose_pictures_it_can_make(tmp_path):
     path = tmp_path / "light.safetensors"
-    write_light(path, {"decoder": {"a": random_light().state_dict()}}, [with_decoder(DEPTH, "a", "x")], {})
+    write_own(path, [with_decoder(DEPTH, "a", "x")], light={"decoder": {"a": random_light().state_dict()}})
     found = open_light(path, "decoder", Recipe("mask"))
     assert (found.name, found.cost) == ("a", "")
 
@@ -226,7 +226,7 @@ def refused(call, *arguments):
 
 def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path):
     mono = tmp_path / "mono.safetensors"
-    write_light(mono, {"decoder": {"a": random_light().state_dict()}}, [with_decoder(DEPTH, "a")], {})
+    write_own(mono, [with_decoder(DEPTH, "a")], light={"decoder": {"a": random_light().state_dict()}})
     assert "decoder of 1 channel; normal needs 3" in refused(open_light, mono, "decoder", NORMAL)
     assert "no light encoder, none for depth" in refused(open_light, mono, "encoder", DEPTH)
     assert "light halves of a VAE only" in refused(open_checkpoint, mono)
@@ -266,7 +266,9 @@ def vae(seed=1, dtype=torch.float32):
 def trained_for(path, recipe, seed=None, name="a"):
     """A light decoder as `train` writes it for a VAE; without seed as it was written before it named one."""
     note = {} if seed is None else latents_note(vae(seed))
-    write_light(path, {"decoder": {name: random_light().state_dict()}}, [with_decoder(recipe, name, "x")], note)
+    write_own(
+        path, [with_decoder(recipe, name, "x")], light={"decoder": {name: random_light().state_dict()}}, metadata=note
+    )
     return path
 
 
@@ -320,7 +322,7 @@ def test_an_adapter_s_light_half_is_for_the_vae_that_it_was_trained_with(tmp_pat
     for note in (latents_note(vae()), {}):
         adapter = Adapter(tmp_path / "a.safetensors", {"mid_block.resnets.0.conv1": part}, "own", recipes=(own,))
         write_adapter(adapter.path, adapter, metadata=note, light={"decoder": {"small": random_light().state_dict()}})
-        held = own_light(adapter.path, "decoder", own)
+        held = own_light(read_own(adapter.path), "decoder", own)
         assert chosen("decoder", "light", own, held, vae()) is held
         if note:
             assert "which is another" in refused(chosen, "decoder", "light", own, held, vae(5))

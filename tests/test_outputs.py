@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.own_file import write_own
 from diffusion_perception.core.checkpoints.tensors import save_tensors
-from diffusion_perception.core.checkpoints.tiny_vae_file import write_light
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.whole_file import UnwritableError, whole_file, write_whole
 from diffusion_perception.trainer import keypoint_ap
@@ -226,7 +226,7 @@ WRITERS = {
     "state": lambda path: write_state(path, {"a": array()}),
     "latents": lambda path: save_latent(path, array()),
     "checkpoint": lambda path: tiny.write_own(path, [Recipe("depth", base="custom")]),
-    "light": lambda path: write_light(path, {"decoder": {"x": {"a": array()}}}, [], {}),
+    "light": lambda path: write_own(path, [], light={"decoder": {"x": {"a": array()}}}),
 }
 
 

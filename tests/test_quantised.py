@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion_perception.core.checkpoints.bases import open_base
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.checkpoints.library import Library
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.trainer.cli import main
 
@@ -87,8 +87,8 @@ def test_a_packed_network_is_refused_by_who_packed_it(tmp_path, tensors, packer,
     else:
         path = tiny.write_genpercept(tmp_path / "hub", ["unet_depth_v2"])
         save_file(tensors, path / "unet_depth_v2" / tiny.WEIGHTS)
-    for open_it in (open_checkpoint, open_base):
-        opened = path / "unet_depth_v2" if path.is_dir() and open_it is open_base else path
+    for open_it in (open_checkpoint, open_networks):
+        opened = path / "unet_depth_v2" if path.is_dir() and open_it is open_networks else path
         with pytest.raises(CheckpointError, match=rf"is quantised \({packer}\); get the fp16 file"):
             open_it(opened)
     assert any(name.startswith(path.name) for name in Library(lambda: [tmp_path], "x").choices())

@@ -12,7 +12,8 @@ import tiny_sdpose
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_perception.core.checkpoints.checkpoint import describe, open_all, open_checkpoint
+from diffusion_perception.core.checkpoints.checkpoint import open_all, open_checkpoint
+from diffusion_perception.core.checkpoints.describe import describe
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.crops import Box
 from diffusion_perception.core.heads.table import HEADS, build_head

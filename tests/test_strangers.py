@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusion_perception.core.checkpoints.adapter_file import read_adapter
-from diffusion_perception.core.checkpoints.bases import open_base
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.checkpoints.library import Library
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.checkpoints.strangers import STRANGERS
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.trainer.cli import main
@@ -197,7 +197,7 @@ def test_a_file_is_refused_by_what_it_is(tmp_path, told, suffix):
     torch.save(tensors, path) if suffix == ".bin" else save_file(tensors, path)
     assert told.word in refusal(open_checkpoint, path)
     if not any(word in told.word for word in PLAIN):
-        assert told.word in refusal(open_base, path)
+        assert told.word in refusal(open_networks, path)
 
 
 def test_every_row_is_told_by_a_model_here():
@@ -243,7 +243,7 @@ def test_genpercept_still_opens(tmp_path):
 
 def test_plain_stable_diffusion_stays_a_base(tmp_path):
     for name in ("SD of diffusers", "InstructPix2Pix"):
-        assert open_base(lay(tmp_path / name, TOLD[name])).unet.shapes
+        assert open_networks(lay(tmp_path / name, TOLD[name])).unet.shapes
 
 
 # Where nothing can be opened, and the other doors
@@ -274,7 +274,7 @@ def test_a_repository_without_a_unet_is_told_by_its_index(tmp_path, pipeline, wo
     tiny.write_json(tmp_path / "model_index.json", {"_class_name": pipeline})
     (tmp_path / "transformer").mkdir()
     assert word in refusal(open_checkpoint, tmp_path)
-    assert word in refusal(open_base, tmp_path)
+    assert word in refusal(open_networks, tmp_path)
 
 
 def test_info_says_the_same_sentence(tmp_path, capsys):

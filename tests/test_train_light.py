@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
+from diffusion_perception.core.checkpoints.own_file import read_own
 from diffusion_perception.core.checkpoints.tensors import read_metadata
 from diffusion_perception.core.checkpoints.tiny_vae_file import own_light
 from diffusion_perception.core.recipe import from_header
@@ -140,7 +141,7 @@ def test_the_file_names_the_recipe_that_it_is_for_and_what_it_costs(root, tmp_pa
     assert recipe.decoder == "normal"
     assert recipe.decoder_cost == f"mean-angle {whole:.4g} -> {light:.4g}"
     assert (recipe.id, recipe.resolution, recipe.base) == (expected.id, expected.resolution, expected.base)
-    learnt = own_light(file, "decoder", recipe).load()
+    learnt = own_light(read_own(file), "decoder", recipe).load()
     assert all(torch.equal(learnt[name], tensor) for name, tensor in run.learner.light.state_dict().items())
 
 

@@ -12,7 +12,8 @@ from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.adapter_file import read_adapter
 from diffusion_perception.core.checkpoints.adapters import merge
 from diffusion_perception.core.checkpoints.attachment import Adapted
-from diffusion_perception.core.checkpoints.bases import open_adapted, open_base
+from diffusion_perception.core.checkpoints.bases import open_adapted
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.trainer import host
 from diffusion_perception.trainer.config import ConfigError
@@ -75,7 +76,7 @@ LAYERS = {
 def test_base_and_adapter_are_the_trained_network(root, tmp_path, network):
     """Beside the weights or merged into them, within 1e-5."""
     run = trained(root, tmp_path, network=network)
-    base = open_base(root / "base")
+    base = open_networks(root / "base")
     checkpoint, adapter = open_adapted(base, tmp_path / "last.safetensors")
     shown, timestep = torch.randn(2, 4, 32, 32), torch.tensor([1, 1])
     context = Context(checkpoint.context.tokens)
@@ -95,7 +96,7 @@ def test_a_widened_input_travels_in_the_adapter(root, tmp_path):
     """The stochastic paradigm shows the network two latents: conv_in grows, and is trained whole."""
     recipe = {"paradigm": "stochastic", **SIGNAL}
     run = trained(root, tmp_path, network={"whole": ["conv_in"]}, recipe=recipe)
-    checkpoint, adapter = open_adapted(open_base(root / "base"), tmp_path / "last.safetensors")
+    checkpoint, adapter = open_adapted(open_networks(root / "base"), tmp_path / "last.safetensors")
     assert adapter.in_channels == 8
     image = tiny.picture(192, 192)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from tiny_vaes import disturbed, stored
 
 from diffusion_perception.core.checkpoints import vae_latents
-from diffusion_perception.core.checkpoints.checkpoint import describe_latents
+from diffusion_perception.core.checkpoints.describe import describe_latents
 from diffusion_perception.core.checkpoints.tensors import network, pick_vae
 from diffusion_perception.core.checkpoints.tiny_vae_file import Held, latents_of
 from diffusion_perception.core.checkpoints.vae_latents import KnownVAE, check_latents, recognised

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusion_perception.core.backbone import Context
+from diffusion_perception.core.checkpoints import own_file
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
-from diffusion_perception.core.checkpoints.checkpoint import write_checkpoint
 from diffusion_perception.core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
 from diffusion_perception.core.heads.dpt import DPT
 from diffusion_perception.core.pipeline import Perceiver
@@ -218,7 +218,7 @@ def write_intrinsics(folder: Path, targets: Mapping[str, Any], latents: int) -> 
 
 
 def write_own(path: Path, recipes: list[Recipe], in_channels: int = 4, **parts: Any) -> Path:
-    """The project's own file; parts as write_checkpoint() takes them, a VAE and a context a recipe if left out."""
+    """The project's own file; parts as own_file.write_own() takes them, a VAE and a context a recipe if left out."""
     network, autoencoder = unet(in_channels), vae()
     defaults: dict[str, Any] = {
         "unet": (unet_architecture(network), network.state_dict()),
@@ -226,7 +226,7 @@ def write_own(path: Path, recipes: list[Recipe], in_channels: int = 4, **parts: 
         "contexts": {recipe.id: context(seed) for seed, recipe in enumerate(recipes)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(path, recipes, **{**defaults, **parts})
+    own_file.write_own(path, recipes, **{**defaults, **parts})
     return path
 
 

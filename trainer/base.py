@@ -11,12 +11,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
-from ..core.checkpoints.bases import Base, open_base
-from ..core.checkpoints.checkpoint import as_vae, find_vae, own_config, own_context, prompt_tokens, read_metadata_if_any
+from ..core.checkpoints.context import prompt_tokens
 from ..core.checkpoints.fingerprint import Fingerprint, fingerprint
+from ..core.checkpoints.networks import Networks, as_vae, find_vae, open_networks
+from ..core.checkpoints.own_file import read_own
 from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
 from ..core.generations import CUSTOM, GENERATIONS, LATENT, HeadRule
-from ..core.recipe import KEY, from_header
 from .config import Base as Settings
 from .config import ConfigError, check_known
 from .host import encode_prompt, load_unet, load_vae, named_context
@@ -89,14 +89,14 @@ def shape_of(settings: Settings) -> UNetArchitecture:
         raise ConfigError(
             "Nothing says what to start from: name a Stable Diffusion model as base.path, or set base.architecture."
         )
-    return shape or open_base(Path(settings.path)).architecture
+    return shape or open_networks(Path(settings.path)).architecture
 
 
 def start(settings: Settings) -> Start:
     """Load or make the networks. CheckpointError or ConfigError if they cannot be had."""
     shape_of(settings)
     shape = architecture_of(settings)
-    base = open_base(Path(settings.path)) if settings.path else None
+    base = open_networks(Path(settings.path)) if settings.path else None
     vae_weights, vae_architecture = vae_of(settings, base)
     if shape is None:
         assert base is not None
@@ -109,7 +109,7 @@ def start(settings: Settings) -> Start:
     return Start(unet, architecture, vae, vae_architecture, contexts(settings, base, architecture), print_of)
 
 
-def vae_of(settings: Settings, base: Base | None) -> tuple[Weights, VAEArchitecture]:
+def vae_of(settings: Settings, base: Networks | None) -> tuple[Weights, VAEArchitecture]:
     """The VAE that is named, else the base's own."""
     if settings.vae:
         return open_vae(Path(settings.vae), base.architecture.base if base else CUSTOM)
@@ -132,14 +132,15 @@ def open_vae(path: Path, base: str = CUSTOM) -> tuple[Weights, VAEArchitecture]:
         if not files:
             raise CheckpointError(f"{shown(path)} holds no VAE: expected vae/ or its weights in it.")
         return as_vae(network(files, pick_vae), read_json(path / "config.json"), path, base)
-    config = own_config(path, "vae")
-    return as_vae(network((path,), pick_vae), config or read_json(path.with_name("config.json")), path, base)
+    own = read_own(path)
+    config = own.field("vae") if own else read_json(path.with_name("config.json"))
+    return as_vae(network((path,), pick_vae), config, path, base)
 
 
 # Contexts
 
 
-def contexts(settings: Settings, base: Base | None, architecture: UNetArchitecture) -> Callable[[str, int], Tensor]:
+def contexts(settings: Settings, base: Networks | None, architecture: UNetArchitecture) -> Callable[[str, int], Tensor]:
     """A function (task, tokens) -> the context (1, tokens, D) that a task starts from."""
     learnt = {} if settings.context else learnt_contexts(base, architecture)
     empty: list[Tensor] = []
@@ -157,17 +158,16 @@ def contexts(settings: Settings, base: Base | None, architecture: UNetArchitectu
     return context
 
 
-def learnt_contexts(base: Base | None, architecture: UNetArchitecture) -> dict[str, Tensor]:
+def learnt_contexts(base: Networks | None, architecture: UNetArchitecture) -> dict[str, Tensor]:
     """{task: tokens} of a checkpoint of the project's own, which is then trained further; empty for any other base."""
     if base is None or base.path.is_dir() or architecture.context_dim != base.architecture.context_dim:
         return {}
-    metadata = read_metadata_if_any(base.path)
-    recipes = from_header(metadata, base.path.name) if KEY in metadata else ()
-    found = {recipe.task: own_context(base.path, recipe, architecture) for recipe in recipes}
+    own = read_own(base.path)
+    found = {recipe.task: own.context(recipe, architecture) for recipe in own.recipes} if own else {}
     return {task: context.tokens for task, context in found.items() if context is not None}
 
 
-def empty_prompt(settings: Settings, base: Base | None, architecture: UNetArchitecture, tokens: int) -> Tensor:
+def empty_prompt(settings: Settings, base: Networks | None, architecture: UNetArchitecture, tokens: int) -> Tensor:
     """As named, as it lies beside the base, by the text encoder in or beside it; noise for an untrained network."""
     if settings.context:
         return named_context(settings.context, architecture).tokens

@@ -299,7 +299,7 @@ def add_info(verb: argparse.ArgumentParser) -> None:
 def run_info(arguments: argparse.Namespace) -> None:
     """`info`."""
     from ..core.checkpoints.adapter_file import describe_adapter, is_adapter
-    from ..core.checkpoints.checkpoint import describe
+    from ..core.checkpoints.describe import describe
 
     if is_adapter(arguments.file):
         told = describe_adapter(arguments.file)

@@ -13,11 +13,13 @@ from tqdm import tqdm
 from ..core.checkpoints.adapter_file import write_adapter
 from ..core.checkpoints.adapters import Adapter, Delta, LowRank, Part, merge
 from ..core.checkpoints.assemble import text_context
-from ..core.checkpoints.bases import Base, negative_of, one_by_one, open_adapted
-from ..core.checkpoints.checkpoint import Checkpoint, write_checkpoint
+from ..core.checkpoints.bases import negative_of, one_by_one, open_adapted
+from ..core.checkpoints.checkpoint import Checkpoint
 from ..core.checkpoints.extract import Extracted, Source, common_layers, extract
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.modelspec import modelspec
+from ..core.checkpoints.networks import Networks
+from ..core.checkpoints.own_file import write_own
 from ..core.checkpoints.tensors import Weights, stored
 from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.errors import UserError
@@ -59,7 +61,7 @@ def run_export(wanted: Export) -> list[str]:
         first = checkpoints[0]
         write_network(checkpoints, first.unet.load(), wanted)
         return [told(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
-    base = wanted.choice.open_base()
+    base = wanted.choice.open_networks()
     checkpoint, adapter = open_adapted(base, wanted.choice.adapter, wanted.choice.family, wanted.choice.task)
     refuse_text_encoder(adapter, wanted.choice.context)
     checkpoint = described(checkpoint, wanted)
@@ -76,7 +78,7 @@ def run_export(wanted: Export) -> list[str]:
 def run_extract(wanted: Export) -> list[str]:
     """Write what a fine-tuned UNet changed of its base as an adapter; lines for a person on what was kept."""
     check_out(wanted)
-    base = wanted.choice.open_base()
+    base = wanted.choice.open_networks()
     checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
     unet = checkpoints[0].unet
     tuned, start = (Source(one_by_one(weights), weights.shapes) for weights in (unet, base.unet))
@@ -111,7 +113,7 @@ def check_out(wanted: Export) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def has_own_decoder(checkpoint: Checkpoint, base: Base) -> bool:
+def has_own_decoder(checkpoint: Checkpoint, base: Networks) -> bool:
     """Whether a checkpoint's VAE was trained along."""
     if checkpoint.vae is None or base.vae is None:
         return False
@@ -169,19 +171,20 @@ def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], wan
     light, vae = light_of(checkpoints, wanted), None
     if first.vae is not None and first.vae_architecture is not None:
         vae = first.vae_architecture, cast(first.vae.load(), dtype)
-    write_checkpoint(
+    recipes = [checkpoint.recipe for checkpoint in checkpoints]
+    write_own(
         wanted.out,
-        [checkpoint.recipe for checkpoint in checkpoints],
-        (first.architecture, cast(unet, dtype)),
-        vae,
-        heads_of(checkpoints, dtype),
-        contexts_of(checkpoints, wanted),
-        {**modelspec_of(wanted.out, first.recipe, ""), **about_light(light, first)},
-        light,
+        recipes,
+        unet=(first.architecture, cast(unet, dtype)),
+        vae=vae,
+        heads=heads_of(checkpoints, dtype),
+        light=light,
+        contexts=contexts_of(checkpoints, wanted),
+        metadata={**modelspec(recipes, recipes[0].base, title=wanted.out.stem), **about_light(light, first)},
     )
 
 
-def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, wanted: Export) -> None:
+def write_parts(checkpoints: list[Checkpoint], base: Networks, adapter: Adapter, wanted: Export) -> None:
     """An adapter with its manifest; the base given with it is the one it was trained on, unless it says otherwise."""
     first = checkpoints[0]
     described = replace(
@@ -195,7 +198,8 @@ def write_parts(checkpoints: list[Checkpoint], base: Base, adapter: Adapter, wan
     contexts = contexts_of(checkpoints, wanted)
     heads = heads_of(checkpoints, DTYPES[wanted.dtype])
     light = light_of(checkpoints, wanted)
-    about = {**modelspec_of(wanted.out, first.recipe, "/lora"), **about_light(light, first)}
+    spec = modelspec(described.recipes, first.recipe.base, title=wanted.out.stem, adapter=True)
+    about = {**spec, **about_light(light, first)}
     write_adapter(wanted.out, described, heads, contexts, about, light)
 
 
@@ -227,17 +231,6 @@ def contexts_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[str, Tens
             negative = named_context(given, architecture) if given else baked or text_context(checkpoint, Diffusers())
             found[f"{recipe.id}.negative"] = negative.first(recipe.tokens).tokens
     return found
-
-
-def modelspec_of(out: Path, recipe: Recipe, kind: str) -> dict[str, str]:
-    """Header fields that other programs show."""
-    fields = {
-        "sai_model_spec": "1.0.1",
-        "title": out.stem,
-        "implementation": "diffusers",
-        "license": recipe.licence or None,
-    }
-    return modelspec(recipe.base, kind, fields)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

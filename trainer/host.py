@@ -20,7 +20,8 @@ from ..core.checkpoints.adapters import Adapter
 from ..core.checkpoints.architecture import FOURIER, UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.assemble import assemble, text_context
 from ..core.checkpoints.bases import one_by_one
-from ..core.checkpoints.checkpoint import Checkpoint, as_context, read_context, read_tensor, text_names, text_weights
+from ..core.checkpoints.checkpoint import Checkpoint
+from ..core.checkpoints.context import as_context, read_context, read_tensor, text_names, text_weights
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
 from ..core.checkpoints.tiny_vae_file import FULL

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.checkpoints.adapters import Adapter
-from ..core.checkpoints.bases import Base, open_adapted, open_base
+from ..core.checkpoints.bases import open_adapted
 from ..core.checkpoints.checkpoint import Checkpoint, open_all, open_checkpoint
+from ..core.checkpoints.networks import Networks, open_networks
 from ..core.errors import UserError
 
 
@@ -48,16 +49,16 @@ class ModelChoice:
             return found
         return [open_checkpoint(self.model, self.family, self.task)]
 
-    def open_base(self) -> Base:
+    def open_networks(self) -> Networks:
         """What the adapter sits on, or will."""
         assert self.base is not None
-        return open_base(self.base)
+        return open_networks(self.base)
 
     def open(self) -> tuple[Checkpoint, Adapter | None]:
         """What it is, with the recipe as overridden; no weights are read. UserError for what a person can mend."""
         self.check()
         if self.adapter is not None:
-            checkpoint, adapter = open_adapted(self.open_base(), self.adapter, self.family, self.task)
+            checkpoint, adapter = open_adapted(self.open_networks(), self.adapter, self.family, self.task)
         else:
             assert self.model is not None
             checkpoint, adapter = open_checkpoint(self.model, self.family, self.task), None

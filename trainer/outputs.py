@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..core.checkpoints.checkpoint import CONTEXT_FILES
+from ..core.checkpoints.context import CONTEXT_FILES
 from ..core.checkpoints.library import files_in
 from ..core.checkpoints.tensors import STEMS
 from ..core.errors import UserError

@@ -1,16 +1,13 @@
 """Adapter files: read in any spelling, write in the project's own.
 
-The project's file is the one of core.checkpoints.checkpoint without networks. Header: `diffusion_perception.recipe` (a
-JSON list of recipes) and `diffusion_perception.adapter` (a JSON object: base, fingerprint, rank, alpha, licence, data,
-and the spelling that it was made from). Tensors: `adapter.<layer>.down`, `.up` and `.scale` of low-rank parts (the
-weight grows by scale * up @ down; without a scale it is 1), `adapter.<layer>.weight` and `.bias` of differences,
-`head.<name>.*`, `decoder.<name>.*` and `encoder.<name>.*` of light halves, and `context.<recipe>` with, for guidance,
-`context.<recipe>.negative`. Layers go by their diffusers names.
+The project's file is own_file's, without networks. Its manifest: base, fingerprint, rank, alpha, licence, data, and the
+spelling that it was made from. Tensors: `adapter.<layer>.down`, `.up` and `.scale` of low-rank parts (the weight grows
+by scale * up @ down; without a scale it is 1), `adapter.<layer>.weight` and `.bias` of differences. Layers go by their
+diffusers names.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -21,20 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from ..generations import LATENT
-from ..recipe import from_header, to_header
 from .adapter_names import STABLE_DIFFUSION, Key, Layout, adapts
 from .adapters import Adapter, Delta, LowRank, Part, first
 from .architecture import UNetArchitecture
-from .checkpoint import ADAPTER_KEY, read_metadata_if_any
 from .clues import Clues
 from .families import recognise, title_of
 from .fingerprint import is_fingerprint
 from .foreign_adapter import assemble, read_foreign, refuse_unread
+from .own_file import OwnFile, Stored, read_own, write_own
 from .published import describe_licence
-from .tensors import CheckpointError, find_files, header_object, read_shapes, save_tensors, shown
-from .tiny_vae_file import Stored, named
+from .tensors import CheckpointError, find_files, read_metadata, read_shapes, shown
 
 STEMS = ("pytorch_lora_weights", "adapter_model")
 MANIFEST: dict[str, Callable[[Any], bool]] = {
@@ -81,24 +75,20 @@ def read_adapter(path: Path, layout: Layout = STABLE_DIFFUSION) -> Adapter:
     sentence what is wrong; a tensor that means nothing is wrong.
     """
     file = find_adapter(path)
-    metadata = read_metadata_if_any(file)
-    return read_own(file, metadata) if ADAPTER_KEY in metadata else read_foreign(file, metadata, layout)
+    own = read_own(file)
+    return own_adapter(own) if own and own.says("adapter") else read_foreign(file, read_metadata(file), layout)
 
 
 # The project's own file
 
 
-def read_own(file: Path, metadata: Mapping[str, str]) -> Adapter:
+def own_adapter(own: OwnFile) -> Adapter:
     """An adapter written by write_adapter."""
-    try:
-        recipes = from_header(dict(metadata), shown(file))
-    except UserError as error:
-        raise CheckpointError(str(error)) from None
-    manifest = header_object(metadata, ADAPTER_KEY, file)
+    file, recipes, manifest = own.path, own.recipes, own.field("adapter")
     wrong = [name for name in MANIFEST if name in manifest and not MANIFEST[name](manifest[name])]
     if wrong:
         raise CheckpointError(f"{shown(file)} has a damaged header ({first(wrong)}): export or download it again.")
-    names = [name for name in read_shapes(file) if not name.startswith(BESIDE)]
+    names = [name for name in own.shapes if not name.startswith(BESIDE)]
     keys = {name: Key(match[1], match[2]) for name in names if (match := OWN.fullmatch(name))}
     refuse_unread(file, [name for name in names if name not in keys], len(names))
     adapter = Adapter(file, assemble(file, keys, lambda layer, rank: 1.0), "own", recipes=recipes)
@@ -113,22 +103,27 @@ def write_adapter(
     metadata: Mapping[str, str] | None = None,
     light: Stored | None = None,
 ) -> None:
-    """Write the project's file. heads, contexts, metadata and light as in checkpoint.write_checkpoint."""
-    tensors: dict[str, Tensor] = {}
-    for layer, part in adapter.parts.items():
-        tensors |= {f"adapter.{layer}.{name}": tensor for name, tensor in named_tensors(part).items()}
-    for head, weights in (heads or {}).items():
-        tensors |= {f"head.{head}.{name}": tensor for name, tensor in weights.items()}
-    tensors |= named(light or {})
-    tensors |= {f"context.{name}": tensor for name, tensor in (contexts or {}).items()}
+    """Write the project's file. heads, contexts, metadata and light as of write_own()."""
+    tensors = {
+        f"{layer}.{name}": tensor
+        for layer, part in adapter.parts.items()
+        for name, tensor in named_tensors(part).items()
+    }
     manifest = {
         **{name: getattr(adapter, name) for name in MANIFEST},
         "rank": adapter.rank,
         "alpha": adapter.alpha,
         "spelling": adapter.spelling,
     }
-    header = {**to_header(adapter.recipes), ADAPTER_KEY: json.dumps(manifest), "format": "pt", **(metadata or {})}
-    save_tensors(path, tensors, header)
+    write_own(
+        path,
+        adapter.recipes,
+        adapter=(manifest, tensors),
+        heads=heads,
+        light=light,
+        contexts=contexts,
+        metadata=metadata,
+    )
 
 
 def named_tensors(part: Part) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ from .adapters import Adapter
 from .architecture import UNetArchitecture, VAEArchitecture
 from .attachment import Adapted
 from .bases import negative_of
-from .checkpoint import Checkpoint, as_context, prompt_tokens
+from .checkpoint import Checkpoint
+from .context import as_context, prompt_tokens
 from .tensors import CheckpointError, Weights, shown
 from .tiny_vae_file import FULL, chosen
 

@@ -14,8 +14,10 @@ from weakref import WeakValueDictionary
 from ..errors import UserError
 from .adapter_file import find_adapter, is_adapter
 from .adapters import first
-from .checkpoint import CONTEXT_FILES, open_all, unet_folders
+from .checkpoint import open_all
+from .context import CONTEXT_FILES
 from .families import FAMILIES
+from .networks import unet_folders
 from .published import where
 from .strangers import claims_to_perceive
 from .tensors import STEMS, CheckpointError, Weights, find_files, pick_unet, quantised, read_shapes

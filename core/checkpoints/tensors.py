@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import plain_files
+from ..backbone import Shapes
 from ..errors import UserError
 from ..plain_files import parse_json
 from ..whole_file import whole_file
@@ -108,7 +109,11 @@ def network(files: tuple[Path, ...], renaming: Callable[[list[str]], dict[str, s
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         shapes |= read_shapes(file)
-    names = renaming(list(shapes))
+    return as_network(files, shapes, renaming(list(shapes)))
+
+
+def as_network(files: tuple[Path, ...], shapes: Shapes, names: dict[str, str]) -> Weights:
+    """The network of these tensors. shapes: {name in the files: shape}; names: {name in the files: in the network}."""
     return Weights(files, names, {new: network_shape(new, shapes[old]) for old, new in names.items()})
 
 
@@ -222,12 +227,20 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """{name: shape}; of safetensors only the header is read."""
     if file.suffix == ".bin":
         return {name: tuple(tensor.shape) for name, tensor in unpickle(file).items()}
+    return read_header(file)[1]
+
+
+def read_header(file: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """A safetensors file's metadata, and {name: shape}."""
     with opened(file) as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        return tensors.metadata() or {}, shapes
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """The safetensors header's metadata."""
+    """The safetensors header's metadata; a pickle has none."""
+    if file.suffix == ".bin":
+        return {}
     with opened(file) as tensors:
         return tensors.metadata() or {}
 
@@ -337,3 +350,8 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{shown(file)} holds no JSON object: get the file again.")
     return content
+
+
+def keep(names: list[str]) -> dict[str, str]:
+    """A renaming that renames nothing."""
+    return {name: name for name in names}

@@ -13,27 +13,12 @@ from torch import Tensor
 from ..backbone import Shapes
 from ..errors import UserError
 from ..generations import GENERATIONS, LATENT, SD_LATENTS, SDXL, latent_space, share_latents
-from ..recipe import KEY, Recipe, from_header, to_header
+from ..recipe import Recipe
 from ..tiny_vae import Role, build_light, channels_of, kind_of
 from .fingerprint import Fingerprint, fingerprint, is_fingerprint, matches
-from .tensors import (
-    CheckpointError,
-    Weights,
-    brought,
-    header_object,
-    network,
-    pick_vae,
-    read_metadata,
-    save_tensors,
-    shown,
-    strip,
-    unpickle,
-)
+from .own_file import KEYS, OwnFile, read_own
+from .tensors import CheckpointError, Weights, brought, keep, network, pick_vae, shown, unpickle
 
-LIGHT_KEY = KEY.replace(".recipe", ".light")
-"""Header field of a file that holds nothing but a light half."""
-LATENTS_KEY = KEY.replace(".recipe", ".latents")
-"""Header field: the fingerprint of the VAE between whose latents and pictures the file's light halves are."""
 ENCODER = (
     "encoder.conv_in.weight",
     "encoder.down_blocks.0.resnets.0.conv1.weight",
@@ -86,17 +71,11 @@ TAESD = "taesd"
 """What TAESD's halves are called where they are stored."""
 
 
-def own_light(path: Path, role: Role, recipe: Recipe) -> Weights | None:
-    """The light half that a recipe names, from its file. CheckpointError if the file lacks it."""
-    name = getattr(recipe, role)
-    if not name:
-        return None
-    light = network((path,), lambda names: strip(names, f"{role}.{name}."))
-    if not light.shapes:
-        raise CheckpointError(
-            f"{path.name} lacks the light {role} {name!r} that its recipe {recipe.id} names: export it again."
-        )
-    check_fits(light.shapes, role, recipe, path)
+def own_light(file: OwnFile, role: Role, recipe: Recipe) -> Weights | None:
+    """The light half that a recipe names, from its file. CheckpointError if the file lacks it, or it is none."""
+    light = file.light(role, recipe)
+    if light is not None:
+        check_fits(light.shapes, role, recipe, file.path)
     return light
 
 
@@ -116,7 +95,8 @@ def chosen(role: Role, choice: str, recipe: Recipe, own: Weights | None, vae: We
             f"The checkpoint brings no light {role} for {recipe.id}: take {FULL}, or {TAESD.upper()}'s, or train one "
             f'(learn = "{role}").'
         )
-    said = latents_in(own.path)
+    file = read_own(own.path)
+    said = latents_in(file) if file else {}
     if said and vae is not None:  # an adapter's base may have come with another VAE
         check_latents(Light(role, getattr(recipe, role), own, base=recipe.base, vae=said), recipe, vae)
     return own
@@ -127,44 +107,45 @@ def open_light(path: Path, role: Role, recipe: Recipe, vae: Weights | None = Non
 
     vae: the VAE in whose place it stands, where there is one. CheckpointError, in one sentence, if none is for it.
     """
-    pickled = path.suffix in PICKLES
-    metadata = {} if pickled else read_metadata(path)
-    light = open_stored(path, role, recipe, metadata) if KEY in metadata else open_taesd(path, role, pickled)
+    own = own_at(path)
+    light = open_stored(own, role, recipe) if own else open_taesd(path, role)
     check_fits(light.weights.shapes, role, recipe, path)
     check_latents(light, recipe, vae)
     return light
 
 
+def own_at(path: Path) -> OwnFile | None:
+    """The project's own file there; None for one of TAESD's."""
+    return None if path.suffix in PICKLES else read_own(path)
+
+
 def meant_for(path: Path, role: Role, recipe: Recipe) -> bool:
     """Whether a file holds a light half for this very recipe; TAESD's are anybody's."""
-    metadata = {} if path.suffix in PICKLES else read_metadata(path)
-    if KEY not in metadata:
-        return True
-    return any(held.id == recipe.id and getattr(held, role) for held in from_header(metadata, path.name))
+    own = own_at(path)
+    return own is None or any(held.id == recipe.id and getattr(held, role) for held in own.recipes)
 
 
-def open_stored(path: Path, role: Role, recipe: Recipe, metadata: dict[str, str]) -> Light:
+def open_stored(file: OwnFile, role: Role, recipe: Recipe) -> Light:
     """From one of the project's own files: what the recipe of the same id names there, else the only one."""
-    try:
-        recipes = {held.id: held for held in from_header(metadata, path.name)}
-    except UserError as error:
-        raise CheckpointError(str(error)) from None
+    recipes = {held.id: held for held in file.recipes}
     named = [held for held in (recipes.get(recipe.id), *recipes.values()) if held and getattr(held, role)]
     names = list(dict.fromkeys(getattr(held, role) for held in named))
     if not names or (len(names) > 1 and recipe.id not in recipes):
         held = f"those of {', '.join(names)}" if names else f"no light {role}"
-        raise CheckpointError(f"{shown(path)} holds {held}, none for {recipe.id}: train one, or name another file.")
-    weights = own_light(path, role, named[0])
+        raise CheckpointError(
+            f"{shown(file.path)} holds {held}, none for {recipe.id}: train one, or name another file."
+        )
+    weights = own_light(file, role, named[0])
     assert weights is not None
     cost = getattr(named[0], f"{role}_cost") if recipe.id in recipes else ""
-    return Light(role, names[0], weights, cost, named[0].base, latents_in(path))
+    return Light(role, names[0], weights, cost, named[0].base, latents_in(file))
 
 
-def open_taesd(path: Path, role: Role, pickled: bool) -> Light:
+def open_taesd(path: Path, role: Role) -> Light:
     """From a file as ComfyUI or diffusers keep it."""
     if path.name.startswith(SDXL.taesd):
         raise CheckpointError(f"{path.name} is for the latents of {SDXL.title}: take TAESD's own, taesd_{role}.")
-    tensors = unpickle(path) if pickled else network((path,), lambda names: {name: name for name in names}).load()
+    tensors = unpickle(path) if path.suffix in PICKLES else network((path,), keep).load()
     return Light(role, TAESD, Held.of(renamed(tensors, role), path))
 
 
@@ -241,38 +222,19 @@ def latents_of(vae: Weights | None) -> Fingerprint:
     return fingerprint({new: tensors[name] for name, new in wanted.items()}.__getitem__, ENCODER)
 
 
-def latents_in(path: Path) -> Fingerprint:
+def latents_in(file: OwnFile) -> Fingerprint:
     """The same of the VAE that one of the project's files names for its light halves, or holds; empty if neither."""
-    metadata = read_metadata(path)
-    if LATENTS_KEY not in metadata:
-        return latents_of(network((path,), lambda names: strip(names, "vae.")))
-    latents = header_object(metadata, LATENTS_KEY, path)
+    if not file.says("latents"):
+        return latents_of(file.part("vae."))
+    latents = file.field("latents")
     if not is_fingerprint(latents):
-        raise CheckpointError(f"{shown(path)} has a damaged header ({LATENTS_KEY}): export or download it again.")
+        raise CheckpointError(
+            f"{shown(file.path)} has a damaged header ({KEYS['latents']}): export or download it again."
+        )
     return latents
 
 
 def latents_note(vae: Weights | None) -> dict[str, str]:
     """The header field that says whose latents a file's light halves are for; nothing where that is not known."""
     known = latents_of(vae)
-    return {LATENTS_KEY: json.dumps(known)} if known else {}
-
-
-Stored = Mapping[Role, Mapping[str, Mapping[str, Tensor]]]
-"""{role: {name: tensors}}"""
-
-
-def write_light(path: Path, light: Stored, recipes: list[Recipe], about: Mapping[str, str]) -> None:
-    """A file of light halves alone. recipes: those that name them; about: further header fields."""
-    header = {**to_header(recipes), LIGHT_KEY: json.dumps(sorted(light)), "format": "pt", **about}
-    save_tensors(path, named(light), header)
-
-
-def named(light: Stored) -> dict[str, Tensor]:
-    """{name in the project's file: tensor}."""
-    return {
-        f"{role}.{name}.{key}": tensor
-        for role, held in light.items()
-        for name, tensors in held.items()
-        for key, tensor in tensors.items()
-    }
+    return {KEYS["latents"]: json.dumps(known)} if known else {}

@@ -23,9 +23,10 @@ from diffusion_perception.core.checkpoints.adapter_file import write_adapter
 from diffusion_perception.core.checkpoints.adapter_names import SPELLINGS
 from diffusion_perception.core.checkpoints.adapters import Adapter, Delta, LowRank
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
-from diffusion_perception.core.checkpoints.checkpoint import ADAPTER_KEY, NETWORK_KEYS, write_checkpoint
 from diffusion_perception.core.checkpoints.families import FAMILIES
-from diffusion_perception.core.checkpoints.tiny_vae_file import ENCODER, LATENTS_KEY, LIGHT_KEY, Stored, write_light
+from diffusion_perception.core.checkpoints.modelspec import modelspec
+from diffusion_perception.core.checkpoints.own_file import KEYS, Stored, write_own
+from diffusion_perception.core.checkpoints.tiny_vae_file import ENCODER
 from diffusion_perception.core.codecs import CODECS
 from diffusion_perception.core.diffusion import PARADIGMS, PARAMETERISATIONS
 from diffusion_perception.core.display.colour import PALETTES
@@ -39,7 +40,6 @@ from diffusion_perception.core.perception_map import Axis
 from diffusion_perception.core.recipe import CHOICES, KEY, Recipe
 from diffusion_perception.core.skeletons import SKELETONS
 from diffusion_perception.core.tasks import TASKS
-from diffusion_perception.trainer import export
 from diffusion_perception.trainer.cli import parser
 from diffusion_perception.trainer.config import Config, to_toml
 from diffusion_perception.trainer.data.published import DATASETS
@@ -146,7 +146,7 @@ def files() -> dict[str, Any]:
         kinds = {name: {**write(path), **header_and_tensors(path)} for name, write in WRITERS.items()}
     return {
         **kinds,
-        "fields": sorted([KEY, ADAPTER_KEY, LIGHT_KEY, LATENTS_KEY, perception.NOTES, *NETWORK_KEYS.values()]),
+        "fields": sorted([KEY, perception.NOTES, *KEYS.values()]),
     }
 
 
@@ -157,7 +157,7 @@ def header_and_tensors(path: Path) -> dict[str, Any]:
 
 UNET = UNetArchitecture(4, 4, (32, 32), 1, (True, False), (1, 1), 64, True)
 VAE = VAEArchitecture((32, 32), 1)
-RECIPES = (Recipe("depth", base="sd21"), Recipe("normal", "tilted", base="sd21"))
+RECIPES = (Recipe("depth", base="sd21", licence="CC0-1.0"), Recipe("normal", "tilted", base="sd21"))
 
 
 def one() -> dict[str, torch.Tensor]:
@@ -170,9 +170,18 @@ def halves() -> Stored:
 
 
 def checkpoint(path: Path) -> dict[str, Any]:
-    about = {**perception.modelspec_of(Config(), UNET, list(RECIPES)), perception.NOTES: "{}"}
+    about = {**modelspec(RECIPES, UNET.base, size=(512, 512)), perception.NOTES: "{}"}
     contexts = {recipe.id: torch.zeros(1, 2, 64) for recipe in RECIPES}
-    write_checkpoint(path, list(RECIPES), (UNET, one()), (VAE, one()), {"NAME": one()}, contexts, about, halves())
+    write_own(
+        path,
+        RECIPES,
+        unet=(UNET, one()),
+        vae=(VAE, one()),
+        heads={"NAME": one()},
+        light=halves(),
+        contexts=contexts,
+        metadata=about,
+    )
     return {"unet": sorted(UNET.config()), "vae": sorted(VAE.config())}
 
 
@@ -182,7 +191,7 @@ def adapter(path: Path) -> dict[str, Any]:
         "WHOLE": Delta(torch.zeros(4, 4), torch.zeros(4)),
     }
     contexts = {"depth": torch.zeros(1, 2, 64), "depth.negative": torch.zeros(1, 2, 64)}
-    about = export.modelspec_of(path, RECIPES[0], "/lora")
+    about = modelspec(RECIPES[:1], "sd21", title=path.stem, adapter=True)
     held = Adapter(path, parts, base="sd21", recipes=RECIPES[:1], licence="CC0-1.0", data="noise")
     write_adapter(path, held, {"NAME": one()}, contexts, about, halves())
     with safe_open(path, "pt") as file:
@@ -190,7 +199,7 @@ def adapter(path: Path) -> dict[str, Any]:
 
 
 def light(path: Path) -> dict[str, Any]:
-    write_light(path, halves(), list(RECIPES), {LATENTS_KEY: "{}"})
+    write_own(path, RECIPES, light=halves(), metadata={KEYS["latents"]: "{}"})
     return {"told by": sorted(ENCODER)}
 
 

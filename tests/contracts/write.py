@@ -30,7 +30,7 @@ import runs  # noqa: E402
 import tiny  # noqa: E402
 from doors import command, predicted  # noqa: E402
 
-from diffusion_perception.core.checkpoints.checkpoint import write_checkpoint  # noqa: E402
+from diffusion_perception.core.checkpoints.own_file import write_own  # noqa: E402
 from diffusion_perception.core.heads.table import untrained_head  # noqa: E402
 from diffusion_perception.core.recipe import Recipe  # noqa: E402
 
@@ -143,13 +143,13 @@ def write_files() -> None:
         "vitpose_simple": untrained_head("vitpose_simple", WIDTHS, 32, len(JOINTS)),
     }
     eyes, network = vae(), unet()
-    write_checkpoint(
+    write_own(
         Path("checkpoint.safetensors"),
         recipes,
-        (tiny.unet_architecture(network), half(network)),
-        (tiny.vae_architecture(eyes), half(eyes)),
-        {name: half(filled(head, 3)) for name, head in heads.items()},
-        {recipe.id: tiny.context(seed).half() for seed, recipe in enumerate(recipes)},
+        unet=(tiny.unet_architecture(network), half(network)),
+        vae=(tiny.vae_architecture(eyes), half(eyes)),
+        heads={name: half(filled(head, 3)) for name, head in heads.items()},
+        contexts={recipe.id: tiny.context(seed).half() for seed, recipe in enumerate(recipes)},
     )
     save_file({"one": tiny.context(20), "other": tiny.context(21)}, "texts.safetensors")
     tiny.save_picture(Path("picture.png"), 40, 32)

@@ -31,7 +31,7 @@ def folder(tmp_path) -> Path:
 def encode(folder: str, tokens: list[int]) -> dict:
     from pathlib import Path
 
-    from diffusion_perception.core.checkpoints.checkpoint import text_weights
+    from diffusion_perception.core.checkpoints.context import text_weights
     from diffusion_perception.core.checkpoints.tensors import read_json
     from diffusion_perception.nodes.host import encode_prompt
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from ...core.backbone import Context
 from ...core.checkpoints.adapters import Adapter
 from ...core.checkpoints.assemble import text_context
-from ...core.checkpoints.bases import open_base
 from ...core.checkpoints.checkpoint import Checkpoint, UnsuitedError, open_all
+from ...core.checkpoints.networks import open_networks
+from ...core.checkpoints.own_file import write_own
 from ...core.checkpoints.tensors import shown
-from ...core.checkpoints.tiny_vae_file import Held, latents_note, write_light
+from ...core.checkpoints.tiny_vae_file import Held, latents_note
 from ...core.codecs import reduce_channels
 from ...core.generations import CUSTOM, LATENT
 from ...core.halves import with_light
@@ -67,7 +68,7 @@ def open_teacher(config: Config, device: str) -> Teacher:
     """The checkpoint at base.path with its VAE, or the one that is named; else a VAE alone. CheckpointError."""
     opened = checkpoints(config)
     if not opened:
-        start = open_base(Path(config.base.path)) if config.base.path else None
+        start = open_networks(Path(config.base.path)) if config.base.path else None
         vae, shape = base.vae_of(config.base, start)
         return Teacher(DiffusersAutoencoder(base.load_vae(vae, shape).to(device)), {}, shape.base)
     perceivers: dict[str, Perceiver] = {}
@@ -351,5 +352,5 @@ class Tutor(Validator):
         weights = narrowed(self.student.light.state_dict(), DTYPES[self.config.save_precision])
         path = Path(self.config.out) / f"{name}.safetensors"
         latents = latents_note(Held.of(self.student.teacher.autoencoder.vae.state_dict()))
-        write_light(path, {role: {called: weights}}, recipes, {NOTES: json.dumps(notes), **latents})
+        write_own(path, recipes, light={role: {called: weights}}, metadata={NOTES: json.dumps(notes), **latents})
         return path

@@ -18,9 +18,9 @@ from ...core.backbone import Context
 from ...core.checkpoints.adapter_file import write_adapter
 from ...core.checkpoints.adapters import Adapter, Delta, LowRank, Part
 from ...core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
-from ...core.checkpoints.checkpoint import write_checkpoint
 from ...core.checkpoints.fingerprint import Fingerprint
 from ...core.checkpoints.modelspec import modelspec
+from ...core.checkpoints.own_file import write_own
 from ...core.checkpoints.tensors import CheckpointError
 from ...core.measure.losses import at_least_float32
 from ...core.pipeline import Perceiver
@@ -282,9 +282,10 @@ class Written:
         recipes = list(student.recipes.values())
         contexts = {task: student.contexts[i : i + 1].detach().cpu() for i, task in enumerate(student.tasks)}
         heads = {} if student.head is None else {recipes[0].head: self.tensors(student.head.state_dict())}
-        metadata = {**modelspec_of(self.config, self.architecture, recipes), NOTES: json.dumps(notes)}
-        network = self.config.network
-        if network.unet == "lora":
+        network, lora = self.config.network, self.config.network.unet == "lora"
+        spec = modelspec(recipes, self.architecture.base, title=self.config.title, adapter=lora, size=self.config.size)
+        metadata = {**spec, NOTES: json.dumps(notes)}
+        if lora:
             adapter = Adapter(
                 path,
                 parts_of(student.unet, self.kept, (network.alpha or network.rank) / network.rank),
@@ -300,7 +301,7 @@ class Written:
             vae = (self.vae_architecture, self.tensors(student.vae.state_dict()))
             weights = self.tensors(unet_weights(student.unet))
             unet = (replace(self.architecture, in_channels=weights["conv_in.weight"].shape[1]), weights)
-            write_checkpoint(path, recipes, unet, vae, heads, contexts, metadata)
+            write_own(path, recipes, unet=unet, vae=vae, heads=heads, contexts=contexts, metadata=metadata)
 
     def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return narrowed(weights, DTYPES[self.config.save_precision])
@@ -321,24 +322,6 @@ def narrowed(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
 
 NOTES = "diffusion_perception.training"
 """Header field: how a file came about, for people."""
-
-
-def modelspec_of(config: Config, architecture: UNetArchitecture, recipes: list[Recipe]) -> dict[str, str]:
-    """Header fields about a run's model."""
-    tasks = ", ".join(recipe.row.title for recipe in recipes)
-    kind = "/lora" if config.network.unet == "lora" else ""
-    prediction = recipes[0].prediction_type
-    fields = {
-        "sai_model_spec": "1.0.0",
-        "implementation": "https://github.com/diffusion-perception/diffusion-perception",
-        "title": config.title or tasks,
-        "description": f"Predicts {tasks} from a picture",
-        "license": config.licence,
-        "resolution": f"{config.size[1]}x{config.size[0]}",
-        "prediction_type": "v" if prediction == "v_prediction" else prediction,
-        "tags": ", ".join(recipe.task for recipe in recipes),
-    }
-    return modelspec(architecture.base, kind, fields, unknown="stable-diffusion-custom")
 
 
 def widened(unet: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
