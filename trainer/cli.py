@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
-"""What PyTorch reads once, at its first tensor: large ones lie on large pages of memory, where Linux has them on request.
-A prediction on a CPU otherwise takes an eighth of its time to be given small ones."""
+"""What PyTorch reads once, at its first tensor: large ones lie on large pages of memory, where Linux gives such. A
+prediction on a CPU otherwise takes an eighth of its time to be given small ones."""
 
 
 def main(argv: list[str] | None = None) -> int:
