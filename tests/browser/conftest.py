@@ -15,6 +15,10 @@ from editor import SETTINGS, Editor
 HERE = Path(__file__).parent
 # Containers give Chromium neither its sandbox nor a shared memory of a useful size; the canvas is drawn without a GPU.
 OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-proxy-server"]
+WIDTH, HEIGHT = 1600, 1000
+"""Of the page, in pictures for the README."""
+SMALLER = 0.7
+"""The page and all on it otherwise: without a GPU every pixel is the processor's work."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def first_editor(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
+def first_editor(
+    host: Host, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Editor]:
     """One server, one browser and one page for all tests of a file; longer, an editor that draws would hold a core."""
     from playwright.sync_api import sync_playwright
 
@@ -41,11 +47,12 @@ def first_editor(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for name, value in SETTINGS.items():
             server.post(f"/settings/{name}", value)
         browser = driver.chromium.launch(executable_path=path, args=OPTIONS)
-        page = browser.new_page(viewport={"width": 1600, "height": 1000}, locale="en-US")
+        zoom = 1.0 if request.config.getoption("--screenshots", None) else SMALLER
+        page = browser.new_page(viewport={"width": int(WIDTH * zoom), "height": int(HEIGHT * zoom)}, locale="en-US")
         page.set_default_timeout(60_000)
         # ComfyUI's own templates are a hundred pictures, which would be drawn anew for each of the pack's
         page.route("**/templates/index*.json", lambda route: route.fulfill(json=[]))
-        yield Editor(page, server)
+        yield Editor(page, server, zoom)
         browser.close()
 
 

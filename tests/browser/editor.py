@@ -13,9 +13,11 @@ from comfyui_server import PACK_NAME, Server
 from frontends import frontend
 from playwright.sync_api import Locator, Page
 
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
-"""What a person has closed and put away after the first start."""
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "LiteGraph.Canvas.MaximumFps": 10}
+"""What a person has closed and put away after the first start; drawn without a GPU, the canvas else takes a core."""
 SEARCH = "[role=search]"
+BARS = 60
+"""Pixels at the top where a canvas that is made smaller would lie under the editor's bars."""
 Picture = dict[str, int]
 """width, height, and in how many shades: a flat one is none."""
 
@@ -23,9 +25,11 @@ Picture = dict[str, int]
 class Editor:
     """One page, which all tests of a file use; each begins on an empty canvas."""
 
-    def __init__(self, page: Page, server: Server) -> None:
+    def __init__(self, page: Page, server: Server, zoom: float) -> None:
+        """zoom: of the canvas, whose places are told as if it were 1."""
         self.page = page
         self.server = server
+        self.zoom = zoom
         self.screenshots: Path | None = None
         """Where keep() keeps, if anywhere."""
         self.load()
@@ -44,7 +48,14 @@ class Editor:
         self.until(self._put_away)
         if self.help().count():
             self.page.locator(self.frontend.shut_help).first.click()
-        self.page.evaluate(looks.CLEAR)
+        self.until(self._resting)
+        self.page.evaluate(looks.CLEAR, self.zoom)
+
+    def _resting(self) -> bool:
+        """Whether the canvas has come to where it was sent: one that is still gliding goes on where it is emptied."""
+        before = self.page.evaluate(looks.VIEW)
+        self.page.wait_for_timeout(150)
+        return self.page.evaluate(looks.VIEW) == before
 
     def _put_away(self) -> bool:
         """Whether nothing is open; what is, gets one push."""
@@ -136,11 +147,15 @@ class Editor:
         self.open_templates()
         self.page.get_by_test_id(f"template-workflow-{title}").click()
 
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Pixels of the page."""
+        return x * self.zoom, y * self.zoom + BARS
+
     def search(self, x: float = 700, y: float = 400) -> Locator:
         """Open the node search by a double click on the canvas; the field to type into."""
         field = self.page.locator(f"{SEARCH} input").first
         for _ in range(5):  # a canvas that is just being drawn may miss the first
-            self.page.mouse.dblclick(x, y)
+            self.page.mouse.dblclick(*self.place(x, y))
             if self.until(field.count, 3.0):
                 break
         return field
@@ -148,17 +163,25 @@ class Editor:
     def add(self, title: str, x: float, y: float) -> str:
         """Find a node by its name, take the first and put it there; its id."""
         before = {node["id"] for node in self.nodes()}
-        field = self.search(x, y)
+        added: list[str] = []
+        for _ in range(3):  # a row that is being drawn anew may miss the click
+            self.choose_first(self.search(x, y), title)
+            added = self.until(lambda: [node["id"] for node in self.nodes() if node["id"] not in before], 5.0)
+            if added:
+                break
+        self.page.locator(SEARCH).first.wait_for(state="hidden")
+        # newer editors let a new node hang on the pointer until a click
+        self.page.mouse.move(*self.place(x + 5, y + 5))
+        self.page.mouse.click(*self.place(x + 5, y + 5))
+        (node,) = added
+        return node
+
+    def choose_first(self, field: Locator, title: str) -> None:
+        """Search for a node by its name, and take the first that is found."""
         field.fill(title)
         if not self.until(lambda: [row for row in self.results()[:1] if row.startswith(title)]):
             raise LookupError(f"The search for {title!r} gave {self.results()}")
         self.page.locator(self.frontend.results).first.click()
-        (added,) = self.until(lambda: [node["id"] for node in self.nodes() if node["id"] not in before])
-        self.page.locator(SEARCH).first.wait_for(state="hidden")
-        # newer editors let a new node hang on the pointer until a click
-        self.page.mouse.move(x + 5, y + 5)
-        self.page.mouse.click(x + 5, y + 5)
-        return added
 
     def wire(self, source: str, output: str, target: str, socket: str) -> None:
         """Drag a wire from an output to an input; a drag that a busy canvas misses is made up for by its graph."""

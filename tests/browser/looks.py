@@ -10,8 +10,9 @@ ON_SCREEN = """([x, y]) => {
 
 READY = """() => window.app?.graph && !document.querySelector('#splash-loader')
     && 'DiffusionPerceptionPerceive' in window.LiteGraph.registered_node_types"""
-CLEAR = """() => {
-    app.graph.clear(); app.lastNodeErrors = null; app.canvas.ds.offset = [0, 0]; app.canvas.ds.scale = 1
+VIEW = "() => [...app.canvas.ds.offset, app.canvas.ds.scale]"
+CLEAR = """zoom => {
+    app.graph.clear(); app.lastNodeErrors = null; app.canvas.ds.offset = [0, 0]; app.canvas.ds.scale = zoom
 }"""
 # a name that begins with $$ is the editor's own for a line or a picture that stands on a node
 NODES = """() => app.graph._nodes.map(node => ({
@@ -57,6 +58,7 @@ DROP = """([name, type, content]) => {
     const canvas = app.canvas.canvas, box = canvas.getBoundingClientRect()
     for (const kind of ['dragenter', 'dragover', 'drop'])
         canvas.dispatchEvent(new DragEvent(kind, {
-            dataTransfer: dropped, bubbles: true, cancelable: true, clientX: box.left + 700, clientY: box.bottom - 60,
+            dataTransfer: dropped, bubbles: true, cancelable: true,
+            clientX: box.left + box.width / 2, clientY: box.bottom - 60,
         }))
 }"""
