@@ -1,6 +1,7 @@
 """A training step of this project beside a plain one written with diffusers and peft: time and peak memory, as a ratio.
 
     python benchmarks/train_step.py                      # SD2.1's shape, LoRA of rank 16, batch 1, 512x512
+    python benchmarks/train_step.py --full --architecture starter --size 192 --batch 8 --precision bf16
     python benchmarks/train_step.py --full --device cuda --precision bf16 --checkpointing --size 768 --steps 30
 
 Weights are random: neither time nor memory depends on them. Both steps run the very same UNet, VAE and LoRA in one
@@ -29,7 +30,8 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from diffusion_perception.core.checkpoints.architecture import VAEArchitecture
+from diffusion_perception.core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
+from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.generations import SD_LATENTS
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.base import ARCHITECTURES
@@ -40,14 +42,27 @@ from diffusion_perception.trainer.optimiser import Average
 from diffusion_perception.trainer.runs.perception import DTYPES, Student, choose, groups
 
 GIB = 2**30
+ROOT = Path(__file__).absolute().parents[1]
+
+
+STARTER = "starter"
+
+
+def shapes(architecture: str) -> tuple[UNetArchitecture, VAEArchitecture]:
+    """Of the starter checkpoint, or of a row of ARCHITECTURES and Stable Diffusion's VAE."""
+    if architecture != STARTER:
+        return ARCHITECTURES[architecture], VAEArchitecture.usual(SD_LATENTS)
+    networks = open_networks(ROOT / "weights" / "starter.safetensors")
+    assert networks.vae_architecture is not None
+    return networks.architecture, networks.vae_architecture
 
 
 def student(config: Config, architecture: str) -> Student:
     """Networks of the real shape, with what does not learn in the precision of the step."""
-    shape = ARCHITECTURES[architecture]
+    shape, vae_shape = shapes(architecture)
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(shape.config())
-        vae = AutoencoderKL.from_config(VAEArchitecture.usual(SD_LATENTS).config())
+        vae = AutoencoderKL.from_config(vae_shape.config())
     unet, vae = unet.to_empty(device="cpu"), vae.to_empty(device="cpu")
     scatter(unet)
     scatter(vae)
@@ -147,9 +162,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     )
     torch.manual_seed(0)
     made = student(config, arguments.architecture).to(device)
-    picture = torch.rand(1, 3, arguments.size, arguments.size) * 2 - 1
-    valid = torch.ones(1, 1, arguments.size, arguments.size, dtype=torch.bool)
-    batch = Batch("depth", picture, picture.flip(-1), valid, torch.tensor([1]))
+    picture = torch.rand(arguments.batch, 3, arguments.size, arguments.size) * 2 - 1
+    valid = torch.ones(arguments.batch, 1, arguments.size, arguments.size, dtype=torch.bool)
+    batch = Batch("depth", picture, picture.flip(-1), valid, torch.arange(arguments.batch))
     with TemporaryDirectory() as folder:
         # `plain` comes first: accelerate wraps the forward of the module that it prepares
         steps = {"plain": plain(made, config, batch, device), "ours": ours(made, config, batch, Path(folder))}
@@ -178,8 +193,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="no", choices=["no", "bf16"])
-    parser.add_argument("--architecture", default="sd21", choices=list(ARCHITECTURES))
+    parser.add_argument("--architecture", default="sd21", choices=[*ARCHITECTURES, STARTER])
     parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--checkpointing", action="store_true")
@@ -193,7 +209,8 @@ def main() -> None:
     held = {name: memory(sys.argv[1:], name) for name in ("ours", "plain")}
     learns = "full" if arguments.full else f"LoRA r{arguments.rank}"
     print(
-        f"{arguments.architecture}, {learns}, {arguments.precision}, batch 1, {arguments.size} px, {arguments.device}"
+        f"{arguments.architecture}, {learns}, {arguments.precision}, batch {arguments.batch}, {arguments.size} px, "
+        f"{arguments.device}"
     )
     print(f"{'':8}{'seconds':>10}{'GiB':>8}")
     for name in ("plain", "ours"):
