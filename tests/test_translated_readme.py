@@ -20,7 +20,7 @@ def page(request):
 
 
 def test_the_english_page_leads_to_all_of_them():
-    assert len(PAGES) == 2
+    assert len(PAGES) == 3
     top = ENGLISH.split("\n## ")[0]
     assert [page for page in PAGES if f"(docs/{page.name})" not in top] == []
 
@@ -48,6 +48,6 @@ def test_nodes_are_named_as_the_editor_shows_them(page):
     english, shown = (locales.read(language) for language in (locales.ENGLISH, page.suffixes[0].strip(".")))
     names = {text: shown[place] for place, text in english.items() if place.endswith("/display_name")}
     short = {name.split(" (")[0]: label.split(" · ")[0] for name, label in names.items()}
-    named = re.findall("[“「]([^”」]+)[”」]（([A-Z][A-Za-z ]+)）", page.read_text("utf-8"))
+    named = re.findall('[“「"]([^”」"]+)[”」"][（(]([A-Z][A-Za-z ]+)[）)]', page.read_text("utf-8"))
     assert len(named) == 3
     assert [pair for pair in named if short[pair[1]] != pair[0]] == []

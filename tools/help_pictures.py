@@ -115,6 +115,11 @@ def fog(g: Results) -> list[Any]:
     return [g.ours("Fog", image=g.photo(PERSON), map=g.seen(PERSON, "depth"), density=0.6, start=1.5)]
 
 
+def side_by_side(g: Results) -> list[Any]:
+    maps = {f"map_{i}": g.seen(PERSON, task) for i, task in enumerate(("depth", "normal", "mask"), 2)}
+    return [g.ours("CompareMaps", map_1=g.photo(PERSON), names="photograph", columns=2, **maps)]
+
+
 PAGES = {
     "LoadModel": Page(ROOM, tasks, 3),
     "ExamplePicture": Page(ROOM, lambda g: [g.photo(ROOM), g.photo(BEDROOM), g.photo(PERSON)], 3),
@@ -139,6 +144,8 @@ PAGES = {
     "FocusMask": Page(
         PERSON, lambda g: [g.mask(g.ours("FocusMask", map=g.seen(PERSON, "depth"), focus=2.5, strength=2.0))]
     ),
+    "CompareMaps": Page(PERSON, side_by_side, 1),
+    "PreviewMap": Page(PERSON, lambda g: [g.ours("PreviewMap", map=g.seen(PERSON, "depth"), colormap="turbo")], 1),
     "SaveMap": Page(ROOM, lambda g: [g.ours("DepthToImage", map=g.seen(ROOM, "depth"), colormap="inferno")]),
 }
 """By node id less the pack's name. Of adapters and poses the starter knows nothing."""
