@@ -329,3 +329,15 @@ def test_weights_come_in_the_precision_that_is_asked_for_and_in_memory_of_their_
     for name, tensor in loaded.items():
         assert tensor.dtype == (torch.int64 if name == "position" else torch.float32)
         assert torch.equal(tensor, numbers[name].to(tensor.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_weights_are_the_same_numbers_where_pytorch_is_told_to_take_large_pages(tmp_path, monkeypatch, dtype):
+    held = {"a": torch.randn(3, 5).half(), "b": torch.zeros(0, 4).half(), "c": torch.tensor(2.0).half()}
+    save_file(held, tmp_path / "w.safetensors")
+    weights = network((tmp_path / "w.safetensors",), tensor_files.keep)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    for loaded in (weights.load(dtype), weights.load(dtype, copy=True)):
+        assert equal(loaded, {name: tensor.to(dtype) for name, tensor in held.items()})
+        assert all(tensor.dtype == dtype for tensor in loaded.values())
+    assert equal(weights.load(copy=True), held)

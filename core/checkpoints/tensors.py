@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,7 +208,21 @@ def lazily(file: Path, names: list[str]) -> dict[str, Tensor]:
 
 def brought(tensor: Tensor, dtype: torch.dtype | None, copy: bool) -> Tensor:
     """In this precision, if it is a number with a fraction."""
-    return tensor.to(dtype if tensor.is_floating_point() else None, copy=copy)
+    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    return _small_pages(tensor.shape, wanted).copy_(tensor) if copy or wanted != tensor.dtype else tensor
+
+
+def _small_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor with nothing in it yet, in memory of small pages also where PyTorch is told to take large ones.
+
+    Those serve what is made and dropped in every call; gigabytes of weights, which come once, take three times as long
+    to be given in them (measured where memory was nearly all in use).
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if not size or os.environ.get("THP_MEM_ALLOC_ENABLE") != "1" or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return torch.empty(tuple(shape), dtype=dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype).view(tuple(shape))
 
 
 ALIGNMENT = 64

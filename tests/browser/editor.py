@@ -45,7 +45,8 @@ class Editor:
         # where files are dropped faster than people drop them, editor 1.32 leaves its waiting screen over everything
         if self.page.locator(".p-blockui-mask").count():
             self.load()
-        self.until(self._put_away)
+        if not self.until(self._put_away, 10.0):
+            self.load()
         if self.help().count():
             self.page.locator(self.frontend.shut_help).first.click()
         self.until(self._resting)
@@ -156,9 +157,9 @@ class Editor:
         field = self.page.locator(f"{SEARCH} input").first
         for _ in range(5):  # a canvas that is just being drawn may miss the first
             self.page.mouse.dblclick(*self.place(x, y))
-            if self.until(field.count, 3.0):
-                break
-        return field
+            if self.until(lambda: field.count() and field.is_visible(), 3.0):
+                return field
+        raise LookupError(f"No search opens at {x}, {y}: {self.complaints()}")
 
     def add(self, title: str, x: float, y: float) -> str:
         """Find a node by its name, take the first and put it there; its id."""
