@@ -142,9 +142,7 @@ Values = tuple[Tensor, Tensor | None]
 """(B, H, W, C) and, where it is known, their uncertainty (B, H, W)."""
 
 
-def perceive(
-    perceiver: Perceiver, latent: Tensor, fitted: Fit, batch_size: int, noise: Noise, tick: Tick
-) -> Values:
+def perceive(perceiver: Perceiver, latent: Tensor, fitted: Fit, batch_size: int, noise: Noise, tick: Tick) -> Values:
     """Image latents (B, 4, h, w) of one chunk -> values at the images' own size."""
     recipe, count = perceiver.recipe, members(perceiver.recipe)
     codec = recipe.target_codec()

@@ -246,8 +246,12 @@ RANGES = (
 )
 
 
-TUPLES = {name: get_args(part)[0] for name, hint in get_type_hints(Recipe).items() for part in get_args(hint)
-          if get_origin(part) is tuple}
+TUPLES = {
+    name: get_args(part)[0]
+    for name, hint in get_type_hints(Recipe).items()
+    for part in get_args(hint)
+    if get_origin(part) is tuple
+}
 """Fields of several values, and what each of these is."""
 KINDS: dict[str, tuple[type, ...]] = {
     name: {bool: (bool,), int: (int,), float: (float, int)}.get(hint, (tuple, NoneType) if name in TUPLES else (str,))

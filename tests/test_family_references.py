@@ -179,9 +179,7 @@ def test_what_a_scheduler_leaves_out_runs_as_diffusers_runs_it(name):
 # Marigold's intrinsic images
 
 
-@pytest.mark.parametrize(
-    ("name", "members"), [("marigold-iid-appearance-v1-1", 1), ("marigold-iid-lighting-v1-1", 3)]
-)
+@pytest.mark.parametrize(("name", "members"), [("marigold-iid-appearance-v1-1", 1), ("marigold-iid-lighting-v1-1", 3)])
 def test_intrinsic_images(name, members):
     """Target by target, and what is stacked in the channels of one."""
     row, image = ROWS[name], tiny.picture(*ODD, seed=8)

@@ -1,6 +1,6 @@
 """`make pictures`: draws the README's two pictures, from the starter and the pack's own code.
 
-    python tools/documentation_pictures.py
+python tools/documentation_pictures.py
 """
 
 from __future__ import annotations

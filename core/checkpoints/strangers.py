@@ -142,8 +142,10 @@ PERCEIVING: tuple[Stranger, ...] = (
         "exchanges tokens between a mask and its edges, at several sizes of the picture, as this version does not",
         MASKS,
         # mid_extra_cross and use_swci are what its config calls the two additions
-        lambda seen: named(r"(^|\.)(rgb_proj1?|rgb_conv)\.\d")(seen)
-        or bool(seen.config.get("mid_extra_cross") or seen.config.get("use_swci")),
+        lambda seen: (
+            named(r"(^|\.)(rgb_proj1?|rgb_conv)\.\d")(seen)
+            or bool(seen.config.get("mid_extra_cross") or seen.config.get("use_swci"))
+        ),
         r"DiffDISPipeline",
     ),
     Stranger(
@@ -177,8 +179,10 @@ PERCEIVING: tuple[Stranger, ...] = (
         "Jasmine",
         "refines its depth by a recurrent network behind the VAE, which this version does not run",
         DEPTH,
-        lambda seen: named(r"(^|\.)(gru\.conv[zrq][12]|ss_head\.|depth_encoder\.convd1)")(seen)
-        or any(name.startswith("gru") for name in seen.beside),
+        lambda seen: (
+            named(r"(^|\.)(gru\.conv[zrq][12]|ss_head\.|depth_encoder\.convd1)")(seen)
+            or any(name.startswith("gru") for name in seen.beside)
+        ),
     ),
     Stranger(
         "RollingDepth",
@@ -242,11 +246,13 @@ MAKING: tuple[Stranger, ...] = (
         "a ControlNet",
         "makes pictures from maps and does not perceive",
         "load it with ComfyUI's Load ControlNet Model",
-        lambda seen: named(
-            r"(^|\.)(controlnet_cond_embedding|controlnet_(down|mid)_blocks?|controlnet_blocks|input_hint_block)\."
-            r"|^lora_controlnet$|^lllite_"
-        )(seen)
-        or alone(r"^control_model\.")(seen),
+        lambda seen: (
+            named(
+                r"(^|\.)(controlnet_cond_embedding|controlnet_(down|mid)_blocks?|controlnet_blocks|input_hint_block)\."
+                r"|^lora_controlnet$|^lllite_"
+            )(seen)
+            or alone(r"^control_model\.")(seen)
+        ),
         r".*ControlNet.*Pipeline",
     ),
     Stranger(
@@ -327,9 +333,7 @@ MAKING: tuple[Stranger, ...] = (
         "a text encoder, or CLIP",
         "holds no UNet",
         "put its folder beside the UNet's as text_encoder/, and choose the checkpoint here",
-        alone(
-            r"(^|\.)(text_model\.encoder|vision_model\.encoder|transformer\.resblocks|encoder\.block\.\d+\.layer)\."
-        ),
+        alone(r"(^|\.)(text_model\.encoder|vision_model\.encoder|transformer\.resblocks|encoder\.block\.\d+\.layer)\."),
     ),
 )
 """Models that make pictures, or are parts of such."""
