@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..core.measure.losses import Reduction
 from ..core.measure.metrics import METRICS, Metric
+from ..core.measure.whdr import WHDR
 from .data.batches import Feed
 from .data.measured import Prepare
 from .data.records import Sample
 from .hce import HCE
 
-MORE: dict[str, Metric] = {HCE.name: HCE}
-"""Metrics that need more than core may import."""
+MORE: dict[str, Metric] = {HCE.name: HCE, WHDR.name: WHDR}
+"""Metrics that need more than core may import, or whose truth is no map."""
 
 Predicted = tuple[Tensor, Sample, Feed]
 """Values (1, C, H, W) as predicted, the record, where it comes from."""

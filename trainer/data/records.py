@@ -95,6 +95,8 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
 
     protocol: Protocol = Protocol()
     """How predictions of its depth are measured."""
+    comparisons: tuple[Any, ...] = ()
+    """What `evaluate` reports of it, rows of measured.Comparison, where that is not its task's."""
 
     def __init__(
         self,
