@@ -68,6 +68,8 @@ def parser() -> Parser:
     add_train(verbs.add_parser("train", help="train weights for the nodes and for predict", formatter_class=Formatter))
     measured = "measure models on datasets, as the papers do"
     add_evaluate(verbs.add_parser("evaluate", help=measured, formatter_class=Formatter))
+    looked = "look a dataset over before training on it"
+    add_check(verbs.add_parser("check", help=looked, formatter_class=Formatter))
     add_scenes(verbs.add_parser("scenes", help="render training data with exact truth", formatter_class=Formatter))
     add_export(verbs.add_parser("export", help="write a checkpoint or adapter as one file", formatter_class=Formatter))
     add_extract(verbs.add_parser("extract", help="make an adapter of a fine-tuned UNet", formatter_class=Formatter))
@@ -265,6 +267,24 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from .evaluation.contenders import Asked
 
     return run(Evaluation(asked=Asked(**of(Asked, arguments)), **of(Evaluation, arguments)))
+
+
+def add_check(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `check`."""
+    sets = "[READER:]FOLDER[,KEY=VALUE...], a reader's name as in a training config; a plain folder if left out"
+    verb.add_argument("data", metavar="SET", help=sets)
+    tasks = f"look at these only: {', '.join(TASKS)}; all that it has truth of if left out"
+    verb.add_argument("--task", dest="tasks", action="append", default=[], metavar="TASK", help=tasks)
+    verb.add_argument("--images", type=int, default=0, metavar="N", help="read N pictures, evenly spread; 0 is all")
+    verb.add_argument("--out", type=Path, help="folder for check.json and a contact sheet of each task")
+    verb.set_defaults(run=run_check)
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """`check`."""
+    from .check import Look, run
+
+    return run(Look(**of(Look, arguments)))
 
 
 def add_written_arguments(verb: argparse.ArgumentParser) -> None:

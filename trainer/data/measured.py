@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.display.colour import Palette, classify
 from ...core.geometry import decode_normals
 from ...core.measure.align import ALIGNMENTS
+from ...core.srgb import to_linear
 from .records import Sample
 from .targets import Supervision, inverse
 
@@ -87,6 +89,14 @@ def colours(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
     target, valid = taught.normalise(sample)
     seen, truth = ((codec.encode(each) / 2 + 0.5).clamp(0, 1) for each in (values, target[None]))
     return Measured(seen, truth, valid[None])
+
+
+def reflectance(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
+    """Albedo in linear light, beside judgements about it."""
+    shares = values / taught.options.scale
+    if taught.options.transfer == "srgb":
+        shares = torch.from_numpy(to_linear(shares.numpy()))
+    return Measured(shares, sample.target[None], sample.valid[None])
 
 
 def cut(values: Tensor, sample: Sample, taught: Supervision) -> Measured:

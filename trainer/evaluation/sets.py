@@ -54,7 +54,7 @@ def set_named(text: str) -> NamedSet:
         if colon and not Path(text).exists() and len(name) > 1:  # C: is a drive
             near = difflib.get_close_matches(name, DATASETS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
-            raise UserError(f"--data {text}: there is no reader {name!r}: {hint}")
+            raise UserError(f"{text}: there is no reader {name!r}: {hint}")
         name, rest = "folder", text
     root, *settings = rest.split(",")
     return NamedSet(text, name, str(Path(root).expanduser()), dict(setting(text, each) for each in settings))
@@ -64,7 +64,7 @@ def setting(text: str, assignment: str) -> tuple[str, Any]:
     """KEY=VALUE, the value as TOML reads it or, failing that, a text; of several with + between them a tuple."""
     key, equals, value = assignment.partition("=")
     if not equals or not key:
-        raise UserError(f"--data {text}: {assignment!r} is no KEY=VALUE.")
+        raise UserError(f"{text}: {assignment!r} is no KEY=VALUE.")
     values = [plain_value(part) for part in value.split("+")]
     return key, tuple(values) if len(values) > 1 else values[0]
 
