@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, cached_property
@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.errors import UserError
+from ..core.measure.losses import Reduction
 from .data.archives import lacking
 from .data.arrays import BrokenRecord
 from .data.batches import Feed, number_of
@@ -29,10 +30,10 @@ from .data.truth import DatasetError
 from .evaluation import report
 from .evaluation.contenders import Asked, Contender, Predictor, contenders_of
 from .evaluation.ledger import Ledger, Line
-from .evaluation.results import Result, as_json, as_rows, pictures_as_rows, table, write_csv, write_json
+from .evaluation.results import Result, Seen, as_json, as_rows, pictures_as_rows, table, write_csv, write_json
 from .evaluation.sets import NamedSet, feed_of, set_named
 from .host import device_named
-from .scoring import Ruler
+from .scoring import Ruler, Sums, metric_named
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def measure(pairs: Sequence[Pair], out: Path, device: str, state: PartialState) 
     predictor: Predictor | None = None
     for pair in pairs:
         ledger = pair.ledger(out, state.process_index)
-        known = ledger.read()
+        known = ledger.places()
         # before the others write; shares must be of the same list
         state.wait_for_everyone()
         left = [i for i in range(pair.count) if i not in known or known[i].mark != pair.marks[i]]
@@ -195,14 +196,30 @@ def conclude(wanted: Evaluation, pairs: Sequence[Pair], notes: Sequence[str], de
 
 def results_of(pairs: Sequence[Pair], out: Path) -> Iterator[Result]:
     for pair in pairs:
-        known = pair.ledger(out).read()
-        lines = [known[index] for index in range(pair.count)]
+        added = added_up(pair.ledger(out).lines(pair.count), pair.comparisons)
         there = len(pair.feed.records) + len(pair.feed.records.faults)
         lacks = lacking(pair.named.reader, pair.named.settings, there)
         for comparison in pair.comparisons:
-            result = Result(pair.contender, pair.named.text, pair.feed, comparison, lines, pair.resolution, lacks)
+            result = Result(
+                pair.contender, pair.named.text, pair.feed, comparison, *added[comparison.name], pair.resolution, lacks
+            )
             if result.measured or comparison is pair.comparisons[0]:
                 yield result
+
+
+def added_up(lines: Iterable[Line], comparisons: Sequence[Comparison]) -> dict[str, tuple[list[Seen], Sums]]:
+    """{comparison: what was found of each picture, and of all}."""
+    found: dict[str, tuple[list[Seen], Sums]] = {row.name: ([], Sums()) for row in comparisons}
+    for line in lines:
+        for name, (seen, sums) in found.items():
+            parts = line.parts.get(name, {})
+            sums.add(parts)
+            seen.append(Seen(line.index, line.record, line.fault, {key: value_of(key, p) for key, p in parts.items()}))
+    return found
+
+
+def value_of(metric: str, part: Reduction) -> float:
+    return metric_named(metric).value(part)
 
 
 def say_faults(results: Sequence[Result]) -> int:

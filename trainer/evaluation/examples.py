@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,7 @@ from ..data.measured import Comparison
 from ..data.records import Sample
 from ..scoring import metric_named
 from .contenders import Predictor
-from .ledger import Line
-from .results import Result
+from .results import Result, Seen
 
 EDGE = 320
 """Longest edge of a picture in the report."""
@@ -47,29 +46,29 @@ class Example:
     pictures: list[Shown]
 
 
-def ranked(result: Result) -> list[Line]:
+def ranked(result: Result) -> list[Seen]:
     """Measured pictures, best first, by the comparison's first metric."""
     metric = metric_named(result.comparison.metrics[0])
-    known = [(result.of(line, metric.name), line) for line in result.measured]
+    known = [(line.values[metric.name], line) for line in result.measured]
     numbers = [(value, line) for value, line in known if not math.isnan(value)]
     return [
         line for _, line in sorted(numbers, key=lambda pair: (-pair[0] if metric.higher else pair[0], pair[1].index))
     ]
 
 
-def chosen(result: Result, count: int) -> tuple[list[Line], list[Line]]:
+def chosen(result: Result, count: int) -> tuple[list[Seen], list[Seen]]:
     """The best and the worst, no picture twice."""
     order = ranked(result)
     best = order[: min(count, (len(order) + 1) // 2)]
     return best, order[len(best) :][::-1][:count]
 
 
-def examples(result: Result, lines: Sequence[Line], predictor: Predictor) -> Iterator[Example]:
+def examples(result: Result, lines: Sequence[Seen], predictor: Predictor) -> Iterator[Example]:
     """What is shown of these pictures; predicted once more, which gives the same."""
     for line in lines:
         sample = result.feed.records[line.index]
         values = predictor(sample.image[None], result.resolution).float().cpu()
-        value = result.of(line, result.comparison.metrics[0])
+        value = line.values[result.comparison.metrics[0]]
         yield Example(line.record, value, list(pictures(values, sample, result.feed, result.comparison)))
 
 
@@ -102,4 +101,4 @@ def as_address(picture: Tensor, kind: str = "PNG") -> str:
     image.thumbnail((EDGE, EDGE), Image.Resampling.BOX)
     held = io.BytesIO()
     image.save(held, kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(held.getvalue()).decode()}"
+    return f"data:image/{kind.lower()};base64,{binascii.b2a_base64(held.getvalue(), newline=False).decode()}"

@@ -6,16 +6,13 @@ kill, or whose picture has changed since, is measured again.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from ...core.measure.losses import Reduction
@@ -40,6 +37,15 @@ class Line:
     """{comparison: {metric: what it adds}}."""
 
 
+class Place(NamedTuple):
+    """Where a line lies."""
+
+    file: Path
+    start: int
+    """In bytes."""
+    mark: int
+
+
 class Ledger:
     """The lines of one pair."""
 
@@ -49,17 +55,28 @@ class Ledger:
         self.folder = folder / digest
         self.file = self.folder / f"{process}.jsonl"
 
-    def read(self) -> dict[int, Line]:
-        """{index: line} of all processes."""
-        found: dict[int, Line] = {}
+    def places(self) -> dict[int, Place]:
+        """{index: where its line lies} of all processes; the last one counts."""
+        found: dict[int, Place] = {}
         for file in sorted(self.folder.glob("*.jsonl")):
-            for text in file.read_text("utf-8").splitlines():
-                try:
-                    line = from_json(text)
-                except (ValueError, LookupError, TypeError, zlib.error):
-                    continue  # cut off
-                found[line.index] = line
+            with file.open("rb") as text:
+                start = 0
+                for line in text:
+                    try:
+                        row = json.loads(line)
+                        found[row["index"]] = Place(file, start, row["mark"])
+                    except (ValueError, LookupError, TypeError):
+                        pass  # cut off
+                    start += len(line)
         return found
+
+    def lines(self, count: int) -> Iterator[Line]:
+        """Of the first records, in their order, one at a time: sums of many pictures would fill the memory."""
+        places = self.places()
+        for index in range(count):
+            with places[index].file.open("rb") as text:
+                text.seek(places[index].start)
+                yield from_json(text.readline())
 
     def write(self, line: Line) -> None:
         """At once, so that a kill loses one picture at most."""
@@ -81,7 +98,7 @@ def to_json(line: Line) -> str:
     return json.dumps({**asdict(Line(line.index, line.record, line.mark, line.fault)), "parts": parts})
 
 
-def from_json(text: str) -> Line:
+def from_json(text: str | bytes) -> Line:
     row = json.loads(text)
     parts = {comparison: unpacked_all(found) for comparison, found in row["parts"].items()}
     return Line(row["index"], row["record"], row["mark"], row["fault"], parts)
@@ -102,23 +119,15 @@ def unpacked_all(found: Mapping[str, Any]) -> dict[str, Reduction]:
     return {name: made[row] if isinstance(row, str) else made[name] for name, row in found.items()}
 
 
-def packed(part: Reduction) -> list[str]:
-    """Exact: the bytes of both, compressed, for most bins of a histogram are empty."""
-    arrays = (part.total.double().numpy(), part.weight.long().numpy())
-    return [base64.b64encode(zlib.compress(array.astype(array.dtype.newbyteorder("<")).tobytes())).decode()
-            for array in arrays]  # fmt: skip
+def packed(part: Reduction) -> dict[str, list[Any]]:
+    """Exact, and only what is not 0: most bins of a histogram are empty."""
+    total, weight = part.total.double().flatten(), part.weight.long()
+    places = total.nonzero()[:, 0]
+    numbers = [int(value) if value.is_integer() else value for value in total[places].tolist()]
+    return {"size": list(part.total.shape), "at": places.tolist(), "total": numbers, "weight": weight.tolist()}
 
 
-def unpacked(row: Iterable[str]) -> Reduction:
-    total, weight = (zlib.decompress(base64.b64decode(text)) for text in row)
-    return Reduction(
-        torch.from_numpy(np.frombuffer(total, "<f8").copy().reshape(square(len(total) // 8))),
-        torch.from_numpy(np.frombuffer(weight, "<i8").copy()),
-    )
-
-
-def square(count: int) -> tuple[int, ...]:
-    """A confusion matrix is the one sum with two sides."""
-    from ...core.measure.metrics import CLASSES
-
-    return (CLASSES, CLASSES) if count == CLASSES**2 else (count,)
+def unpacked(row: Mapping[str, Any]) -> Reduction:
+    total = torch.zeros(row["size"], dtype=torch.float64)
+    total.view(-1)[torch.tensor(row["at"], dtype=torch.long)] = torch.tensor(row["total"], dtype=torch.float64)
+    return Reduction(total, torch.tensor(row["weight"], dtype=torch.long))

@@ -148,7 +148,7 @@ def behind(result: Result, count: int, device: str) -> str:
 def histogram(result: Result) -> str:
     """How the first metric is spread over the pictures."""
     metric = metric_named(result.comparison.metrics[0])
-    values = np.array([result.of(line, metric.name) for line in result.measured])
+    values = np.array([line.values[metric.name] for line in result.measured])
     values = values[np.isfinite(values)]
     if not values.size:
         return ""
@@ -205,7 +205,7 @@ def figure(each: Shown) -> str:
 def per_picture(result: Result) -> str:
     """All figures of all pictures, folded away."""
     names = result.comparison.metrics
-    rows = [row_of([line.record, *(shown(result.of(line, name)) for name in names)]) for line in result.measured]
+    rows = [row_of([line.record, *(shown(line.values[name]) for name in names)]) for line in result.measured]
     heads = ["picture", *(headed(metric_named(name)) for name in names)]
     return folded(f"Figures of {len(rows)} pictures", as_table(heads, rows))
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from ..data.batches import Feed
 from ..data.measured import Comparison
 from ..scoring import Sums, metric_named
 from .contenders import Contender
-from .ledger import Line
 
 FORMAT = 1
 """Of evaluation.json."""
@@ -35,6 +34,17 @@ WORDS = {
 """By rows of core.measure.align.ALIGNMENTS."""
 
 
+class Seen(NamedTuple):
+    """What was found of one picture."""
+
+    index: int
+    record: str
+    fault: str
+    """Why nothing was."""
+    values: dict[str, float]
+    """{metric: its own figure}."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One comparison of one model on one set."""
@@ -44,19 +54,21 @@ class Result:
     """The set, as it was asked for."""
     feed: Feed
     comparison: Comparison
-    lines: Sequence[Line]
+    lines: Sequence[Seen]
     """Of all pictures, in their order."""
+    sums: Sums
+    """What they add up to."""
     resolution: int = -1
     """At which pictures were processed."""
     lacks: str = ""
     """What of the published set is not there."""
 
     @property
-    def measured(self) -> list[Line]:
-        return [line for line in self.lines if self.comparison.name in line.parts]
+    def measured(self) -> list[Seen]:
+        return [line for line in self.lines if line.values]
 
     @property
-    def faults(self) -> list[Line]:
+    def faults(self) -> list[Seen]:
         """Pictures without a figure."""
         return [line for line in self.lines if line.fault]
 
@@ -65,19 +77,9 @@ class Result:
         """All that are in the set and were not measured, those too that were found broken while it was listed."""
         return len(self.faults) + len(self.feed.records.faults)
 
-    def sums(self) -> Sums:
-        sums = Sums()
-        for line in self.measured:
-            sums.add(line.parts[self.comparison.name])
-        return sums
-
     def values(self) -> dict[str, float]:
         """{metric: value}, NaN where nothing was measured."""
-        return {**dict.fromkeys(self.comparison.metrics, math.nan), **self.sums().values()}
-
-    def of(self, line: Line, metric: str) -> float:
-        """One picture's own figure."""
-        return metric_named(metric).value(line.parts[self.comparison.name][metric])
+        return {**dict.fromkeys(self.comparison.metrics, math.nan), **self.sums.values()}
 
     def protocol(self) -> str:
         """How the figures were made, in words."""
@@ -101,7 +103,7 @@ class Result:
 
     def classes(self) -> list[tuple[str, float, float]]:
         """(name, IoU, share found) of every class that occurs, where classes are compared."""
-        part = next((p for name, p in self.sums().parts.items() if metric_named(name).measure is confusion), None)
+        part = next((p for name, p in self.sums.parts.items() if metric_named(name).measure is confusion), None)
         if part is None:
             return []
         matrix = part.total
@@ -211,8 +213,8 @@ def pictures_as_rows(results: Iterable[Result]) -> Iterator[list[str]]:
     for r in results:
         named = [r.contender.name, r.contender.recipe.id, r.data, r.comparison.name]
         for line in r.measured:
-            for name in line.parts[r.comparison.name]:
-                yield [*named, line.record, name, repr(r.of(line, name))]
+            for name, value in line.values.items():
+                yield [*named, line.record, name, repr(value)]
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
