@@ -265,6 +265,11 @@ def test_the_report_needs_no_network_and_shows_every_model_with_its_pictures(eva
     assert "scale and shift of each picture&#x27;s depth by least squares" in page
 
 
+def test_pictures_of_a_task_with_one_protocol_are_shown_too(evaluate, tmp_path):
+    evaluate("constant", "--data", "balls", "--task", "roughness", "--examples", "1")
+    assert (tmp_path / "out/report.html").read_text("utf-8").count('src="data:image/') == 8
+
+
 def test_other_peoples_names_cannot_break_the_report(place, evaluate, tmp_path):
     shutil.copytree(place / "balls", tmp_path / "<script>alert(1)")
     evaluate("constant", "--data", str(tmp_path / "<script>alert(1)"), "--task", "depth", "--examples", "0")

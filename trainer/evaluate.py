@@ -29,6 +29,7 @@ from .data.records import Records, Sample
 from .data.truth import DatasetError
 from .evaluation import report
 from .evaluation.contenders import Asked, Contender, Predictor, contenders_of
+from .evaluation.examples import examples_of
 from .evaluation.ledger import Ledger, Line
 from .evaluation.results import Result, Seen, as_json, as_rows, pictures_as_rows, table, write_csv, write_json
 from .evaluation.sets import NamedSet, feed_of, set_named
@@ -187,7 +188,8 @@ def conclude(wanted: Evaluation, pairs: Sequence[Pair], notes: Sequence[str], de
     write_json(wanted.out / "evaluation.json", as_json(results))
     write_csv(wanted.out / "evaluation.csv", as_rows(results))
     write_csv(wanted.out / "pictures.csv", pictures_as_rows(results))
-    report.write(wanted.out / "report.html", results, notes, wanted.examples, device)
+    seen = examples_of(results, wanted.examples, device)
+    report.write(wanted.out / "report.html", results, notes, seen)
     sys.stdout.write(table(results) + "\n")
     for note in notes:
         sys.stderr.write(f"diffusion-perception: left out: {note}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -44,6 +44,28 @@ class Example:
     record: str
     value: float
     pictures: list[Shown]
+
+
+Examples = Mapping[int, Mapping[str, Sequence[Example]]]
+"""{id of a result: {Best or Worst: its examples}}."""
+
+
+def examples_of(results: Sequence[Result], count: int, device: str) -> Examples:
+    """Of each model on each set, by the first way in which they are compared. A model is opened once."""
+    found = {}
+    for contender in {id(result.contender): result.contender for result in results}.values():
+        predictor = None
+        for result in results:
+            if count and result.contender is contender and result.measured and is_first(result):
+                predictor = predictor or contender.open(device)
+                lines = zip(("Best", "Worst"), chosen(result, count))
+                found[id(result)] = {title: list(examples(result, its, predictor)) for title, its in lines}
+    return found
+
+
+def is_first(result: Result) -> bool:
+    """The same pictures under another protocol need not be seen again."""
+    return result.comparison == (result.feed.records.comparisons or result.feed.data.compared())[0]
 
 
 def ranked(result: Result) -> list[Seen]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from ...core.whole_file import write_whole
 from ..scoring import metric_named
-from .contenders import Contender, Predictor
-from .examples import Example, Shown, chosen, examples
+from .contenders import Contender
+from .examples import Example, Examples, Shown
 from .results import Result, grouped, headed, shown
 
 BINS = 24
@@ -42,13 +42,13 @@ BODY
 """
 
 
-def write(path: Path, results: Sequence[Result], notes: Sequence[str], count: int, device: str) -> None:
-    """The page. count: best and worst pictures of each result; they are predicted once more."""
+def write(path: Path, results: Sequence[Result], notes: Sequence[str], seen: Examples) -> None:
+    """The page. notes: what was left out; seen: what is shown of each result."""
     body = [
         "<h1>Evaluation</h1>",
         contents(results),
         listed("Left out, because a set has no such truth", notes),
-        *(group(rows, count, device) for rows in grouped(results).values()),
+        *(group(rows, seen) for rows in grouped(results).values()),
         *cards({id(result.contender): result.contender for result in results}.values()),
     ]
     page = PAGE.replace("STYLE", STYLE).replace("BODY", "\n".join(body))
@@ -72,7 +72,7 @@ def heading(result: Result) -> str:
     return f"{result.data}: {result.contender.recipe.row.title}. {whose}"
 
 
-def group(results: Sequence[Result], count: int, device: str) -> str:
+def group(results: Sequence[Result], seen: Examples) -> str:
     """One table of figures that are made alike, and what lies behind each row."""
     parts = [
         f'<h2 id="{anchor(results[0])}">{escape(heading(results[0]))}</h2>',
@@ -80,13 +80,7 @@ def group(results: Sequence[Result], count: int, device: str) -> str:
         *(f'<p class="left-out">{escape(text)}</p>' for text in dict.fromkeys(r.lacks for r in results if r.lacks)),
         summary(results),
     ]
-    # the same pictures under another protocol need not be seen again
-    looked_at = count if results[0].comparison is first_comparison(results[0]) else 0
-    return "\n".join([*parts, *(behind(result, looked_at, device) for result in results)])
-
-
-def first_comparison(result: Result) -> object:
-    return (result.feed.records.comparisons or result.feed.data.compared())[0]
+    return "\n".join([*parts, *(behind(result, seen.get(id(result), {})) for result in results)])
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -131,14 +125,14 @@ def folded(title: str, content: str, kind: str = "") -> str:
     return f'<details><summary class="{kind}">{escape(title)}</summary>{content}</details>'
 
 
-def behind(result: Result, count: int, device: str) -> str:
+def behind(result: Result, seen: Mapping[str, Sequence[Example]]) -> str:
     """One row's histogram, examples, classes and pictures."""
     faults = [f"{line.record}: {line.fault}" for line in result.faults] + list(result.feed.records.faults)
     parts = [
         histogram(result),
         listed("Not measured", faults),
         *(of_classes(result)),
-        *(shown_examples(result, count, device) if count else ()),
+        *shown_examples(result, seen),
         per_picture(result),
     ]
     opened = "" if result.contender.guessed else " open"
@@ -180,15 +174,12 @@ def of_classes(result: Result) -> Iterator[str]:
         yield folded(f"{len(classes)} classes", as_table(["class", "IoU", "accuracy"], rows))
 
 
-def shown_examples(result: Result, count: int, device: str) -> Iterator[str]:
+def shown_examples(result: Result, seen: Mapping[str, Sequence[Example]]) -> Iterator[str]:
     """The best and the worst pictures."""
-    if not result.measured:
-        return
-    predictor: Predictor = result.contender.open(device)
-    for title, lines in zip(("Best", "Worst"), chosen(result, count)):
-        if lines:
+    for title, found in seen.items():
+        if found:
             yield f"<h3>{title}</h3>"
-            yield from (drawn(example, result) for example in examples(result, lines, predictor))
+            yield from (drawn(example, result) for example in found)
 
 
 def drawn(example: Example, result: Result) -> str:
