@@ -7,6 +7,7 @@ that the same command goes on after a stop. Pictures that cannot be measured are
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,21 +20,24 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
+from ..core.crops import Box
 from ..core.errors import UserError
 from ..core.measure.losses import Reduction
 from .data.archives import lacking
 from .data.arrays import BrokenRecord
 from .data.batches import Feed, number_of
 from .data.measured import Comparison
+from .data.people import People
 from .data.records import Records, Sample
 from .data.truth import DatasetError
 from .evaluation import report
-from .evaluation.contenders import Asked, Contender, Predictor, contenders_of
+from .evaluation.contenders import Asked, Contender, OfCheckpoint, Predictor, contenders_of
 from .evaluation.examples import examples_of
 from .evaluation.ledger import Ledger, Line
 from .evaluation.results import Result, Seen, as_json, as_rows, pictures_as_rows, table, write_csv, write_json
 from .evaluation.sets import NamedSet, feed_of, set_named
 from .host import device_named
+from .keypoint_ap import precision_parts
 from .scoring import Ruler, Sums, metric_named
 
 log = logging.getLogger(__name__)
@@ -166,7 +170,17 @@ def measured(pair: Pair, index: int, predictor: Predictor) -> Line:
         return Line(index, name, mark, str(fault))
     rulers = {row.name: Ruler(row.metrics, row.prepare) for row in pair.comparisons}
     parts = {key: ruler.measure(values, sample, pair.feed) for key, ruler in rulers.items()}
-    return Line(index, name, mark, parts={key: part for key, part in parts.items() if part is not None})
+    known = {key: part for key, part in parts.items() if part is not None}
+    return Line(index, name, mark, parts=known, pose=pose_of(pair, index, predictor))
+
+
+def pose_of(pair: Pair, index: int, predictor: Predictor) -> dict[str, Any] | None:
+    """Of a person in the whole picture; None for all other records and models."""
+    people = pair.feed.records
+    if not isinstance(people, People) or not isinstance(predictor, OfCheckpoint):
+        return None
+    person = people.records[index]
+    return predictor.pose(people.root / person.image, Box(*person.box))
 
 
 def finite(values: Tensor, sample: Sample) -> Tensor:
@@ -198,7 +212,10 @@ def conclude(wanted: Evaluation, pairs: Sequence[Pair], notes: Sequence[str], de
 
 def results_of(pairs: Sequence[Pair], out: Path) -> Iterator[Result]:
     for pair in pairs:
-        added = added_up(pair.ledger(out).lines(pair.count), pair.comparisons)
+        lines = list(pair.ledger(out).lines(pair.count)) if isinstance(pair.feed.records, People) else []
+        added = added_up(lines or pair.ledger(out).lines(pair.count), pair.comparisons)
+        if isinstance(pair.feed.records, People):
+            added["coco"] = ranked(pair.feed.records, lines)
         there = len(pair.feed.records) + len(pair.feed.records.faults)
         lacks = lacking(pair.named.reader, pair.named.settings, there)
         for comparison in pair.comparisons:
@@ -218,6 +235,14 @@ def added_up(lines: Iterable[Line], comparisons: Sequence[Comparison]) -> dict[s
             sums.add(parts)
             seen.append(Seen(line.index, line.record, line.fault, {key: value_of(key, p) for key, p in parts.items()}))
     return found
+
+
+def ranked(people: People, lines: Sequence[Line]) -> tuple[list[Seen], Sums]:
+    """COCO's figures of all poses at once; a single picture has none."""
+    sums = Sums()
+    sums.add(precision_parts(people, [line.pose for line in lines]))
+    none = dict.fromkeys(sums.parts, math.nan)
+    return [Seen(line.index, line.record, line.fault, none if line.pose else {}) for line in lines], sums
 
 
 def value_of(metric: str, part: Reduction) -> float:

@@ -18,9 +18,10 @@ from .data.batches import Feed
 from .data.measured import Prepare
 from .data.records import Sample
 from .hce import HCE
+from .keypoint_ap import AP_ROWS
 
-MORE: dict[str, Metric] = {HCE.name: HCE, WHDR.name: WHDR}
-"""Metrics that need more than core may import, or whose truth is no map."""
+MORE: dict[str, Metric] = {HCE.name: HCE, WHDR.name: WHDR, **AP_ROWS}
+"""Metrics that need more than core may import, whose truth is no map, or that are of a whole set at once."""
 
 Predicted = tuple[Tensor, Sample, Feed]
 """Values (1, C, H, W) as predicted, the record, where it comes from."""

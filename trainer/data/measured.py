@@ -99,6 +99,10 @@ def reflectance(values: Tensor, sample: Sample, taught: Supervision) -> Measured
     return Measured(shares, sample.target[None], sample.valid[None])
 
 
+def whole_set(values: Tensor, sample: Sample, taught: Supervision) -> None:
+    """Nothing: what is of a set at once is not made of single pictures."""
+
+
 def cut(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
     """A mask that was decided on: 1 from half of its range on, else 0."""
     seen = levels(values, sample, taught)

@@ -148,7 +148,19 @@ TASK_DATA: dict[str, TaskData] = {
         TaskData("metallic", Target(targets.level), (Kind("metallic", Level),)),
         TaskData("material", Target(targets.light, options=("transfer",)), (Kind("material", Light),)),
         TaskData(
-            "keypoints", Target(targets.keypoints), prepare=measured.heatmaps, resampling=Resampling(repair=redraw)
+            "keypoints",
+            Target(targets.keypoints),
+            prepare=measured.heatmaps,
+            resampling=Resampling(repair=redraw),
+            comparisons=(
+                Comparison("crops", "In crops around true boxes: over all keypoints of the set", ("pck-0.1", "pck")),
+                Comparison(
+                    "coco",
+                    "COCO's evaluation by pycocotools, in the true boxes of people with a labelled keypoint",
+                    ("ap", "ap50", "ap75", "ap-medium", "ap-large", "ar"),
+                    measured.whole_set,
+                ),
+            ),
         ),
     )
 }

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from ...core.checkpoints.adapter_file import is_adapter
 from ...core.checkpoints.checkpoint import describe_recipe
+from ...core.crops import Box
 from ...core.errors import UserError
-from ...core.pipeline import predict
+from ...core.pipeline import Perceiver, predict
+from ...core.pose import people_of, predict_people
 from ...core.recipe import Recipe
 from ...core.tasks import task_named
-from ..data.records import stamp
+from ..data.records import read_image, stamp
 from ..host import load_chosen
+from ..keypoint_ap import as_result
 from ..model_choice import ModelChoice
 from ..outputs import files_of
 from .baselines import BASELINES
@@ -26,6 +29,26 @@ from .foreign import FOREIGN
 
 Predictor = Callable[[Tensor, int], Tensor]
 """(image (1, 3, H, W) in [0, 1], processing resolution as core.pipeline.predict has it) -> raw values (1, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class OfCheckpoint:
+    """A checkpoint as a Predictor."""
+
+    perceiver: Perceiver
+    device: str
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor, resolution: int) -> Tensor:
+        return predict(self.perceiver, image.to(self.device), resolution=resolution).values.movedim(-1, 1)
+
+    @torch.inference_mode()
+    def pose(self, path: Path, box: Box) -> dict[str, Any] | None:
+        """Of the person in a box of a picture, `keypoints` and `score` as in COCO's results; None if nobody is seen."""
+        picture, _ = read_image(path)
+        seen = predict_people(self.perceiver, picture[None].to(self.device), [[box]])
+        (people,) = people_of(seen)
+        return {name: as_result(people[0], 0, 1)[name] for name in ("keypoints", "score")} if people else None
 
 
 @dataclass(frozen=True)
@@ -134,13 +157,7 @@ def opened(text: str, choice: ModelChoice) -> Contender:
     checkpoint, adapter = choice.open()
 
     def on(device: str) -> Predictor:
-        perceiver = load_chosen(choice, checkpoint, adapter, device)
-
-        @torch.inference_mode()
-        def look(image: Tensor, resolution: int) -> Tensor:
-            return predict(perceiver, image.to(device), resolution=resolution).values.movedim(-1, 1)
-
-        return look
+        return OfCheckpoint(load_chosen(choice, checkpoint, adapter, device), device)
 
     stamps = tuple((file.name, stamp(file)) for file in files_of(choice))
     return Contender(text, checkpoint.recipe, on, stamps, card_of(describe_recipe(checkpoint)))

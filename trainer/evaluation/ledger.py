@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from ...core.measure.losses import Reduction
 from ..scoring import Parts
 
-FORMAT = 1
+FORMAT = 2
 """Of the lines; another one is measured again."""
 
 
@@ -35,6 +35,8 @@ class Line:
     """Why it was not measured."""
     parts: Mapping[str, Parts] = field(default_factory=dict)
     """{comparison: {metric: what it adds}}."""
+    pose: Mapping[str, Any] | None = None
+    """Of a person, as in COCO's results: `keypoints` and `score`."""
 
 
 class Place(NamedTuple):
@@ -95,13 +97,13 @@ def ends_whole(path: Path) -> bool:
 
 def to_json(line: Line) -> str:
     parts = {comparison: packed_once(found) for comparison, found in line.parts.items()}
-    return json.dumps({**asdict(Line(line.index, line.record, line.mark, line.fault)), "parts": parts})
+    return json.dumps({**asdict(replace(line, parts={})), "parts": parts})
 
 
 def from_json(text: str | bytes) -> Line:
     row = json.loads(text)
     parts = {comparison: unpacked_all(found) for comparison, found in row["parts"].items()}
-    return Line(row["index"], row["record"], row["mark"], row["fault"], parts)
+    return Line(row["index"], row["record"], row["mark"], row["fault"], parts, row["pose"])
 
 
 def packed_once(parts: Parts) -> dict[str, Any]:

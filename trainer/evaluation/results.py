@@ -79,7 +79,8 @@ class Result:
 
     def values(self) -> dict[str, float]:
         """{metric: value}, NaN where nothing was measured."""
-        return {**dict.fromkeys(self.comparison.metrics, math.nan), **self.sums.values()}
+        found = self.sums.values()
+        return {name: found.get(name, math.nan) for name in self.comparison.metrics}
 
     def protocol(self) -> str:
         """How the figures were made, in words."""
@@ -214,7 +215,8 @@ def pictures_as_rows(results: Iterable[Result]) -> Iterator[list[str]]:
         named = [r.contender.name, r.contender.recipe.id, r.data, r.comparison.name]
         for line in r.measured:
             for name, value in line.values.items():
-                yield [*named, line.record, name, repr(value)]
+                if not math.isnan(value):
+                    yield [*named, line.record, name, repr(value)]
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
