@@ -64,6 +64,16 @@ def test_what_is_broken_is_named_and_the_exit_code_says_so(balls, tmp_path):
     assert ["001" in found["depth"]["broken"][0], "002" in found["depth"]["broken"][1]] == [True, True]
 
 
+def test_a_task_that_is_broken_as_a_whole_does_not_hide_the_others(balls, tmp_path, capfd):
+    for path in (balls / "depth").iterdir():
+        path.write_bytes(b"")
+    code, found = told(balls, tmp_path / "out")
+    assert code == 1
+    assert "depth" not in found
+    assert found["mask"]["read"] == COUNT
+    assert f"balls: {COUNT} of {COUNT} records are broken" in capfd.readouterr().err
+
+
 def test_a_few_pictures_stand_for_a_large_set(balls, tmp_path):
     _, found = told(balls, tmp_path / "out", "--task", "depth", "--images", "2")
     assert found["depth"]["read"] == 2

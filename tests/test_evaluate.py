@@ -218,6 +218,16 @@ def test_broken_pictures_and_truth_without_a_valid_pixel_are_named_and_the_other
     assert "Traceback" not in said
 
 
+def test_a_set_that_is_mostly_broken_stops_the_run_before_it_begins(place, evaluate, tmp_path):
+    root = shutil.copytree(place / "balls", tmp_path / "broken")
+    for index in range(2):
+        (root / f"depth/{index:03}.npy").write_bytes(b"")
+    code, said = evaluate("constant", "--data", "balls", str(root), "--task", "depth", "--task", "normal")
+    assert code == 2
+    assert "2 of 3 records are broken" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_prediction_that_is_no_number_is_named_and_has_no_figure(place, evaluate, tmp_path):
     spoiled = tmp_path / "spoiled.safetensors"
     tensors = load_file(place / MODEL)

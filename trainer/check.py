@@ -26,7 +26,7 @@ from .data.archives import lacking
 from .data.arrays import BrokenRecord
 from .data.batches import Feed
 from .data.records import Records, Sample, size_text
-from .data.truth import DatasetError
+from .data.truth import DatasetError, NoTruth
 from .evaluation.results import write_json
 from .evaluation.sets import NamedSet, feed_of, set_named
 
@@ -129,31 +129,37 @@ def run(look: Look) -> int:
     if look.out is not None and look.out.exists() and not look.out.is_dir():
         raise UserError(f"--out {look.out} is a file: give a folder.")
     named = set_named(look.data)
-    found = [looked_over(named, records, look) for records in opened(named, look.tasks)]
+    readable, broken = opened(named, look.tasks)
+    found = [looked_over(named, records, look) for records in readable]
     for each in found:
         sys.stdout.write("\n".join(each.lines()) + "\n")
+    for reason in broken:
+        sys.stderr.write(f"diffusion-perception: {reason}\n")
     if look.out is not None:
         look.out.mkdir(parents=True, exist_ok=True)
         write_json(look.out / "check.json", {"data": look.data, "tasks": [each.as_json() for each in found]})
         for each in found:
             if each.tiles:
                 save_sheet(each.tiles, look.out / f"{each.task}.png")
-    return int(any(each.faults or each.lacks for each in found))
+    return int(bool(broken) or any(each.faults or each.lacks for each in found))
 
 
-def opened(named: NamedSet, tasks: Sequence[str]) -> list[Records[Any]]:
-    """The set's truth of every task that is asked for, or that it has. DatasetError if it has none of them."""
-    found, reasons = [], []
+def opened(named: NamedSet, tasks: Sequence[str]) -> tuple[list[Records[Any]], list[str]]:
+    """The set's truth of every task that is asked for, or that it has, and why others are broken as a whole.
+
+    DatasetError if none can be opened.
+    """
+    found, absent, broken = [], [], []
     for task in [task_named(task).name for task in tasks] or TASKS:
         try:
             found.append(named.open(task))
         except DatasetError as error:
             if tasks:
                 raise
-            reasons.append(str(error))
+            (absent if isinstance(error, NoTruth) else broken).append(str(error))
     if not found:
-        raise DatasetError(reasons[0])
-    return found
+        raise DatasetError([*broken, *absent][0])
+    return found, broken
 
 
 def looked_over(named: NamedSet, records: Records[Any], look: Look) -> Found:

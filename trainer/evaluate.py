@@ -29,7 +29,7 @@ from .data.batches import Feed, number_of
 from .data.measured import Comparison
 from .data.people import People
 from .data.records import Records, Sample
-from .data.truth import DatasetError
+from .data.truth import DatasetError, NoTruth
 from .evaluation import report
 from .evaluation.contenders import Asked, Contender, OfCheckpoint, Predictor, contenders_of
 from .evaluation.examples import examples_of
@@ -123,13 +123,15 @@ def pairs_of(wanted: Evaluation) -> tuple[list[Pair], list[str]]:
 
 
 def pairs_with(named: NamedSet, contenders: Sequence[Contender], wanted: Evaluation) -> tuple[list[Pair], list[str]]:
-    """Those of one set, and why there are no others, once each."""
+    """Those of one set, and why there are no others, once each. DatasetError if the set itself is at fault."""
     pairs, reasons = [], []
     open_once = cache(named.open)
     for contender in contenders:
         try:
             pairs.append(pair_of(named, open_once(contender.recipe.task), contender, wanted))
-        except DatasetError as error:
+        except UserError as error:
+            if isinstance(error, DatasetError) and not isinstance(error, NoTruth):
+                raise
             reasons.append(str(error))
     return pairs, list(dict.fromkeys(reasons))
 

@@ -21,7 +21,7 @@ from ...core.perception_map import Convention
 from ...core.srgb import to_srgb
 from ...core.texts import read_text
 from .arrays import BrokenRecord, check_file, read_colours
-from .truth import DatasetError, Protocol, Truth, size_text
+from .truth import DatasetError, NoTruth, Protocol, Truth, size_text
 
 Record = TypeVar("Record")
 
@@ -245,8 +245,8 @@ def root_of(root: str | Path) -> Path:
     return Path(root)
 
 
-def refuse_task(name: str, task: str, known: Iterable[str]) -> DatasetError:
-    return DatasetError(f"{name} has no truth for the task {task!r}: it knows {', '.join(known)}.")
+def refuse_task(name: str, task: str, known: Iterable[str]) -> NoTruth:
+    return NoTruth(f"{name} has no truth for the task {task!r}: it knows {', '.join(known)}.")
 
 
 def why_unusable(path: Path) -> str:

@@ -23,7 +23,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 88rem; margin: 2rem auto
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-top: 1px solid var(--line);
 padding-top: 1rem; } h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .25rem .5rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } td.best { font-weight: 700; }
 p.protocol { color: #777; margin: .2rem 0 .6rem; } .left-out { color: #b3402a; }
 .row { display: flex; gap: .5rem; flex-wrap: wrap; margin: .3rem 0 1rem; } figure { margin: 0; width: 13rem; }

@@ -19,7 +19,7 @@ from ..data.feeds import feed
 from ..data.people import People
 from ..data.published import DATASETS, open_dataset
 from ..data.records import Records
-from ..data.truth import DatasetError
+from ..data.truth import DatasetError, NoTruth
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,6 +43,8 @@ class NamedSet:
             raise DatasetError(f"There is no folder {self.root}.{missing_archive(self.reader, self.settings)}")
         try:
             return open_dataset(self.reader, task, root=self.root, **self.settings)
+        except NoTruth:
+            raise
         except DatasetError as error:
             raise DatasetError(f"{error}{missing_archive(self.reader, self.settings)}") from None
 
