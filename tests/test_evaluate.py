@@ -280,6 +280,12 @@ def test_pictures_of_a_task_with_one_protocol_are_shown_too(evaluate, tmp_path):
     assert (tmp_path / "out/report.html").read_text("utf-8").count('src="data:image/') == 8
 
 
+def test_a_folder_may_have_a_comma_in_its_name(place, evaluate, tmp_path):
+    shutil.copytree(place / "balls", tmp_path / "a,b=c")
+    code, _ = evaluate("constant", "--data", str(tmp_path / "a,b=c"), "--task", "depth", "--examples", "0")
+    assert code == 0
+
+
 def test_other_peoples_names_cannot_break_the_report(place, evaluate, tmp_path):
     shutil.copytree(place / "balls", tmp_path / "<script>alert(1)")
     evaluate("constant", "--data", str(tmp_path / "<script>alert(1)"), "--task", "depth", "--examples", "0")

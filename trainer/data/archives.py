@@ -10,6 +10,10 @@ MARIGOLD = "https://share.phys.ethz.ch/~pf/bingkedata/marigold/evaluation_datase
 MARIGOLD_NORMALS = "https://share.phys.ethz.ch/~pf/bingkedata/marigold/marigold_normals/evaluation_dataset.zip"
 
 
+PARTS = ("list", "scenes", "names")
+"""Settings of readers that choose some of a set."""
+
+
 @dataclass(frozen=True)
 class Archive:
     """One published set."""
@@ -25,7 +29,10 @@ class Archive:
     """The same by split."""
 
     def of(self, settings: Mapping[str, Any]) -> int:
-        """How many pictures these settings of its reader should find; 0 where nobody has said it."""
+        """How many pictures these settings of its reader should find; 0 where nobody has said it, or a part is asked
+        for."""
+        if any(settings.get(name) for name in PARTS):
+            return 0
         return self.counts.get(str(settings.get("split", "")), 0) if self.counts else self.count
 
     def said(self) -> str:

@@ -51,6 +51,8 @@ class NamedSet:
 
 def set_named(text: str) -> NamedSet:
     """UserError for what names no reader and no folder."""
+    if Path(text).is_dir():
+        return NamedSet(text, "folder", text, {})
     name, colon, rest = text.partition(":")
     if not colon or name not in DATASETS:
         if colon and not Path(text).exists() and len(name) > 1:  # C: is a drive
