@@ -295,5 +295,6 @@ def test_a_set_that_is_not_whole_says_how_much_of_it_is_there():
     assert lacking("nyuv2", {}, 654) == ""
     assert lacking("nyuv2", {}, 600).startswith("600 of 654 published pictures are there. Get nyu_labeled_extracted")
     assert lacking("dis5k", {"split": "DIS-VD"}, 469).startswith("469 of 470")
+    assert lacking("ade20k", {}, 1999).startswith("1999 of 2000")
     assert lacking("nyuv2", {"list": "some.txt"}, 600) == ""
     assert lacking("folder", {}, 3) == missing_archive("folder", {}) == ""

@@ -23,9 +23,13 @@ from safetensors.torch import load_file, save_file
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer.cli import main
+from diffusion_perception.trainer.data.arrays import BrokenRecord
+from diffusion_perception.trainer.data.records import Sample
 from diffusion_perception.trainer.data.tasks import TASK_DATA
+from diffusion_perception.trainer.evaluate import finite
+from diffusion_perception.trainer.evaluation.sets import feed_of, set_named
 from diffusion_perception.trainer.host import open_perceiver
-from diffusion_perception.trainer.scoring import metric_named
+from diffusion_perception.trainer.scoring import Ruler, metric_named
 
 PICTURES = 3
 MODEL = "mine.safetensors"
@@ -99,6 +103,29 @@ def test_normals_are_pooled_for_one_protocol_and_averaged_over_pictures_for_the_
     assert averaged["metrics"]["mean-angle-per-image"] == pytest.approx(np.mean([a.mean() for a in angles]), rel=1e-5)
     assert set(pooled["metrics"]).isdisjoint(averaged["metrics"])
     assert pooled["protocol"] != averaged["protocol"]
+
+
+def test_lighting_is_known_up_to_a_factor_and_compared_at_one_brightness(place):
+    """By numpy's least squares and percentile, as Marigold's evaluation has it."""
+    draw = np.random.default_rng(4)
+    records = set_named(str(place / "balls")).open("shading")
+    sample = records[1]
+    feed = feed_of(set_named(str(place / "balls")), records, Recipe("shading", encoding="linear"))
+    guess = 0.3 * sample.target.numpy() * draw.uniform(0.7, 1.3, sample.target.shape)
+    known = np.broadcast_to(sample.valid.numpy(), guess.shape)
+    truth = sample.target.numpy().astype(np.float64)
+    (factor,), *_ = np.linalg.lstsq(guess[known][:, None], truth[known], rcond=None)
+    bright = np.percentile((truth.T @ [0.3, 0.59, 0.11]).T[sample.valid[0].numpy()], 90)
+    shown = [np.clip(each * 0.8 / bright, 0, 1) for each in (guess * factor, truth)]
+    expected = -10 * np.log10(np.mean((shown[0] - shown[1])[known] ** 2))
+    row = next(row for row in TASK_DATA["shading"].compared() if row.name == "marigold")
+    values = torch.from_numpy(guess)[None]
+    parts = Ruler(("psnr",), row.prepare).measure(values, sample, feed)
+    assert parts is not None
+    assert metric_named("psnr").value(parts["psnr"]) == pytest.approx(expected, rel=1e-6)
+    brighter = Ruler(("psnr",), row.prepare).measure(5 * values, sample, feed)
+    assert brighter is not None
+    assert metric_named("psnr").value(brighter["psnr"]) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("task", TASK_DATA)
@@ -239,6 +266,15 @@ def test_a_prediction_that_is_no_number_is_named_and_has_no_figure(place, evalua
     assert said.count("no numbers") == PICTURES
     row = found(tmp_path / "out", "normal", "pooled", str(spoiled))
     assert (row["pictures"], row["metrics"]["mean-angle"]) == (0, None)
+
+
+def test_a_prediction_need_be_finite_only_where_there_is_truth():
+    valid = torch.tensor([[[True, False, True]]])
+    sample = Sample(torch.zeros(3, 1, 3), torch.ones(1, 1, 3), valid, {"record": "kitchen"})
+    values = torch.tensor([[[[0.5, torch.nan, 0.5]]]])
+    assert torch.equal(finite(values, sample)[..., ::2], values[..., ::2])
+    with pytest.raises(BrokenRecord, match="kitchen: the prediction holds 1 values that are no numbers"):
+        finite(values.roll(1, -1), sample)
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,16 @@ class Archive:
     count: int = 0
     """Pictures with truth in it, where one number is published."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """The same by split."""
+    """The same by split; the first one is what is read where none is named."""
 
     def of(self, settings: Mapping[str, Any]) -> int:
         """How many pictures these settings of its reader should find; 0 where nobody has said it, or a part is asked
         for."""
         if any(settings.get(name) for name in PARTS):
             return 0
-        return self.counts.get(str(settings.get("split", "")), 0) if self.counts else self.count
+        if not self.counts:
+            return self.count
+        return self.counts.get(str(settings.get("split") or next(iter(self.counts))), 0)
 
     def said(self) -> str:
         """A sentence on where it is had."""

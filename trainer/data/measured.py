@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,10 +94,41 @@ def colours(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
 
 def reflectance(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
     """Albedo in linear light, beside judgements about it."""
+    return Measured(in_linear_light(values, taught), sample.target[None], sample.valid[None])
+
+
+def in_linear_light(values: Tensor, taught: Supervision) -> Tensor:
+    """Of colours as predicted; those of a recipe that does not say how they are coded are as its truth is taught."""
     shares = values / taught.options.scale
-    if taught.options.transfer == "srgb":
-        shares = torch.from_numpy(to_linear(shares.numpy()))
-    return Measured(shares, sample.target[None], sample.valid[None])
+    coded = taught.options.transfer if taught.recipe.encoding == "" else taught.recipe.encoding
+    return LINEAR[coded](shares) if coded in LINEAR else shares
+
+
+LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "srgb": lambda values: torch.from_numpy(to_linear(values.numpy())),
+    "gamma-2.2": lambda values: values.clamp(min=0) ** 2.2,
+    "square-root": lambda values: values.square(),
+}
+"""Encodings of core.perception_map, undone."""
+
+
+BRIGHT = 0.9
+BRIGHTNESS = 0.8
+"""What that quantile of a picture's brightness becomes."""
+LUMINANCE = (0.3, 0.59, 0.11)
+
+
+def lighting(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
+    """Shading or residual, known up to a factor: one factor a picture by least squares, then both made as bright as
+    shows the truth, 0 to 1 (Marigold's evaluation)."""
+    target, valid = sample.target[None].double(), sample.valid[None]
+    seen = in_linear_light(values, taught).double()
+    p, y = (light[valid.expand_as(light)] for light in (seen, target))
+    fit = (p * y).sum() / p.square().sum().clamp(min=1e-12)
+    luminance = (sample.target.double() * torch.tensor(LUMINANCE)[:, None, None]).sum(0)[sample.valid[0]]
+    bright = float(np.quantile(luminance.numpy(), BRIGHT))
+    factor = BRIGHTNESS / bright if bright >= 1e-4 else 0.0
+    return Measured((seen * fit * factor).clamp(0, 1), (target * factor).clamp(0, 1), valid)
 
 
 def whole_set(values: Tensor, sample: Sample, taught: Supervision) -> None:

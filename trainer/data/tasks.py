@@ -49,6 +49,14 @@ SHADES = (
     Comparison("dmp", "DMP's evaluation: colours in [0, 1], the mean over pictures", ("l1", "mse"), measured.colours),
 )  # fmt: skip
 
+LIGHTING = Comparison(
+    "marigold",
+    "Marigold's evaluation of lighting: linear light times a factor by least squares, at one brightness; the mean over "
+    "pictures",
+    ("psnr", "ssim"),
+    measured.lighting,
+)
+
 TASK_DATA: dict[str, TaskData] = {
     row.name: row
     for row in (
@@ -140,10 +148,18 @@ TASK_DATA: dict[str, TaskData] = {
         ),
         TaskData("albedo", Target(targets.light, options=("transfer",)), (Kind("albedo", Light),), comparisons=SHADES),
         TaskData(
-            "shading", Target(targets.light, "upper", ("transfer",)), (Kind("shading", Light),), comparisons=SHADES
+            "shading",
+            Target(targets.light, "upper", ("transfer",)),
+            (Kind("shading", Light),),
+            comparisons=(*SHADES, LIGHTING),
         ),
         TaskData("irradiance", Target(targets.light, "upper", ("transfer",)), (Kind("irradiance", Light),)),
-        TaskData("residual", Target(targets.light, "upper", ("transfer",)), (Kind("residual", Light),)),
+        TaskData(
+            "residual",
+            Target(targets.light, "upper", ("transfer",)),
+            (Kind("residual", Light),),
+            comparisons=(*SHADES, LIGHTING),
+        ),
         TaskData("roughness", Target(targets.level), (Kind("roughness", Level),)),
         TaskData("metallic", Target(targets.level), (Kind("metallic", Level),)),
         TaskData("material", Target(targets.light, options=("transfer",)), (Kind("material", Light),)),
