@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ from diffusion_perception.trainer.data.tasks import TASK_DATA
 from diffusion_perception.trainer.evaluate import finite
 from diffusion_perception.trainer.evaluation.sets import feed_of, set_named
 from diffusion_perception.trainer.host import open_perceiver
-from diffusion_perception.trainer.scoring import Ruler, metric_named
+from diffusion_perception.trainer.scoring import Ruler, metric_named, score
 
 PICTURES = 3
+OLD = Path(__file__).with_name("contracts") / "files"
 MODEL = "mine.safetensors"
 
 
@@ -282,6 +284,7 @@ def test_a_prediction_need_be_finite_only_where_there_is_truth():
     [
         (("nowhere.safetensors", "--data", "balls"), "There is no model nowhere.safetensors"),
         ((MODEL, "--data", "nowhere"), "There is no folder nowhere"),
+        ((MODEL, "--data", "balls", "--images", "-1"), "give 0 or more"),
         ((MODEL, "--data", "foldr:balls"), "did you mean 'folder'?"),
         ((MODEL, "--data", "folder:balls,names"), "'names' is no KEY=VALUE"),
         ((MODEL, "--data", "folder:balls,colour=red"), "settings of the reader 'folder' do not fit"),
@@ -326,6 +329,22 @@ def test_other_peoples_names_cannot_break_the_report(place, evaluate, tmp_path):
     shutil.copytree(place / "balls", tmp_path / "<script>alert(1)")
     evaluate("constant", "--data", str(tmp_path / "<script>alert(1)"), "--task", "depth", "--examples", "0")
     assert "<script" not in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+def test_an_adapter_is_measured_on_its_base(place, evaluate, tmp_path):
+    with tarfile.open(next(OLD.glob("*.tar.xz"))) as tar:
+        tar.extractall(tmp_path, filter="data")
+    base, adapter = (str(tmp_path / f"{name}.safetensors") for name in ("checkpoint", "extracted"))
+    code, said = evaluate(adapter, "--base", base, "--data", "balls", "--task", "depth", "--resolution", "128")
+    assert code == 0, said
+    perceiver = open_perceiver(adapter, base=base, task="depth", device="cpu")
+    named = set_named("balls")
+    records = named.open("depth")
+    feed = feed_of(named, records, perceiver.recipe)
+    seen = [perceiver(records[index].image, resolution=128).values.movedim(-1, 1) for index in range(PICTURES)]
+    expected = score(("abs-rel",), [(values, records[index], feed) for index, values in enumerate(seen)])
+    row = found(tmp_path / "out", "depth", "aligned", adapter)
+    assert row["metrics"]["abs-rel"] == pytest.approx(expected["abs-rel"], rel=1e-9)
 
 
 # Other people's models

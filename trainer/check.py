@@ -126,6 +126,8 @@ def spread(numbers: Sequence[float]) -> list[float]:
 
 def run(look: Look) -> int:
     """Look, say, write. 1 if something is broken or missing, else 0. UserError for what a person can mend."""
+    if look.images < 0:
+        raise UserError("--images counts pictures: give 0 or more.")
     if look.out is not None and look.out.exists() and not look.out.is_dir():
         raise UserError(f"--out {look.out} is a file: give a folder.")
     named = set_named(look.data)

@@ -108,6 +108,8 @@ def run(wanted: Evaluation) -> int:
 
 def pairs_of(wanted: Evaluation) -> tuple[list[Pair], list[str]]:
     """Every model with every set that has truth of its task, and a sentence on each that does not go together."""
+    if min(wanted.images, wanted.examples) < 0:
+        raise UserError("--images and --examples count pictures: give 0 or more.")
     if wanted.out.exists() and not wanted.out.is_dir():
         raise UserError(f"--out {wanted.out} is a file: give a folder.")
     sets = [set_named(text) for text in dict.fromkeys(wanted.data)]
