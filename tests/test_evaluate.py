@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
+from diffusion_perception.trainer import scoring
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.data.arrays import BrokenRecord
 from diffusion_perception.trainer.data.records import Sample
@@ -144,6 +145,7 @@ def test_a_baseline_is_measured_where_a_model_is_and_by_itself_wherever_it_has_a
     constant = found(tmp_path / "out", "depth", "aligned", "constant")["metrics"]
     # once aligned, a constant is the mean depth: no error correlates with anything
     assert constant["abs-rel"] > 0
+    pytest.importorskip("skimage")  # of masks HCE needs it
     evaluate("constant", "--data", "balls")
     rows = json.loads((tmp_path / "out/evaluation.json").read_text())["results"]
     assert {row["task"] for row in rows} == set(TASKS) - {"segmentation", "keypoints"}
@@ -298,6 +300,13 @@ def test_what_cannot_be_had_is_said_in_one_line(evaluate, words, reason):
     assert code == 2
     assert len(said.splitlines()) == 1
     assert reason in said
+
+
+def test_a_metric_says_which_package_it_lacks(evaluate, monkeypatch):
+    monkeypatch.setitem(scoring.NEEDS, "hce", ("no_such_package", "no-such-package"))
+    code, said = evaluate("constant", "--data", "balls", "--task", "mask")
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert "pip install no-such-package" in said
 
 
 # The report

@@ -38,7 +38,7 @@ from .evaluation.results import Result, Seen, as_json, as_rows, pictures_as_rows
 from .evaluation.sets import NamedSet, feed_of, set_named
 from .host import device_named
 from .keypoint_ap import precision_parts
-from .scoring import Ruler, Sums, metric_named
+from .scoring import Ruler, Sums, check_packages, metric_named
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ def pairs_of(wanted: Evaluation) -> tuple[list[Pair], list[str]]:
             raise UserError(next(iter(reasons)))
         pairs += found
         notes += reasons
+    check_packages({metric for pair in pairs for row in pair.comparisons for metric in row.metrics})
     return pairs, notes
 
 

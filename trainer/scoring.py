@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from torch import Tensor
 
+from ..core.errors import UserError
 from ..core.measure.losses import Reduction
 from ..core.measure.metrics import METRICS, Metric
 from ..core.measure.whdr import WHDR
@@ -27,6 +29,18 @@ Predicted = tuple[Tensor, Sample, Feed]
 """Values (1, C, H, W) as predicted, the record, where it comes from."""
 Parts = Mapping[str, Reduction]
 """What one picture adds to each metric, by the metrics' names."""
+
+
+NEEDS = {"hce": ("skimage", "scikit-image")}
+"""{metric: the package that it needs besides, and what that is installed as}"""
+
+
+def check_packages(names: Iterable[str]) -> None:
+    """UserError if a metric needs a package that is not installed."""
+    for name in names:
+        package, installed_as = NEEDS.get(name, ("torch", "torch"))
+        if find_spec(package) is None:
+            raise UserError(f"The metric {name} needs the package {installed_as}: pip install {installed_as}")
 
 
 def metric_named(name: str) -> Metric:
