@@ -34,7 +34,7 @@ from diffusion_perception.trainer.data.published import open_dataset
 from diffusion_perception.trainer.data.records import Sample
 from diffusion_perception.trainer.host import load
 from diffusion_perception.trainer.predict import read_image
-from diffusion_perception.trainer.runs.validate import score
+from diffusion_perception.trainer.scoring import score
 
 METRICS_OF = {
     "depth": ("abs-rel", "delta1"),

@@ -59,6 +59,7 @@ from diffusion_perception.trainer.data.records import Records, Sample, list_file
 from diffusion_perception.trainer.data.targets import options_for
 from diffusion_perception.trainer.host import device_named, load_vae, open_perceiver
 from diffusion_perception.trainer.loop import Diverged
+from diffusion_perception.trainer.scoring import score
 
 KINDS = ("images", "depth", "normal", "albedo")
 """Folders of the rooms that the tables read."""
@@ -67,7 +68,7 @@ VAE, GENERATIVE = "vae", "generative"
 TOKENS, HEAD_DIM = 2, 32
 CHUNK = 16
 """Pictures at once where nothing learns."""
-METRICS_OF = {"depth": ("abs-rel", "delta1"), "normal": ("mean-angle",)}
+METRICS_OF = {"depth": ("abs-rel", "delta1"), "normal": ("mean-angle-per-image",)}
 
 
 @dataclass(frozen=True)
@@ -466,13 +467,7 @@ def predictions(plan: Plan, perceiver: Perceiver, records: Records[Any]) -> Iter
 def scored(pairs: Iterable[tuple[Tensor, Sample]], feed: Feed) -> dict[str, float]:
     """The mean over pictures of each metric; depth is brought to the truth by least squares, picture by picture."""
     names = METRICS_OF.get(feed.recipe.row.name, ())
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for values, sample in pairs:
-        seen = feed.data.prepare(values, sample, feed.supervision)
-        assert seen is not None  # rooms have metric depth
-        for name in names:
-            found[name].append(METRICS[name](seen.prediction, seen.target, seen.valid))
-    return {name: float(np.nanmean(numbers)) for name, numbers in found.items()}
+    return score(names, ((values, sample, feed) for values, sample in pairs))
 
 
 Guess = Callable[[Sample, Feed, AutoencoderKL], Tensor]

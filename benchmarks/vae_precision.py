@@ -46,7 +46,7 @@ from diffusion_perception.trainer.data.feeds import feed  # noqa: E402
 from diffusion_perception.trainer.data.published import open_dataset  # noqa: E402
 from diffusion_perception.trainer.data.records import Sample  # noqa: E402
 from diffusion_perception.trainer.predict import read_image  # noqa: E402
-from diffusion_perception.trainer.runs.validate import score  # noqa: E402
+from diffusion_perception.trainer.scoring import score  # noqa: E402
 
 STARTER = ROOT / "weights" / "starter.safetensors"
 VIEWS = ROOT / "tests" / "data" / "scenes"

@@ -20,7 +20,7 @@ from diffusion_perception.trainer.data.folder import PlainFolder
 from diffusion_perception.trainer.data.hypersim import MAPS
 from diffusion_perception.trainer.data.published import SOURCES, DepthList, JsonLists, VirtualKitti2
 from diffusion_perception.trainer.data.truth import Depth, protocol_of
-from diffusion_perception.trainer.runs.validate import score
+from diffusion_perception.trainer.scoring import score
 from diffusion_perception.trainer.train import prepare
 
 H, W = 60, 80

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from diffusion_perception.core.measure import metrics
 from diffusion_perception.core.measure.metrics import METRICS
+from diffusion_perception.core.measure.whdr import WHDR
 
 H, W = 24, 20
 DEPTH = ("abs-rel", "sq-rel", "rmse", "rmse-log", "log10", "delta1", "delta2", "delta3", "i-rmse", "silog")
@@ -17,7 +18,7 @@ NORMALS = tuple(name for name in METRICS if "angle" in name)
 MASKS = ("max-f", "weighted-f", "mae", "s-measure", "e-measure", "iou")
 CLASSES = ("miou", "pixel-accuracy", "mean-accuracy")
 PEOPLE = ("pck", "pck-0.1", "oks")
-COLOURS = ("lmse", "psnr", "ssim", "mse")
+COLOURS = ("lmse", "psnr", "ssim", "mse", "l1", "colour-angle")
 # 255 of 256 thresholds are perfect, and sums over N pixels are divided by N - 1
 LOOSE = {"e-measure": 0.01}
 
@@ -613,3 +614,63 @@ def test_small_images_have_an_ssim_and_an_lmse():
         valid = torch.ones(1, 1, height, width, dtype=torch.bool)
         assert METRICS["ssim"](target, target, valid) == pytest.approx(1)
         assert METRICS["lmse"](target, target, valid) == pytest.approx(0, abs=1e-12)
+
+
+# DMP's, and people's judgements
+
+
+def test_the_angle_of_colours_is_dmps_and_not_that_of_normals():
+    draw = np.random.default_rng(3)
+    p, y = draw.uniform(0, 1, (2, 3, H, W)), draw.uniform(0, 1, (2, 3, H, W))
+    cosine = (p * y).sum(1) / np.sqrt((p**2).sum(1) * (y**2).sum(1))
+    found = METRICS["colour-angle"](torch.from_numpy(p), torch.from_numpy(y), torch.ones(2, 1, H, W, dtype=torch.bool))
+    assert found == pytest.approx(np.arccos(np.clip(cosine, 0, 1)).mean(), abs=1e-9)
+    straight, slanted = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 0.5**0.5, 0.5**0.5])
+    colours = [((normal + 1) / 2)[None, :, None, None] for normal in (straight, slanted)]
+    assert METRICS["colour-angle"](*colours, torch.ones(1, 1, 1, 1, dtype=torch.bool)) == pytest.approx(0.297, abs=1e-3)
+
+
+def test_the_rmse_of_stretched_maps_forgives_scale_and_shift():
+    prediction, target, valid = sample("mad")
+    score = METRICS["stretched-rmse"]
+    assert score(3 * target + 7, target, valid) == pytest.approx(0, abs=1e-12)
+    assert score(3 * prediction + 7, target, valid) == pytest.approx(score(prediction, target, valid), rel=1e-12)
+
+    def relative(p, y):
+        (p, y) = ((x - x.min()) / np.ptp(x) for x in (p, y))
+        return np.sqrt(np.mean((p - y) ** 2))
+
+    assert score(prediction, target, valid) == pytest.approx(per_image(relative, prediction, target, valid), rel=1e-9)
+
+
+def test_l1_is_the_mean_of_absolute_differences():
+    prediction, target, valid = sample("l1")
+    expected = per_image(lambda p, y: np.abs(p - y).mean(), prediction, target, valid)
+    assert METRICS["l1"](prediction, target, valid) == pytest.approx(expected, rel=1e-12)
+
+
+def judgements(*rows):
+    """(y1, x1, y2, x2, who is darker, weight) each -> a target of whdr and where it is one."""
+    return torch.tensor(rows, dtype=torch.float64).T[None, ..., None], torch.ones(1, 1, len(rows), 1, dtype=torch.bool)
+
+
+def test_whdr_counts_what_people_say_against_a_tenth_of_difference():
+    light = torch.full((1, 3, 10, 20), 0.5, dtype=torch.float64)
+    light[..., 10:] = 0.56  # the right half is 12 % lighter
+    right = (0.5, 0.2, 0.5, 0.8, 1, 1.0)  # the left point is darker
+    equal = (0.5, 0.2, 0.1, 0.3, 0, 2.0)
+    wrong = (0.5, 0.8, 0.5, 0.2, 0, 3.0)  # they look the same to people
+    assert WHDR(light, *judgements(right, equal)) == 0
+    assert WHDR(light, *judgements(right, equal, wrong)) == pytest.approx(3 / 6)
+    light[..., 10:] = 0.54  # 8 % are no difference
+    assert WHDR(light, *judgements(right, equal, wrong)) == pytest.approx(1 / 6)
+    # the mean over channels, and the mean over pictures
+    light[:, 0] *= 2
+    both = [torch.cat([one, other]) for one, other in zip(judgements(right), judgements(equal))]
+    assert WHDR(light.expand(2, -1, -1, -1), *both) == pytest.approx(1 / 2)
+
+
+def test_points_at_the_edge_and_reflectance_of_zero_are_judged():
+    dark = torch.zeros(1, 1, 4, 4)
+    assert WHDR(dark, *judgements((1.0, 1.0, 0.0, 0.0, 0, 1.0))) == 0
+    assert math.isnan(WHDR(dark, *judgements((0.5, 0.5, 0.5, 0.5, 0, 0.0))))

@@ -410,7 +410,9 @@ print("usage: diffusion-perception" in said.getvalue(), heavy)
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["info", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([verb, "--help"] for verb in ("predict", "info", "evaluate", "check"))]
+)
 def test_help_answers_without_anything_heavy(arguments):
     script = LIGHT.format(arguments=arguments)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

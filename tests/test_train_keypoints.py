@@ -19,7 +19,7 @@ from diffusion_perception.core.measure.losses import LOSSES
 from diffusion_perception.core.pose import Person, crop_size, predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.skeletons import COCO, skeleton_named
-from diffusion_perception.trainer import keypoint_ap
+from diffusion_perception.trainer import cli, keypoint_ap
 from diffusion_perception.trainer.config import ConfigError
 from diffusion_perception.trainer.data.feeds import open_feeds
 from diffusion_perception.trainer.data.people import named_after, plain_people
@@ -213,6 +213,22 @@ def test_ap_is_that_of_pycocotools_to_the_last_digit(tmp_path, spread):
     assert (scores["AP"] == 1) == (spread == 0)
 
 
+@pytest.mark.parametrize("spread", [0.0, 2.5])
+def test_people_read_as_records_have_the_ap_of_their_annotations(spread):
+    pytest.importorskip("pycocotools")
+    annotated = keypoint_ap.from_folder(SCENES / "val")
+    people = plain_people(SCENES / "val", "val")
+    results = guesses(annotated, spread)
+    poses = [{name: row[name] for name in ("keypoints", "score")} for row in results]
+    found = keypoint_ap.precision_parts(people, poses)
+    expected = keypoint_ap.average_precision(annotated, results)
+    for name, value in expected.items():
+        measured = keypoint_ap.AP_ROWS[name.lower()].value(found[name.lower()])
+        assert measured == pytest.approx(value if value >= 0 else float("nan"), nan_ok=True)
+    # whoever was not found counts as missed
+    assert keypoint_ap.precision_parts(people, [None] * len(people))["ap"].total.item() == 0
+
+
 def test_the_command_writes_results_that_pycocotools_measures_the_same(tmp_path, capsys):
     pytest.importorskip("pycocotools")
     run = prepare(config(tmp_path, steps=1, validation=[]))
@@ -223,6 +239,16 @@ def test_the_command_writes_results_that_pycocotools_measures_the_same(tmp_path,
     assert list(scores.values()) == straight(out / "truth.json", out / "results.json")
     assert f"AP         {scores['AP']:.3f}" in capsys.readouterr().out
     assert len(json.loads((out / "results.json").read_text())) == 2
+    # `evaluate` makes the same of the same people
+    alone = ["--model", model, "--root", str(SCENES / "test"), "--out", str(out)]
+    assert keypoint_ap.main(alone) == 0
+    words = ["evaluate", model, "--data", str(SCENES / "test"), "--out", str(tmp_path / "evaluated"), "--device", "cpu"]
+    assert cli.main(words) == 0
+    rows = json.loads((tmp_path / "evaluated/evaluation.json").read_text())["results"]
+    (row,) = [row["metrics"] for row in rows if row["comparison"] == "coco"]
+    scores = json.loads((out / "scores.json").read_text())
+    for name, value in row.items():
+        assert value == next((None if score < 0 else score for key, score in scores.items() if key.lower() == name))
 
 
 def test_a_folder_without_people_is_refused(tmp_path, capsys):

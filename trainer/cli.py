@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except (UserError, OSError) as error:
         # a library's reason may have several lines
         print(f"diffusion-perception: {' '.join(str(error).split())}", file=sys.stderr)
@@ -44,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"diffusion-perception: {str(stop) or 'cancelled'}", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
-    return 0
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,6 +74,10 @@ def parser() -> Parser:
     verbs = root.add_subparsers(metavar="COMMAND", required=True)
     add_predict(verbs.add_parser("predict", help="predict dense maps of images", formatter_class=Formatter))
     add_train(verbs.add_parser("train", help="train weights for the nodes and for predict", formatter_class=Formatter))
+    measured = "measure models on datasets, as the papers do"
+    add_evaluate(verbs.add_parser("evaluate", help=measured, formatter_class=Formatter))
+    looked = "look a dataset over before training on it"
+    add_check(verbs.add_parser("check", help=looked, formatter_class=Formatter))
     add_scenes(verbs.add_parser("scenes", help="render training data with exact truth", formatter_class=Formatter))
     add_export(verbs.add_parser("export", help="write a checkpoint or adapter as one file", formatter_class=Formatter))
     add_extract(verbs.add_parser("extract", help="make an adapter of a fine-tuned UNet", formatter_class=Formatter))
@@ -240,6 +243,56 @@ def run_train(arguments: argparse.Namespace) -> None:
     from .train import run
 
     run(config)
+
+
+def add_evaluate(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate`."""
+    models = (
+        "checkpoint, or adapter of --base; constant or image-row; an .onnx file with a .toml beside it; a folder of a "
+        "depth model of transformers"
+    )
+    verb.add_argument("models", nargs="+", metavar="MODEL", help=models)
+    sets = "[READER:]FOLDER[,KEY=VALUE...], a reader's name as in a training config; a plain folder if left out"
+    verb.add_argument("--data", nargs="+", required=True, metavar="SET", help=sets)
+    out = "folder for report.html, evaluation.json, evaluation.csv and pictures.csv; what is in it is gone on with"
+    verb.add_argument("--out", type=Path, required=True, help=out)
+    tasks = f"measure only these of the models' tasks: {', '.join(TASKS)}"
+    verb.add_argument("--task", dest="tasks", action="append", default=[], metavar="TASK", help=tasks)
+    verb.add_argument("--base", type=Path, help="what adapters sit on: Stable Diffusion, as a folder or a file")
+    verb.add_argument("--family", default="auto", help="published family, where the files cannot tell")
+    add_recipe_arguments(verb)
+    verb.add_argument("--images", type=int, default=0, metavar="N", help="the first N pictures of each set; 0 is all")
+    resolution = "in place of each set's own: -1 as trained, 0 the picture's, or pixels"
+    verb.add_argument("--resolution", type=int, help=resolution)
+    verb.add_argument("--examples", type=int, default=3, metavar="N", help="best and worst pictures in the report")
+    verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
+    verb.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """`evaluate`."""
+    from .evaluate import Evaluation, run
+    from .evaluation.contenders import Asked
+
+    return run(Evaluation(asked=Asked(**of(Asked, arguments)), **of(Evaluation, arguments)))
+
+
+def add_check(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `check`."""
+    sets = "[READER:]FOLDER[,KEY=VALUE...], a reader's name as in a training config; a plain folder if left out"
+    verb.add_argument("data", metavar="SET", help=sets)
+    tasks = f"look at these only: {', '.join(TASKS)}; all that it has truth of if left out"
+    verb.add_argument("--task", dest="tasks", action="append", default=[], metavar="TASK", help=tasks)
+    verb.add_argument("--images", type=int, default=0, metavar="N", help="read N pictures, evenly spread; 0 is all")
+    verb.add_argument("--out", type=Path, help="folder for check.json and a contact sheet of each task")
+    verb.set_defaults(run=run_check)
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """`check`."""
+    from .check import Look, run
+
+    return run(Look(**of(Look, arguments)))
 
 
 def add_written_arguments(verb: argparse.ArgumentParser) -> None:

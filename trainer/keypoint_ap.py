@@ -20,17 +20,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..core.crops import Box, read_box
 from ..core.errors import UserError
+from ..core.measure.losses import Reduction
+from ..core.measure.metrics import Metric
 from ..core.pipeline import Perceiver
 from ..core.pose import Person, people_of, predict_people
 from ..core.recipe import Recipe
 from ..core.skeletons import COCO, Skeleton
 from ..core.whole_file import write_whole
 from .data.arrays import READERS
-from .data.people import read_annotations, skeleton_of
+from .data.people import People, read_annotations, skeleton_of
 from .data.records import list_files, read_image, read_json
 from .data.truth import DatasetError
 
@@ -75,6 +78,46 @@ def from_folder(root: Path) -> Annotated:
     listed = [{"id": number, "file_name": images[stem]} for number, stem in enumerate(stems, 1)]
     paths = {number: root / images[stem] for number, stem in enumerate(stems, 1)}
     return complete(listed, rows, tables[0]["categories"], paths, str(root / "keypoints"))
+
+
+def from_people(people: People, count: int) -> Annotated:
+    """The first records of a dataset: people without a labelled keypoint are none of them, and neither are crowds."""
+    paths: dict[str, int] = {}
+    rows = [
+        {
+            "image_id": paths.setdefault(person.image, len(paths) + 1),
+            "bbox": list(person.box),
+            "area": person.area,
+            "keypoints": list(person.keypoints),
+        }
+        for person in people.records[:count]
+    ]
+    images = [{"id": number, "file_name": path} for path, number in paths.items()]
+    categories = [{"id": 1, "name": "person", "keypoints": list(people.skeleton.names)}]
+    places = {number: people.root / path for path, number in paths.items()}
+    return complete(images, rows, categories, places, people.name)
+
+
+def of_whole_set(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+    """AP ranks what was found in all pictures: see `precision_parts`."""
+    raise UserError("AP is of a whole set and cannot be added up picture by picture.")
+
+
+AP_ROWS = {name.lower(): Metric(name.lower(), name, of_whole_set, True, 1, "set") for name in NAMES}
+"""As rows of metrics."""
+
+
+def precision_parts(people: People, poses: Sequence[Mapping[str, Any] | None]) -> dict[str, Reduction]:
+    """{metric of AP_ROWS: its value} of the first records' predicted poses; None where there is none."""
+    annotated = from_people(people, len(poses))
+    rows = zip(annotated.table["annotations"], poses)
+    results = [{"image_id": row["image_id"], "category_id": 1, **pose} for row, pose in rows if pose]
+    values = average_precision(annotated, results)
+    # -1 is COCOeval's word for nothing to measure
+    return {
+        name.lower(): Reduction(torch.tensor([value], dtype=torch.float64), torch.tensor([int(value >= 0)]))
+        for name, value in values.items()
+    }
 
 
 def complete(

@@ -5,8 +5,7 @@ images, batches and processes; `value` makes the number of the whole set. Per im
 that have something to measure of each image's own number. Over the set ("set"): every valid pixel of all images
 counts the same. Everything is computed in float64 on the CPU. What lies where not valid is never read. Nothing
 measured: NaN. Values are those of the tasks, decoded: metres, vectors, [0, 1], class indices; never the codec's
-[-1, 1]. Human correction efforts (HCE, for DIS) are left out: they count strokes along skeletons and polygons of
-OpenCV.
+[-1, 1].
 """
 
 from __future__ import annotations
@@ -162,6 +161,26 @@ def sad(p: Tensor, y: Tensor) -> Tensor:
 def psnr(p: Tensor, y: Tensor) -> Tensor:
     """10 log10(1 / mean (p - y)^2) in dB, for values in [0, 1]. A perfect image gives infinity."""
     return -10 * (p - y).square().mean().log10()
+
+
+@by_values
+def stretched_rmse(p: Tensor, y: Tensor) -> Tensor:
+    """sqrt mean (p' - y')^2 with x' = (x - min x) / (max x - min x), a constant giving 0 (DMP's relative RMSE)."""
+    spread = [(x - x.min()) / torch.where(x.max() > x.min(), x.max() - x.min(), 1) for x in (p, y)]
+    return (spread[0] - spread[1]).square().mean().sqrt()
+
+
+def colour_angle(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+    """Mean angle in radians between colours (B, 3, H, W) in [0, 1] as vectors from black, per image (DMP's evaluation).
+
+    Of pictures of normals this is not the angle between the normals: 45 degrees read as 0.297 rad or less. A black
+    pixel is a right angle from anything.
+    """
+    numbers = []
+    for p, y, v in images(prediction, target, valid):
+        p, y = (F.normalize(colours[:, v[0]], dim=0, eps=1e-12) for colours in (p, y))
+        numbers.append((p * y).sum(0).clamp(0, 1).acos().mean()[None])
+    return over(numbers)
 
 
 def angles(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[Tensor]:
@@ -661,6 +680,9 @@ METRICS: dict[str, Metric] = {
         Metric("pck", "PCK@0.2", pck, True, 1, "set"),
         Metric("oks", "OKS", oks, True, 1),
         Metric("lmse", "LMSE", lmse, False, 0),
+        Metric("l1", "L1", mad, False, 0),
+        Metric("colour-angle", "angle of colours", colour_angle, False, 0, unit="rad"),
+        Metric("stretched-rmse", "RMSE of stretched maps", stretched_rmse, False, 0),
         Metric("psnr", "PSNR", psnr, True, math.inf, unit="dB"),
         Metric("ssim", "SSIM", ssim, True, 1),
     )

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import tomllib
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
@@ -43,10 +44,15 @@ from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer.cli import parser
 from diffusion_perception.trainer.config import Config, to_toml
 from diffusion_perception.trainer.data.published import DATASETS
+from diffusion_perception.trainer.data.tasks import TASK_DATA
+from diffusion_perception.trainer.evaluation.contenders import baseline
+from diffusion_perception.trainer.evaluation.results import COLUMNS, OF_PICTURES, Result, as_json
+from diffusion_perception.trainer.evaluation.sets import feed_of, set_named
 from diffusion_perception.trainer.loop import Journal
 from diffusion_perception.trainer.optimiser import DECAYS, OPTIMISERS, Average
 from diffusion_perception.trainer.presets import PRESETS
 from diffusion_perception.trainer.runs import perception
+from diffusion_perception.trainer.scoring import Sums
 from diffusion_perception.trainer.state import save
 
 HERE = Path(__file__).absolute().parent
@@ -54,7 +60,8 @@ HERE = Path(__file__).absolute().parent
 
 def contracts() -> dict[str, Callable[[], dict[str, Any]]]:
     """File's name -> what it should hold."""
-    return {"commands": commands, "config": config, "recipe": recipe, "rows": rows, "files": files, "run": run}
+    named = {"commands": commands, "config": config, "recipe": recipe, "rows": rows, "files": files, "run": run}
+    return {**named, "evaluation": evaluation}
 
 
 def plain(value: Any) -> Any:
@@ -219,6 +226,34 @@ def run() -> dict[str, Any]:
         "log.jsonl": sorted({key for line in lines for key in line}),
         "config.toml": sorted(tomllib.loads(to_toml(Config()))),
     }
+
+
+# What `evaluate` writes
+
+
+def evaluation() -> dict[str, Any]:
+    """Columns of its CSV files, keys of its JSON, and what each task's figures are called."""
+    compared = {name: {row.name: list(row.metrics) for row in data.compared()} for name, data in TASK_DATA.items()}
+    keys = next(iter(as_json([nothing_measured()])["results"]))
+    return {
+        "evaluation.csv": list(COLUMNS),
+        "pictures.csv": list(OF_PICTURES),
+        "evaluation.json": sorted(keys),
+        "comparisons": compared,
+    }
+
+
+def nothing_measured() -> Result:
+    """Of a set without pictures."""
+    guess = next(baseline("constant"))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "images").mkdir()
+        (Path(folder) / "depth").mkdir()
+        Image.new("L", (8, 8), 9).save(Path(folder) / "images/a.png")
+        Image.new("I;16", (8, 8), 9).save(Path(folder) / "depth/a.png")
+        (Path(folder) / "dataset.toml").write_text('[depth]\nunit = "mm"\n')
+        feed = feed_of(set_named(folder), set_named(folder).open("depth"), guess.recipe)
+    return Result(guess, "folder", feed, feed.data.compared()[0], [], Sums())
 
 
 def save_state(path: Path) -> None:

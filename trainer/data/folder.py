@@ -97,6 +97,7 @@ from .truth import (
     Depth,
     Images,
     Kind,
+    NoTruth,
     Segmentation,
     Truth,
     one_channel,
@@ -150,7 +151,7 @@ class PlainFolder(Records[Entry]):
                 return kind
         wanted = " or ".join(kind.folder + "/" for kind in kinds)
         there = ", ".join(sorted(path.name + "/" for path in self.root.iterdir() if path.is_dir())) or "no folder"
-        raise DatasetError(f"{self.root} has no {wanted} to learn {task} from; it holds {there}.")
+        raise NoTruth(f"{self.root} has no {wanted} to learn {task} from; it holds {there}.")
 
     def probe(self) -> None:
         """What is wrong with the whole dataset shows at its first record already."""

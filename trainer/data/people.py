@@ -22,7 +22,7 @@ from ...core.recipe import Recipe
 from ...core.skeletons import SKELETONS, Skeleton
 from .arrays import READERS, BrokenRecord
 from .records import MadeOf, Records, Sample, list_files, read_image, read_json
-from .truth import DatasetError, Truth
+from .truth import DatasetError, NoTruth, Truth
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def plain_people(root: str | Path, name: str, names: Sequence[str] = (), size: t
         people += found
         faults += wrong
     if skeleton is None:
-        raise DatasetError(f"{root} has no keypoints/*.json that can be read.")
+        raise (DatasetError if files else NoTruth)(f"{root} has no keypoints/*.json that can be read.")
     return People(name, root, people, faults, skeleton, size)
 
 

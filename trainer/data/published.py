@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -17,22 +17,22 @@ from ...core.errors import UserError
 from ...core.measure.align import MAX_EDGE
 from ...core.plain_files import parse_json
 from ...core.tasks import task_named
-from .arrays import READERS as FILE_READERS
-from .arrays import BrokenRecord, check_packages, read_array
+from .arrays import BrokenRecord, read_array
+from .benchmarks import Ade20k, Aim500, InteriorVerse, dsine, marigold_normals
+from .dmp import Dmp
 from .folder import PlainFolder
 from .hypersim import Hypersim
+from .iiw import IntrinsicImagesInTheWild
+from .layouts import DIODE, ETH3D, KITTI, NYU, SCANNET, Layout
+from .pairs import Pair, Pairs, pair_folders, those_there
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
 from .records import (
-    MadeOf,
     Records,
     Sample,
-    list_files,
-    read_image,
     read_lines,
     read_names,
     refuse_task,
     root_of,
-    why_unusable,
 )
 from .tasks import data_of, truths
 from .truth import (
@@ -44,9 +44,7 @@ from .truth import (
     Segmentation,
     Settings,
     Truth,
-    protocol_of,
     read_description,
-    read_truth,
 )
 
 KITTI_SIZE = (352, 1216)
@@ -84,99 +82,6 @@ def open_folder(root: str, task: str, names: str = "") -> Records[Any]:
     if task_named(data_of(task).name).per == "person":
         return plain_people(root, read_description(Path(root), truths()).name, read_names(names))
     return PlainFolder(root, task, names)
-
-
-class Pair(NamedTuple):
-    """A picture and its truth, as paths inside the dataset's root; `valid` is empty where there is no such file."""
-
-    image: str
-    truth: str
-    valid: str = ""
-
-
-class Pairs(Records[Pair]):
-    """Pictures with one file of truth each."""
-
-    def __init__(
-        self,
-        name: str,
-        task: str,
-        root: Path,
-        pairs: list[Pair],
-        settings: Settings,
-        faults: Iterable[str] = (),
-        crop: tuple[int, int] = (0, 0),
-    ) -> None:
-        """crop: (H, W) that is cut from the bottom, in the middle; 0, 0 leaves pictures whole."""
-        self.root, self.settings, self.crop = root, settings, crop
-        self.protocol = protocol_of(settings)
-        check_packages({Path(path).suffix.lower() for pair in pairs for path in pair[:2]})
-        palette = settings.table() if isinstance(settings, Segmentation) else None
-        super().__init__(name, task, settings.convention(), pairs, faults, palette)
-
-    def read(self, record: Pair) -> Sample:
-        image, _ = read_image(self.root / record.image)
-        truth = self.truth(record)
-        intrinsics = self.intrinsics(record)
-        if self.crop != (0, 0):
-            cut = Cut.bottom(image, self.crop, f"{self.name}: {record.image}")
-            same = image.shape[1:] == truth.values.shape[1:]  # else the sizes are compared as they are, and refused
-            image, truth = cut.apply(image), cut.truth(truth) if same else truth
-            intrinsics = None if intrinsics is None else intrinsics - cut.shift()
-        known = {} if intrinsics is None else {"intrinsics": intrinsics}
-        return self.sample(record.image, image, truth, **known)
-
-    def made_of(self, record: Pair) -> MadeOf:
-        truth = tuple(self.root / path for path in (record.truth, record.valid) if path)
-        return MadeOf(record.image, (self.root / record.image,), truth, self.crop, self.settings)
-
-    def truth(self, record: Pair) -> Truth:
-        return read_truth(self.root / record.truth, self.settings)
-
-    def intrinsics(self, record: Pair) -> np.ndarray | None:
-        """The camera matrix of a picture, where it is known."""
-        return None
-
-
-class Cut(NamedTuple):
-    """Rows and columns that are kept."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @classmethod
-    def bottom(cls, image: Tensor, size: tuple[int, int], where: str) -> Cut:
-        """KITTI's: the last rows and the middle columns."""
-        height, width = image.shape[-2:]
-        if height < size[0] or width < size[1]:
-            raise BrokenRecord(f"{where}: the picture is {width}x{height}, too small for the crop {size[1]}x{size[0]}.")
-        return cls(height - size[0], (width - size[1]) // 2, *size)
-
-    def apply(self, tensor: Tensor) -> Tensor:
-        return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width].clone()
-
-    def truth(self, truth: Truth) -> Truth:
-        return Truth(self.apply(truth.values), self.apply(truth.valid))
-
-    def shift(self) -> np.ndarray:
-        """What the camera matrix loses."""
-        return np.array([[0.0, 0.0, self.left], [0.0, 0.0, self.top], [0.0, 0.0, 0.0]])
-
-
-def pair_folders(root: Path, images: str, truths: str) -> tuple[list[Pair], list[str]]:
-    """Files of one name in two folders, and one sentence for each that is broken or alone."""
-    found, faults = list_files(root / images, FILE_READERS)
-    paired, truth_faults = list_files(root / truths, FILE_READERS)
-    broken = {fault.stem: fault.reason for fault in (*faults, *truth_faults)}
-    pairs = []
-    for stem in sorted({*found, *paired} - {*broken}):
-        if stem in found and stem in paired:
-            pairs.append(Pair(f"{Path(images).parent}/{found[stem]}", f"{Path(truths).parent}/{paired[stem]}"))
-        else:
-            broken[stem] = f"{root / (truths if stem in found else images) / stem} (of any kind of file) is missing."
-    return pairs, list(broken.values())
 
 
 class Dis5k(Pairs):
@@ -286,6 +191,8 @@ class Source:
     """At which pictures are processed where the set is evaluated; -1 is as trained, 0 their own."""
     max_edge: int | None = None
     """See Protocol."""
+    layout: Layout | None = None
+    """Where its archive has its files, for who has no list."""
     clip: tuple[float, float] | None = None
     """Metres that predictions are clipped to, where that is not what the depth is read to."""
 
@@ -301,13 +208,18 @@ SOURCES: dict[str, Source] = {
     "taskonomy": Source(Depth(unit=1 / 512, near=1e-5, far=65.0)),
     "cityscapes": Source(Depth(unit=1 / 300, near=1e-5, far=80.0)),
     "nyu_v2": Source(
-        Depth(unit="mm", near=1e-3, far=10.0), trusted=(45 / 480, 471 / 480, 41 / 640, 601 / 640), resolution=0
+        Depth(unit="mm", near=1e-3, far=10.0),
+        trusted=(45 / 480, 471 / 480, 41 / 640, 601 / 640),
+        resolution=0,
+        layout=NYU,
     ),
-    "kitti": Source(Depth(unit=1 / 256, near=1e-5, far=80.0), crop=KITTI_SIZE, trusted=EIGEN_CROP, resolution=0),
-    "scannet": Source(Depth(unit="mm", near=1e-3, far=10.0), resolution=0),
+    "kitti": Source(
+        Depth(unit=1 / 256, near=1e-5, far=80.0), crop=KITTI_SIZE, trusted=EIGEN_CROP, resolution=0, layout=KITTI
+    ),
+    "scannet": Source(Depth(unit="mm", near=1e-3, far=10.0), resolution=0, layout=SCANNET),
     # its masks say what is valid, whatever its depth
-    "diode": Source(Depth(unit="m"), mask_column=2, resolution=640, clip=(0.6, 350.0)),
-    "eth3d": Source(Depth(unit="m", near=1e-5), raw=(4032, 6048), resolution=756, max_edge=MAX_EDGE),
+    "diode": Source(Depth(unit="m"), mask_column=2, resolution=640, layout=DIODE, clip=(0.6, 350.0)),
+    "eth3d": Source(Depth(unit="m", near=1e-5), raw=(4032, 6048), resolution=756, max_edge=MAX_EDGE, layout=ETH3D),
 }
 """Units, ranges, crops and evaluation of the lists that Marigold's and GenPercept's code come with."""
 
@@ -316,23 +228,33 @@ class DepthList(Pairs):
     """A list of pictures and depth maps, `rgb.png depth.png ...` a line, as Marigold and GenPercept publish them."""
 
     def __init__(self, root: str, task: str, list: str, source: str, resolution: int | None = None) -> None:
-        """list: the text file. source: a row of SOURCES. Lines whose depth is None are left out, as is published.
+        """list: the text file; empty for all that lies in the unpacked archive. source: a row of SOURCES. Lines whose
+        depth is None are left out, as is published.
 
         resolution: at which its pictures are measured, -1 as trained, 0 their own; None as is published.
         """
         if task not in ("depth", "disparity"):
-            raise refuse_task(f"The list {list}", task, ("depth", "disparity"))
+            raise refuse_task(f"The list {list}" if list else source, task, ("depth", "disparity"))
         self.source = source_named(source)
+        pairs, faults = those_there(root_of(root), self.named(list) if list else self.laid_out(Path(root), source))
+        super().__init__(source, task, Path(root), pairs, self.source.depth, faults, self.source.crop)
+        published = self.source.protocol
+        self.protocol = published if resolution is None else replace(published, resolution=resolution)
+
+    def laid_out(self, root: Path, source: str) -> list[Pair]:
+        """What the archive holds."""
+        if self.source.layout is None:
+            raise DatasetError(f"The archive of {source} has no known layout: say list = ..., the text file.")
+        return self.source.layout.pairs(root)
+
+    def named(self, list: str) -> list[Pair]:
+        """The lines of a list."""
         rows = [line.split() for line in read_names(list)]
         short = next((row for row in rows if len(row) <= max(1, self.source.mask_column)), None)
         if short is not None:
             raise DatasetError(f"{list} has the line {' '.join(short)!r}: expected a picture and its depth map.")
         column = self.source.mask_column
-        named = [Pair(row[0], row[1], row[column] if column > 0 else "") for row in rows if row[1] != "None"]
-        pairs, faults = those_there(root_of(root), named)
-        super().__init__(source, task, Path(root), pairs, self.source.depth, faults, self.source.crop)
-        published = self.source.protocol
-        self.protocol = published if resolution is None else replace(published, resolution=resolution)
+        return [Pair(row[0], row[1], row[column] if column > 0 else "") for row in rows if row[1] != "None"]
 
     def truth(self, record: Pair) -> Truth:
         path = self.root / record.truth
@@ -345,6 +267,15 @@ class DepthList(Pairs):
     def read(self, record: Pair) -> Sample:
         sample = super().read(record)
         return replace(sample, valid=sample.valid & share_of(sample.valid, self.source.trusted))
+
+
+def archived(source: str) -> Callable[..., DepthList]:
+    """The reader of a source's archive."""
+
+    def opened(root: str, task: str = "depth", list: str = "", resolution: int | None = None) -> DepthList:
+        return DepthList(root, task, list, source, resolution)
+
+    return opened
 
 
 def source_named(name: str) -> Source:
@@ -372,18 +303,6 @@ def read_raw(path: Path, source: Source) -> Truth:
     if numbers.size != source.raw[0] * source.raw[1]:
         raise BrokenRecord(f"{path} holds {numbers.size} numbers; expected {source.raw[0]} x {source.raw[1]}.")
     return Truth.of(*source.depth.decode(numbers.reshape(source.raw)))
-
-
-def those_there(root: Path, pairs: list[Pair]) -> tuple[list[Pair], list[str]]:
-    """Pairs whose files all exist and hold something, and one sentence for each of the others."""
-    good, faults = [], []
-    for pair in pairs:
-        reason = next(filter(None, (why_unusable(root / path) for path in pair if path)), "")
-        if reason:
-            faults.append(reason)
-        else:
-            good.append(pair)
-    return good, faults
 
 
 class Said(NamedTuple):
@@ -511,5 +430,17 @@ DATASETS: dict[str, Callable[..., Records[Any]]] = {
     "coco-keypoints": coco_keypoints,
     "depth-list": DepthList,
     "genpercept-list": JsonLists,
+    "nyuv2": archived("nyu_v2"),
+    "kitti": archived("kitti"),
+    "eth3d": archived("eth3d"),
+    "scannet": archived("scannet"),
+    "diode": archived("diode"),
+    "dsine": dsine,
+    "marigold-normals": marigold_normals,
+    "aim500": Aim500,
+    "ade20k": Ade20k,
+    "interiorverse": InteriorVerse,
+    "iiw": IntrinsicImagesInTheWild,
+    "dmp": Dmp,
 }
 """Everything that a [[data]] section of a training config can name."""

@@ -21,7 +21,7 @@ from ...core.perception_map import Convention
 from ...core.srgb import to_srgb
 from ...core.texts import read_text
 from .arrays import BrokenRecord, check_file, read_colours
-from .truth import DatasetError, Protocol, Truth, size_text
+from .truth import DatasetError, NoTruth, Protocol, Truth, size_text
 
 Record = TypeVar("Record")
 
@@ -95,6 +95,8 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
 
     protocol: Protocol = Protocol()
     """How predictions of its depth are measured."""
+    comparisons: tuple[Any, ...] = ()
+    """What `evaluate` reports of it, rows of measured.Comparison, where that is not its task's."""
 
     def __init__(
         self,
@@ -243,8 +245,8 @@ def root_of(root: str | Path) -> Path:
     return Path(root)
 
 
-def refuse_task(name: str, task: str, known: Iterable[str]) -> DatasetError:
-    return DatasetError(f"{name} has no truth for the task {task!r}: it knows {', '.join(known)}.")
+def refuse_task(name: str, task: str, known: Iterable[str]) -> NoTruth:
+    return NoTruth(f"{name} has no truth for the task {task!r}: it knows {', '.join(known)}.")
 
 
 def why_unusable(path: Path) -> str:

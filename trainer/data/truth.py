@@ -32,6 +32,10 @@ class DatasetError(UserError):
     """A dataset that cannot be used, in one sentence."""
 
 
+class NoTruth(DatasetError):
+    """A dataset that is what it should be, and has nothing of the task that is asked for."""
+
+
 @dataclass(frozen=True)
 class Truth:
     """A target as decoded: values (C, H, W) float32, valid (1, H, W) bool."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from ...core.display.picture import ready
@@ -25,24 +24,8 @@ from ..data.arrays import BrokenRecord
 from ..data.batches import Feed, in_order
 from ..data.records import Sample
 from ..loop import Passes
+from ..scoring import Predicted, score
 from .perception import Student, Written
-
-Predicted = tuple[Tensor, Sample, Feed]
-"""Values (1, C, H, W) as predicted, the record, where it comes from."""
-
-
-def score(names: Iterable[str], predictions: Iterable[Predicted]) -> dict[str, float]:
-    """{metric: value} over all predictions that can be compared with their truth; names: rows of METRICS."""
-    rows = [METRICS[name] for name in names]
-    sums: dict[str, Reduction] = {}
-    for values, sample, feed in predictions:
-        measured = feed.data.prepare(values, sample, feed.supervision)
-        if measured is None:
-            continue
-        for row in rows:
-            part = row.measure(measured.prediction, measured.target, measured.valid)
-            sums[row.name] = sums[row.name] + part if row.name in sums else part
-    return {row.name: row.value(sums[row.name]) for row in rows if row.name in sums}
 
 
 class Validator:

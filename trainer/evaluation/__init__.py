@@ -1,0 +1,1 @@
+"""Evaluation: who is measured on what, what came of it, and the report."""
