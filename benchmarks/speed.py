@@ -34,8 +34,6 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "host"), str(ROOT / "t
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from diffusion_perception.trainer import cli  # noqa: E402
-
 MODEL = "sd21-genpercept"
 CASES = (
     "full", "warm", "batch 2", "latent", "light decoder", "both light", "latent and light decoder", "3 tasks",
@@ -247,9 +245,7 @@ def in_a_process(name: str, folder: Path, arguments: argparse.Namespace) -> dict
     with tempfile.TemporaryDirectory() as kept:
         told = json.dumps([str(folder), arguments.size, arguments.cases, arguments.threads, arguments.gpu])
         words = [sys.executable, __file__, "--run", name, told, str(Path(kept) / "values.npy")]
-        # as the command does before PyTorch is loaded
-        there = os.environ | (cli.ENVIRONMENT if name == "predict" else {})
-        said = subprocess.run(words, check=True, capture_output=True, text=True, env=there).stdout.splitlines()[-1]
+        said = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
         return json.loads(said) | {"values": np.load(Path(kept) / "values.npy")}
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 from xml.etree import ElementTree
 
@@ -68,16 +65,3 @@ def test_the_picture_has_a_bar_for_every_prediction_and_the_table_a_row(speed, f
     drawn = ElementTree.fromstring(speed.picture(rows, {"size": 512, "gpu": "", "processor": "a <chip>", "threads": 1}))
     assert len([each for each in drawn if each.get("rx")]) == 2
     assert len(speed.table(rows).splitlines()) == 2 + 4
-
-
-def test_the_commands_ask_for_large_pages_before_pytorch_is_loaded():
-    """What was set by the person stays."""
-    program = (
-        "import os, sys; from diffusion_perception.trainer import cli\n"
-        "try: cli.main(['--help'])\n"
-        "except SystemExit: print('torch' in sys.modules, os.environ['THP_MEM_ALLOC_ENABLE'], file=sys.stderr)"
-    )
-    for given, seen in (({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")):
-        bare = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-        done = subprocess.run([sys.executable, "-c", program], env=bare | given, capture_output=True, text=True)
-        assert done.stderr.split() == ["False", seen]

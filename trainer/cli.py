@@ -6,7 +6,6 @@ import argparse
 import difflib
 import io
 import json
-import os
 import signal
 import sys
 from dataclasses import fields
@@ -21,15 +20,8 @@ if TYPE_CHECKING:
     from .model_choice import ModelChoice
 
 
-ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
-"""What PyTorch reads once, at its first tensor: large ones lie on large pages of memory, where Linux gives such. A
-prediction on a CPU otherwise takes an eighth of its time to be given small ones."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit code 2 and one line on standard error for bad input."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # tests put others in their place
             # a console or a pipe of Windows knows few letters: the others are written as their numbers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...core.checkpoints.adapter_file import is_adapter
-from ...core.checkpoints.checkpoint import describe_recipe
+from ...core.checkpoints.describe import describe_recipe
 from ...core.crops import Box
 from ...core.errors import UserError
 from ...core.pipeline import Perceiver, predict
