@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from diffusion_perception.core import cross_attention, doubling, winograd
 from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.shortcuts import of_unet, of_vae, serve, taken, where_they_suit
-from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone
+from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone, residuals
 
 
 def layer(inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
@@ -112,6 +113,29 @@ def test_a_vae_gives_the_same_and_is_left_as_it_was():
     assert 0 < (made - decoded).abs().max() < 1e-5
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert attributes == {name: set(vars(module)) for name, module in network.named_modules()}
+
+
+def test_residual_blocks_give_the_very_same_numbers_and_leave_what_they_are_given():
+    blocks = list(residuals(tiny.vae()))
+    assert len(blocks) == sum(isinstance(layer, ResnetBlock2D) for layer in tiny.vae().modules())
+    assert {way.layer.conv_shortcut is None for way in blocks} == {True, False}
+    for way in blocks:
+        given = torch.randn(2, way.layer.in_channels, 12, 10)
+        kept = given.clone()
+        with torch.inference_mode():
+            assert torch.equal(way.function(given, None), way.layer(given, None))
+        assert torch.equal(given, kept)
+
+
+def test_residual_blocks_of_other_kinds_are_left_alone():
+    plain = {"in_channels": 32, "temb_channels": None}
+    other = [
+        ResnetBlock2D(**plain, output_scale_factor=2.0),
+        ResnetBlock2D(**plain, down=True),
+        ResnetBlock2D(**plain, non_linearity="gelu"),
+        ResnetBlock2D(in_channels=32, temb_channels=8),
+    ]
+    assert list(residuals(nn.ModuleList(other))) == []
 
 
 def test_a_unet_gives_the_same_and_is_left_as_it_was():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ from ..core.fourier import FourierBlock
 from ..core.halves import Half
 from ..core.heads.table import build_head
 from ..core.heads.vitpose import without_batch_norm
-from ..core.shortcuts import of_unet, of_vae, serve, taken
+from ..core.shortcuts import Way, of_unet, of_vae, serve, taken
 from ..core.tiny_vae import build_light
 from .model_choice import ModelChoice
 from .perceiver import PicturePerceiver
@@ -91,9 +93,28 @@ class DiffusersAutoencoder:
             return self.vae.decode(latent, return_dict=False)[0].float()
 
     def shortcuts(self, given: Tensor) -> AbstractContextManager[None]:
-        """Less arithmetic, where it serves."""
+        """Less arithmetic and less memory, where it serves."""
         doubling = (layer for layer in self.vae.modules() if isinstance(layer, Upsample2D))
-        return taken(of_vae(self.vae, doubling) if serve(self.vae, given) else ())
+        return taken([*of_vae(self.vae, doubling), *residuals(self.vae)] if serve(self.vae, given) else ())
+
+
+def residuals(vae: nn.Module) -> Iterator[Way]:
+    """The ways of a VAE's residual blocks, if they are as Stable Diffusion's."""
+    for block in vae.modules():
+        if isinstance(block, ResnetBlock2D) and isinstance(block.nonlinearity, nn.SiLU):
+            resized = block.upsample is not None or block.downsample is not None
+            if not resized and block.time_emb_proj is None and block.output_scale_factor == 1:
+                yield Way(block, "forward", partial(residual, block))
+
+
+def residual(block: Any, given: Tensor, temb: None = None) -> Tensor:
+    """What a residual block gives, number for number, in 4 new tensors where its own forward makes 8.
+
+    On a CPU a tenth of a VAE's time goes by until the system has given memory.
+    """
+    inner = block.conv1(F.silu(block.norm1(given), inplace=True))
+    inner = block.conv2(F.silu(block.norm2(inner), inplace=True))
+    return inner.add_(given if block.conv_shortcut is None else block.conv_shortcut(given))
 
 
 class DiffusersHead:
