@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfyui_host
+import drawn_pages
 import picture_sheet
 from api_graph import Node
 from comfyui_server import Result, Server
@@ -149,6 +150,7 @@ PAGES = {
     "SaveMap": Page(ROOM, lambda g: [g.ours("DepthToImage", map=g.seen(ROOM, "depth"), colormap="inferno")]),
 }
 """By node id less the pack's name. Of adapters and poses the starter knows nothing."""
+SKELETON = ("PerceivePose", "PoseFromMap")
 
 
 def opened(file: Path) -> Picture:
@@ -173,14 +175,24 @@ def main() -> int:
     """Run all in one graph, and draw."""
     graph = Results()
     ends = {node: [graph.shown(wire).name for wire in page.results(graph)] for node, page in PAGES.items()}
+    made = graph.ours("DepthToMesh", map=graph.seen(ROOM, "depth"), image=graph.photo(ROOM))
     with tempfile.TemporaryDirectory() as base, Server(comfyui_host.install(), Path(base)) as server:
         result: Result = server.submit(completed(graph, server.object_info()))
         FOLDER.mkdir(parents=True, exist_ok=True)
         for node, page in PAGES.items():
             pictures = [opened(file) for name in ends[node] for file in result.files(name)]
-            drawn(page, pictures).save(FOLDER / f"{node}.jpg", quality=78, optimize=True)
+            keep(node, drawn(page, pictures))
             print(FOLDER / f"{node}.jpg")
+        (mesh,) = result.files(made.name)
+        keep("DepthToMesh", drawn_pages.turned(mesh, SIZE))
+    keep("ApplyAdapter", drawn_pages.titled_graph("Depth by an Adapter", SIZE))
+    for node in SKELETON:
+        keep(node, ImageOps.contain(drawn_pages.skeleton(photo(PERSON)), SIZE))
     return 0
+
+
+def keep(node: str, picture: Picture) -> None:
+    picture.save(FOLDER / f"{node}.jpg", quality=78, optimize=True)
 
 
 if __name__ == "__main__":
