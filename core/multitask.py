@@ -15,16 +15,15 @@ from .halves import eye_of
 from .image import CELL, Fit, fit
 from .perception_map import PerceptionMap
 from .pipeline import (
+    Gathered,
     Noise,
     Perceiver,
-    Values,
     as_trained,
     by_shortcuts,
     check_image,
     check_latent,
     check_sees_latents,
     chunks,
-    join,
     members,
     perceive,
     wanted_resolution,
@@ -103,15 +102,15 @@ def run(
 ) -> list[PerceptionMap]:
     """What each task makes of a batch, chunk by chunk; tasks that see alike one after the other."""
     check_one_base(perceivers)
-    found: dict[int, list[Values]] = {index: [] for index in range(len(perceivers))}
+    found = {index: Gathered(len(batch)) for index in range(len(perceivers))}
     for chunk in batch.split(batch_size):
         for alike in grouped(list(found), lambda index: sight_of(perceivers[index])):
             with by_shortcuts(*(perceivers[index].recipe for index in alike)):
                 latent, fitted = look(chunk, perceivers[alike[0]])
                 for same in grouped(alike, lambda index: pass_of(perceivers[index])):
                     for index, perceiver in zip(same, answered([perceivers[index] for index in same], latent)):
-                        found[index].append(perceive(perceiver, latent, fitted, batch_size, Noise(), tick))
-    return [join(perceiver.recipe, found[index]) for index, perceiver in enumerate(perceivers)]
+                        found[index].add(perceive(perceiver, latent, fitted, batch_size, Noise(), tick))
+    return [found[index].map(perceiver.recipe) for index, perceiver in enumerate(perceivers)]
 
 
 def grouped(indices: list[int], key: Callable[[int], Hashable]) -> list[list[int]]:

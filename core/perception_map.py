@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -91,6 +91,13 @@ class PerceptionMap:
     1 - (p1 - p2) of the two most probable classes."""
     crops: Crops | None = None
     """Where the entries of `values` lie, if they are not whole images; they then have a size of their own."""
+
+    def images(self, start: int, stop: int) -> PerceptionMap:
+        """Some of its images, which share its memory; of maps that are no crops."""
+        some = slice(start, stop)
+        valid = None if self.valid is None else self.valid[some]
+        uncertainty = None if self.uncertainty is None else self.uncertainty[some]
+        return replace(self, values=self.values[some], valid=valid, uncertainty=uncertainty)
 
     def __str__(self) -> str:
         """One line for a person: of what, how large, between which values, and what those mean."""

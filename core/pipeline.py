@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,14 +63,14 @@ def predict(
     check_image(image)
     wanted = wanted_resolution(perceiver.recipe, resolution)
     autoencoder = perceiver.needs_autoencoder()
-    maps = []
+    gathered = Gathered(len(image))
     with by_shortcuts(perceiver.recipe):
         for chunk in image.split(batch_size):
             picture, fitted = fit(as_trained(chunk, perceiver.recipe), wanted, perceiver.recipe.rule)
             latent = autoencoder.encode(picture)
             tick()
-            maps.append(perceive(perceiver, latent, fitted, batch_size, Noise(noise, step_noise), tick))
-    return join(perceiver.recipe, maps)
+            gathered.add(perceive(perceiver, latent, fitted, batch_size, Noise(noise, step_noise), tick))
+    return gathered.map(perceiver.recipe)
 
 
 def by_shortcuts(*recipes: Recipe) -> AbstractContextManager[None]:
@@ -93,12 +93,12 @@ def predict_latent(
     check_sees_latents(perceiver.recipe)
     size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
     fitted = Fit(perceiver.recipe.rule, size, size)
+    gathered = Gathered(len(latent))
     with by_shortcuts(perceiver.recipe):
-        maps = [
-            perceive(perceiver, chunk.contiguous().float(), fitted, batch_size, Noise(noise), tick)
-            for chunk in latent.split(batch_size)
-        ]
-    return join(perceiver.recipe, maps)
+        for chunk in latent.split(batch_size):
+            seen = chunk.contiguous().float()
+            gathered.add(perceive(perceiver, seen, fitted, batch_size, Noise(noise), tick))
+    return gathered.map(perceiver.recipe)
 
 
 def wanted_resolution(recipe: Recipe, resolution: int) -> int:
@@ -286,16 +286,43 @@ def merge(values: Tensor, count: int, recipe: Recipe) -> tuple[Tensor, Tensor | 
     return torch.cat(merged), torch.cat(uncertainty)
 
 
-def join(recipe: Recipe, maps: list[Values]) -> PerceptionMap:
-    """The chunks' values as one map."""
-    values, uncertainty = zip(*maps)
-    return PerceptionMap(
-        task=recipe.row.name,
-        values=torch.cat(values),
-        convention=recipe.convention(),
-        recipe=recipe.id,
-        uncertainty=None if uncertainty[0] is None else torch.cat(uncertainty),
-    )
+class Gathered:
+    """The values of a batch, each chunk's written to its place as it comes, so that those of a video are held once."""
+
+    def __init__(self, count: int) -> None:
+        """count: images of the batch."""
+        self.count, self.there = count, 0
+        self.values: Values | None = None
+
+    def add(self, part: Values) -> None:
+        """The next images'."""
+        images, _ = part
+        if self.values is None:
+            # of one chunk they are what was made
+            self.values = part if len(images) == self.count else (self._room(part[0]), self._room(part[1]))
+        place = slice(self.there, self.there + len(images))
+        for held, new in zip(self.values, part):
+            if held is not None and new is not None and held is not new:
+                held[place] = new
+        self.there = place.stop
+
+    def _room(self, part: Tensor | None) -> Any:
+        return None if part is None else part.new_empty(self.count, *part.shape[1:])
+
+    def map(self, recipe: Recipe) -> PerceptionMap:
+        """All of it."""
+        assert self.values is not None
+        values, uncertainty = self.values
+        return PerceptionMap(recipe.row.name, values, recipe.convention(), recipe.id, uncertainty=uncertainty)
+
+
+def all_finite(batch: Tensor) -> bool:
+    """Whether all numbers are; looked at a few images at a time, for the answers take a quarter of a video."""
+    return all(bool(part.isfinite().all()) for part in batch.split(FEW))
+
+
+FEW = 8
+"""Images that are looked at together."""
 
 
 def check_image(image: Tensor) -> None:
@@ -307,7 +334,7 @@ def check_image(image: Tensor) -> None:
     if min(image.shape[-2:]) < 16:
         height, width = image.shape[-2:]
         raise UserError(f"The image is {width}x{height} pixels; the smallest that can be perceived is 16x16.")
-    if not torch.isfinite(image).all():
+    if not all_finite(image):
         raise UserError("The image holds NaN or infinite pixels: repair the node that made it.")
 
 
@@ -322,5 +349,5 @@ def check_sees_latents(recipe: Recipe) -> None:
 
 def check_latent(latent: Tensor) -> None:
     """UserError for latents that hold no numbers."""
-    if not torch.isfinite(latent).all():
+    if not all_finite(latent):
         raise UserError("The latent holds NaN or infinite values: repair the node that made it.")

@@ -23,9 +23,11 @@ class PerceptionExtension(ComfyExtension):
             relight,
             render,
             save,
+            steady,
         )
 
         modules = (
-            example, load, adapt, perceive, pose, render, normals, relight, haze, refine, composite, compare, save
+            example, load, adapt, perceive, pose, render, steady, normals, relight, haze, refine, composite, compare,
+            save,
         )  # fmt: skip
         return [node for module in modules for node in module.NODES]

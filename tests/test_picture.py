@@ -34,6 +34,7 @@ from diffusion_perception.core.display.picture import (
 )
 from diffusion_perception.core.geometry import NORMAL_AXES, change_axes
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
+from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
 
 SIZE = 65
@@ -504,3 +505,19 @@ def test_linear_light_is_shown_as_diffusers_shows_marigolds(up_to_scale):
     convention = Convention(encoding="linear", up_to_scale=up_to_scale)
     ours = ready(PerceptionMap("shading", light.movedim(1, -1), convention))[0][0]
     assert (ours - torch.from_numpy(np.asarray(theirs["shading"]) / 255)).abs().max() <= 1 / 255
+
+
+@pytest.mark.parametrize("task", ["depth", "disparity", "normal", "mask", "albedo", "shading", "segmentation"])
+def test_a_video_is_shown_as_its_frames_are(task):
+    """However many are looked at together; some of their pixels are not known."""
+    row, generator = TASKS[task], torch.Generator().manual_seed(0)
+    convention = Recipe(task, palette="nyu40" if task == "segmentation" else "").convention()
+    values = torch.rand(19, 6, 5, row.channels, generator=generator)
+    valid = torch.rand(19, 6, 5, generator=generator) > 0.1
+    video = PerceptionMap(task, values, convention, valid=valid)
+    image, mask = ready(video)
+    for number in range(19):
+        one = slice(number, number + 1)
+        alone, its_mask = ready(PerceptionMap(task, values[one], convention, valid=valid[one]))
+        assert torch.equal(image[number], alone[0])
+        assert torch.equal(mask[number], its_mask[0])

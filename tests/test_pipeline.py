@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.pipeline import Perceiver, check_image, denoise, passes, predict, predict_latent
+from diffusion_perception.core.pipeline import (
+    Gathered,
+    Perceiver,
+    check_image,
+    denoise,
+    passes,
+    predict,
+    predict_latent,
+)
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer.host import DiffusersHead
@@ -316,3 +324,22 @@ def test_what_no_network_can_make_sense_of_is_refused(image, reason):
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=reason):
         predict(perceiver(ONE_STEP), image)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+def test_chunks_are_gathered_to_what_they_are_together(count):
+    batch = torch.randn(count, 5, 6, 2)
+    parts = [(chunk.clone(), chunk[..., 0].clone()) for chunk in batch.split(3)]
+    gathered = Gathered(count)
+    for part in parts:
+        gathered.add(part)
+    seen = gathered.map(Recipe("depth"))
+    assert torch.equal(seen.values, batch)
+    assert torch.equal(seen.uncertainty, batch[..., 0])
+
+
+def test_one_chunk_is_not_copied():
+    values = torch.randn(2, 5, 6, 1)
+    gathered = Gathered(2)
+    gathered.add((values, None))
+    assert gathered.map(Recipe("depth")).values is values

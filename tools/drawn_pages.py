@@ -77,3 +77,14 @@ def turned(file: Path, size: tuple[int, int], yaw: float = 28.0, pitch: float = 
         colour = colours[face].mean(0)
         cv2.fillConvexPoly(canvas, flat[face].round().astype(np.int32), colour.tolist(), cv2.LINE_AA)
     return Image.fromarray(canvas).resize(size, Image.Resampling.LANCZOS)
+
+
+def rows_of(videos: list[list[Picture]], size: tuple[int, int]) -> Picture:
+    """The middle rows of the frames of some videos, one below the other, and the videos so too."""
+    width, height = size[0], (size[1] - 8 * (len(videos) - 1)) // len(videos)
+    sheet = Image.new("RGB", size, CANVAS)
+    for number, frames in enumerate(videos):
+        rows = np.stack([np.asarray(frame.convert("RGB"))[frame.height // 2] for frame in frames])
+        strip = Image.fromarray(rows).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(strip, (0, number * (height + 8)))
+    return sheet

@@ -121,6 +121,19 @@ def side_by_side(g: Results) -> list[Any]:
     return [g.ours("CompareMaps", map_1=g.photo(PERSON), names="photograph", columns=2, **maps)]
 
 
+def moving(g: Results) -> list[Any]:
+    """Depths of a camera that moves along a room, and the same steady."""
+    frames: Any = None
+    for number in range(FRAMES):
+        cut = g.add("ImageCrop", image=g.photo(ROOM), width=320, height=320, x=STRIDE * number, y=160)
+        frames = cut if frames is None else g.add("ImageBatch", image1=frames, image2=cut)
+    g.seen(ROOM, "depth")
+    seen = g.perceive(g.known["model", "depth"], frames)
+    return [g.ours("DepthToImage", map=seen, scope="per batch"), g.ours("SteadyDepth", map=seen)[1]]
+
+
+FRAMES, STRIDE = 24, 12
+"""Of it, and pixels from one to the next."""
 PAGES = {
     "LoadModel": Page(ROOM, tasks, 3),
     "ExamplePicture": Page(ROOM, lambda g: [g.photo(ROOM), g.photo(BEDROOM), g.photo(PERSON)], 3),
@@ -176,6 +189,7 @@ def main() -> int:
     graph = Results()
     ends = {node: [graph.shown(wire).name for wire in page.results(graph)] for node, page in PAGES.items()}
     made = graph.ours("DepthToMesh", map=graph.seen(ROOM, "depth"), image=graph.photo(ROOM))
+    strips = [graph.shown(wire).name for wire in moving(graph)]
     with tempfile.TemporaryDirectory() as base, Server(comfyui_host.install(), Path(base)) as server:
         result: Result = server.submit(completed(graph, server.object_info()))
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -183,6 +197,7 @@ def main() -> int:
             pictures = [opened(file) for name in ends[node] for file in result.files(name)]
             keep(node, drawn(page, pictures))
             print(FOLDER / f"{node}.jpg")
+        keep("SteadyDepth", drawn_pages.rows_of([list(map(opened, result.files(name))) for name in strips], SIZE))
         (mesh,) = result.files(made.name)
         keep("DepthToMesh", drawn_pages.turned(mesh, SIZE))
     keep("ApplyAdapter", drawn_pages.titled_graph("Depth by an Adapter", SIZE))

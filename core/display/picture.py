@@ -112,7 +112,7 @@ def check_image(image: Tensor) -> Tensor:
     if image.ndim != 4 or image.shape[-1] not in CHANNELS:
         raise UserError(f"The image has shape {tuple(image.shape)}: expected pictures of 1, 3 or 4 channels.")
     image = image.float()
-    if not image.isfinite().all():
+    if not all(bool(part.isfinite().all()) for part in image.split(FEW)):
         raise UserError("The image holds pixels that are NaN or infinite: find the node upstream that makes them.")
     return image
 
@@ -406,12 +406,29 @@ def ready(map: PerceptionMap) -> tuple[Tensor, Tensor]:
 
     The mask is 1 where the task says so: the mask or matte itself, the near part of a depth, else all that is known.
     """
-    return ready_picture(map), MASKS[choose(TASKS, map.task, "mask for a map of").mask](map)
+    return ready_picture(map), by_images(MASKS[choose(TASKS, map.task, "mask for a map of").mask], map)
 
 
 def ready_picture(map: PerceptionMap) -> Tensor:
     """The default picture alone."""
-    return PICTURES[choose(TASKS, map.task, "picture for a map of").picture](map)
+    return by_images(PICTURES[choose(TASKS, map.task, "picture for a map of").picture], map)
+
+
+FEW = 8
+"""Images that are looked at together: what is made on the way to all of a video's would be several times its size."""
+
+
+def by_images(shown: Callable[[PerceptionMap], Tensor], map: PerceptionMap) -> Tensor:
+    """What is shown of each image by itself, a few at a time, written to its place in (B, ...)."""
+    count = len(map.values)
+    if map.crops is not None or count <= FEW:
+        return shown(map)
+    first = shown(map.images(0, FEW))
+    whole = first.new_empty(count, *first.shape[1:])
+    whole[:FEW] = first
+    for start in range(FEW, count, FEW):
+        whole[start : start + FEW] = shown(map.images(start, start + FEW))
+    return whole
 
 
 def ready_depth(map: PerceptionMap) -> Tensor:

@@ -314,3 +314,25 @@ def test_a_wire_that_brings_nothing_is_told_so(comfyui, wall, model, node):
     graph.add(f"DiffusionPerception{node}", map_1=both[0], map_2=both[1], **widgets[node])
     with pytest.raises(NodeFailed, match="No map came"):
         comfyui.submit(graph)
+
+
+def test_the_depths_of_a_flickering_video_become_steady(comfyui, model):
+    """Of one picture that comes brighter and darker; the last is another, which begins a new scene."""
+    ramp = np.linspace(0.2, 0.8, 96 * 64).reshape(64, 96)
+    scales = (1.0, 0.7, 1.2)
+    frames = [ramp * scale for scale in scales] + [np.linspace(0, 1, 64)[:, None] * np.sin(np.arange(96))]
+    graph = Graph()
+    batch = None
+    for number, frame in enumerate(frames):
+        file = comfyui.input / f"flicker {number}.png"
+        Image.fromarray((np.clip(frame, 0, 1) * 255).round().astype(np.uint8)).convert("RGB").save(file)
+        picture = graph.load_image(file.name)
+        batch = picture if batch is None else graph.add("ImageBatch", image1=batch, image2=picture)
+    steady = graph.add("DiffusionPerceptionSteadyDepth", map=batch, convention="near is white", strength=1.0, cut=0.3)
+    shown = graph.add("PreviewImage", images=steady[1])
+    result = comfyui.submit(graph)
+    seen = [np.asarray(Image.open(file).convert("L"), np.float64) / 255 for file in result.files(shown.name)]
+    assert len(seen) == len(frames)
+    for other in seen[1:3]:
+        assert np.abs(other - seen[0]).max() < 0.02
+    assert "new scenes begin at frame 4" in comfyui.said[steady.name]

@@ -27,7 +27,7 @@ from ...core.image import CELL, Fit
 from ...core.measure.losses import LOSSES, at_least_float32, widest_on
 from ...core.multitask import Answered
 from ...core.perception_map import PerceptionMap
-from ...core.pipeline import Noise, Perceiver, denoise, initial_noise, join, perceive
+from ...core.pipeline import Gathered, Noise, Perceiver, denoise, initial_noise, perceive
 from ...core.recipe import Recipe
 from ...core.tiny_vae import Role, untrained
 from .. import base
@@ -339,7 +339,9 @@ class Tutor(Validator):
         answers = replace(recipe, paradigm="one-step", steps=1, prediction_type="sample")
         knowing = replace(perceiver, recipe=answers, backbone=Answered(latent, LATENT))
         size = (sample.image.shape[-2], sample.image.shape[-1])
-        return join(recipe, [perceive(knowing, latent, Fit(recipe.rule, size, size), 1, Noise(), lambda: None)])
+        gathered = Gathered(1)
+        gathered.add(perceive(knowing, latent, Fit(recipe.rule, size, size), 1, Noise(), lambda: None))
+        return gathered.map(recipe)
 
     def write(self, name: str, notes: Mapping[str, object]) -> Path:
         """The light half in a file of its own, with the recipes that it was made for."""

@@ -1,0 +1,101 @@
+"""Steady: the depth of a video that was estimated frame by frame, brought to one scale and shift over time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..perception_map import Convention, PerceptionMap
+from .picture import from_camera, known_values, trusted
+
+ROUNDS = 4
+"""In which a fit leaves out the half of all pixels that it explains worst: what moves by itself."""
+
+
+class Line(NamedTuple):
+    """values -> scale * values + shift."""
+
+    scale: float
+    shift: float
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values * self.scale + self.shift
+
+    def partly(self, share: float) -> Line:
+        """A share of the way from the values as they are."""
+        return Line(self.scale**share, self.shift * share)
+
+
+SAME = Line(1.0, 0.0)
+
+
+def steadied(map: PerceptionMap, strength: float = 0.95, cut: float = 0.3) -> tuple[PerceptionMap, list[int]]:
+    """A depth or disparity with its frames (B, H, W, 1) brought to the scale and shift of those before; and the numbers
+    of frames that begin a new scene.
+
+    strength: 0..1, how much of the way each frame is brought to the one before as that became: 1 follows the first
+    frame for ever, and of less the frames' own level comes back in 1 / (1 - strength) frames. cut: of frames in one
+    scene half of the pixels differ, after the best scale and shift, by less than this times the deviation. Distances
+    are scaled and not shifted, for their zero is the camera. Affine values that come to lie beyond their range are
+    brought into it all together. UserError for a map of one frame, and for numbers that are none of these.
+    """
+    if len(map.values) < 2:
+        raise UserError("One frame has nothing to flicker against: give the map of a batch of frames.")
+    if not (0 <= strength <= 1 and cut > 0):
+        raise UserError(f"strength={strength:g} and cut={cut:g}: expected strength from 0 to 1, and a cut above 0.")
+    values, known = known_values(map)[..., 0], trusted(map)
+    shifts = not from_camera(map.convention)
+    made, begun = [values[0]], []
+    for number in range(1, len(values)):
+        both = known[number] & known[number - 1]
+        line, unlike = fitted(values[number][both], made[-1][both], shifts)
+        if unlike > cut:
+            begun.append(number)
+            line = SAME
+        made.append(line.partly(strength)(values[number]))
+    whole = within(torch.stack(made), known, map.convention)
+    return replace(map, values=whole.where(known, map.values[..., 0].float())[..., None]), begun
+
+
+def fitted(now: Tensor, before: Tensor, shifts: bool) -> tuple[Line, float]:
+    """The line that brings values (N,) to those of the same pixels before, and how unlike they are then: the median
+    difference in deviations of `before`.
+
+    Both are estimates, so that the scale is the ratio of their deviations (reduced major axis regression, Kermack and
+    Haldane 1950). Least squares would make it smaller with every frame: it takes one side for the truth.
+    """
+    if now.numel() < 2:
+        return SAME, 0.0
+    kept, line = torch.ones_like(now, dtype=torch.bool), SAME
+    for _ in range(ROUNDS):
+        line = line_through(now[kept], before[kept], shifts)
+        difference = (line(now) - before).abs()
+        kept = difference <= difference.median()
+    spread = before.std().item()
+    return line, difference.median().item() / spread if spread > 0 else 0.0
+
+
+def line_through(now: Tensor, before: Tensor, shifts: bool) -> Line:
+    """The one that gives `now` the mean and deviation of `before`; without a shift, its root mean square."""
+    if not shifts:
+        size = now.square().mean().sqrt().item()
+        return Line(before.square().mean().sqrt().item() / size, 0.0) if size > 0 else SAME
+    spread, wanted = now.std().item(), before.std().item()
+    scale = wanted / spread if spread > 0 and wanted > 0 else 1.0
+    return Line(scale, (before.mean() - scale * now.mean()).item())
+
+
+def within(values: Tensor, known: Tensor, convention: Convention) -> Tensor:
+    """Values (B, H, W) in the convention's range, all brought there alike if any lies beyond it."""
+    low, high = convention.low, convention.high
+    if low is None or high is None or from_camera(convention) or not known.any():
+        return values
+    least, most = values[known].min().item(), values[known].max().item()
+    if least >= low and most <= high:
+        return values
+    least, most = min(least, low), max(most, high)
+    return (values - least) / (most - least) * (high - low) + low
