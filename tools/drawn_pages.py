@@ -52,7 +52,7 @@ def skeleton(picture: Picture) -> Picture:
     return Image.fromarray((shown * 255).round().astype(np.uint8))
 
 
-def turned(file: Path, size: tuple[int, int], yaw: float = 28.0, pitch: float = 8.0, field: float = 45.0) -> Picture:
+def turned(file: Path, size: tuple[int, int], yaw: float = 28.0, pitch: float = 8.0, field: float = 80.0) -> Picture:
     """The mesh of a GLB file from beside the camera that it was made for, which stands at 0 and looks along -z.
 
     yaw, pitch: degrees that it is turned by round its middle; field: of view, in degrees.
