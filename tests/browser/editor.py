@@ -146,7 +146,11 @@ class Editor:
     def open_template(self, title: str) -> None:
         """By a click on its picture."""
         self.open_templates()
-        self.page.get_by_test_id(f"template-workflow-{title}").click()
+        card = self.page.get_by_test_id(f"template-workflow-{title}")
+        for _ in range(3):  # pictures that come in move a card away under a click
+            card.click()
+            if self.until(lambda: not card.count(), 5.0):
+                return
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Pixels of the page."""
