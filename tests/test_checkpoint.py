@@ -20,6 +20,7 @@ from diffusion_perception.core.checkpoints.context import as_context, prompt_tok
 from diffusion_perception.core.checkpoints.describe import describe
 from diffusion_perception.core.checkpoints.networks import unet_folders
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
+from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.recipe import KEY, Recipe
 from diffusion_perception.trainer.host import load, load_unet, load_vae
 
@@ -658,3 +659,14 @@ def test_an_own_file_s_header_is_read_once(monkeypatch, own):
     open_checkpoint(own, task="depth")
     assert headers == [own]
     assert len(paths) <= 4
+
+
+def test_a_negative_context_belongs_to_its_recipe_and_comes_back(tmp_path):
+    recipe = Recipe("depth", base="custom", guidance_scale=2.0)
+    contexts = {"depth": tiny.context(1), "depth.negative": tiny.context(2)}
+    path = tiny.write_own(tmp_path / "guided.safetensors", [recipe], contexts=contexts)
+    file, checkpoint = own_file.read_own(path), open_checkpoint(path)
+    assert torch.equal(file.negative(recipe, checkpoint.architecture).tokens, contexts["depth.negative"])
+    assert torch.equal(checkpoint.context.tokens, contexts["depth"])
+    with pytest.raises(UserError, match="contexts must bear one of them"):
+        tiny.write_own(tmp_path / "no.safetensors", [recipe], contexts={"normal.negative": tiny.context(2)})
