@@ -98,9 +98,11 @@ class Editor:
 
     def missing(self) -> str:
         """What the editor says of files that a graph needs and the host lacks."""
-        if self.frontend.details:
+        named = self.page.locator(self.frontend.missing).first
+        # what a test before this one opened may be open still
+        if self.frontend.details and not self.until(named.is_visible, 2.0):
             self.page.locator(self.frontend.details).click()
-        return self.page.locator(self.frontend.missing).first.inner_text()
+        return named.inner_text()
 
     def pictures(self) -> dict[str, list[Picture]]:
         """{node: the pictures on it}"""
