@@ -43,6 +43,8 @@ class Editor:
     def clear(self) -> None:
         """Close what is open and empty the canvas."""
         # where files are dropped faster than people drop them, editor 1.32 leaves its waiting screen over everything
+        if self.page.locator(".p-blockui-mask, .p-dialog-mask").count() and not self.until(self._put_away, 5.0):
+            self.load()
         if self.page.locator(".p-blockui-mask").count():
             self.load()
         if not self.until(self._put_away, 10.0):
