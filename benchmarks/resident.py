@@ -66,7 +66,7 @@ def perceived(model: str, adapter: str, way: str, size: int, threads: int) -> di
         (perception, *_) = LoadModel.execute(model, "auto", "depth", "").result
     else:
         (perception,) = ApplyAdapter.execute(unet, vae, adapter, "as trained", "", "as loaded").result
-    kept = Perceive.execute(perception, picture, resolution=0)
+    kept = Perceive.execute(perception, picture, resolution=0, batch_size=1)
     peak = resident("VmHWM") - before
     gc.collect()
     return {"stays": resident("VmRSS") - before, "peak": peak, "maps": len(kept.result)}
