@@ -143,3 +143,12 @@ def pad(image: Tensor, multiple: int) -> Tensor:
     """Repeat the right and bottom border up to a multiple."""
     height, width = image.shape[-2:]
     return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def all_finite(batch: Tensor) -> bool:
+    """Whether all numbers are; looked at a few images at a time, for the answers take a quarter of a video."""
+    return all(bool(part.isfinite().all()) for part in batch.split(FEW))
+
+
+FEW = 8
+"""Images that are looked at together."""

@@ -13,7 +13,7 @@ from .backbone import Autoencoder, Backbone, Context, Features, Head
 from .diffusion import PARADIGMS, Guided, Tick
 from .ensemble import MERGES
 from .errors import UserError
-from .image import CELL, Fit, fit, resize
+from .image import CELL, Fit, all_finite, fit, resize
 from .perception_map import PerceptionMap
 from .recipe import Recipe
 from .shortcuts import where_they_suit
@@ -314,15 +314,6 @@ class Gathered:
         assert self.values is not None
         values, uncertainty = self.values
         return PerceptionMap(recipe.row.name, values, recipe.convention(), recipe.id, uncertainty=uncertainty)
-
-
-def all_finite(batch: Tensor) -> bool:
-    """Whether all numbers are; looked at a few images at a time, for the answers take a quarter of a video."""
-    return all(bool(part.isfinite().all()) for part in batch.split(FEW))
-
-
-FEW = 8
-"""Images that are looked at together."""
 
 
 def check_image(image: Tensor) -> None:

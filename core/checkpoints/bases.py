@@ -46,7 +46,7 @@ def open_adapted(base: Networks, path: Path, family: str = "auto", task: str = "
     adapter = read_adapter(absolute(path), base.layout)
     check(adapter, base.unet.shapes)
     recipe = recipe_of(adapter, base.architecture, family, task)
-    own = read_own(adapter.path)
+    own = read_own(adapter.path) if adapter.recipes else None
     context = context_of(own, adapter.path, recipe, base.architecture) or (None if recipe.prompt else base.context)
     checkpoint = Checkpoint(
         **{**vars(base), "path": adapter.path, "context": context},

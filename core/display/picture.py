@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..geometry import NORMAL_AXES, Axes, change_axes, decode_normals, encode_normals, towards_camera, with_unit_length
+from ..image import FEW, all_finite
 from ..perception_map import Convention, PerceptionMap
 from ..tasks import TASKS
 from .colour import COLORMAPS, PALETTES, Palette, classify, colourise, is_class, paint, palette_named
@@ -112,7 +113,7 @@ def check_image(image: Tensor) -> Tensor:
     if image.ndim != 4 or image.shape[-1] not in CHANNELS:
         raise UserError(f"The image has shape {tuple(image.shape)}: expected pictures of 1, 3 or 4 channels.")
     image = image.float()
-    if not all(bool(part.isfinite().all()) for part in image.split(FEW)):
+    if not all_finite(image):
         raise UserError("The image holds pixels that are NaN or infinite: find the node upstream that makes them.")
     return image
 
@@ -414,12 +415,11 @@ def ready_picture(map: PerceptionMap) -> Tensor:
     return by_images(PICTURES[choose(TASKS, map.task, "picture for a map of").picture], map)
 
 
-FEW = 8
-"""Images that are looked at together: what is made on the way to all of a video's would be several times its size."""
-
-
 def by_images(shown: Callable[[PerceptionMap], Tensor], map: PerceptionMap) -> Tensor:
-    """What is shown of each image by itself, a few at a time, written to its place in (B, ...)."""
+    """What is shown of each image by itself, a few at a time, written to its place in (B, ...).
+
+    What is made on the way to all of a video's pictures would be several times their size.
+    """
     count = len(map.values)
     if map.crops is not None or count <= FEW:
         return shown(map)
