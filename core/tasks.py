@@ -38,6 +38,8 @@ class Task:
     """By what a person picks a mask out of it: a row of core.display.selection.SELECTORS; empty if by nothing."""
     losses: tuple[str, ...] = ("mse",)
     """Between pictures, unless a config says otherwise: rows of core.measure.losses.LOSSES."""
+    tiles: str = "levels"
+    """How what the tiles of a large picture show is brought to the whole: a row of core.large_pictures.BROUGHT."""
     align: str = "none"
     """What brings predictions to the truth's scale before they are measured: a row of core.measure.align.ALIGNMENTS."""
     metrics: tuple[str, ...] = ("mse",)
@@ -56,6 +58,7 @@ TASKS: dict[str, Task] = {
             merge="affine",
             near="low",
             picture="nearness",
+            tiles="affine",
             mask="nearness",
             selector="range",
             losses=("mse", "ssi", "gradient"),
@@ -69,6 +72,7 @@ TASKS: dict[str, Task] = {
             merge="affine",
             near="high",
             picture="nearness",
+            tiles="affine",
             mask="nearness",
             selector="range",
             losses=("mse", "ssi", "gradient"),
@@ -81,6 +85,7 @@ TASKS: dict[str, Task] = {
             3,
             merge="direction",
             picture="directions",
+            tiles="directions",
             aliases=("normals",),
             losses=("angular",),
             metrics=("mean-angle", "median-angle", "angle-11.25", "angle-30"),
@@ -113,6 +118,7 @@ TASKS: dict[str, Task] = {
             codec="class-colours",
             head_codec="class-scores",
             picture="classes",
+            tiles="classes",
             selector="class",
             aliases=("seg",),
             metrics=("miou", "pixel-accuracy", "mean-accuracy"),
@@ -144,6 +150,7 @@ TASKS: dict[str, Task] = {
             per="person",
             codec="heatmaps",
             picture="skeletons",
+            tiles="people",
             aliases=("pose",),
             losses=("heatmaps",),
             metrics=("pck-0.1", "pck"),

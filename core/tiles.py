@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +23,70 @@ def in_tiles(
     """
     enter, leave = units
     height, width = (length // enter for length in given.shape[-2:])
-    total, weights = torch.empty(0), torch.zeros(height * leave, width * leave)
-    for top, left in product(starts(height, tile, overlap), starts(width, tile, overlap)):
-        high, wide = min(tile, height), min(tile, width)
-        part = function(given[..., top * enter : (top + high) * enter, left * enter : (left + wide) * enter]).cpu()
-        if not total.numel():
-            total = part.new_zeros(*part.shape[:2], *weights.shape)
-        weight = ramp(high * leave, overlap * leave)[:, None] * ramp(wide * leave, overlap * leave)
-        place = (..., slice(top * leave, (top + high) * leave), slice(left * leave, (left + wide) * leave))
-        total[place] += part * weight
-        weights[place] += weight
-    return total / weights
+    mean = WeightedMean((height * leave, width * leave))
+    for place in places((height, width), tile, overlap):
+        part = function(given[place.pixels(enter)]).cpu()
+        mean.add(part, place.pixels(leave), ramps(place, overlap, leave))
+    return mean.result()
+
+
+class Place(NamedTuple):
+    """Where a tile lies, in cells."""
+
+    top: int
+    left: int
+    high: int
+    wide: int
+
+    def pixels(self, unit: int = 1) -> Any:
+        """Its index into (..., H, W), of so many pixels a cell."""
+        rows = slice(self.top * unit, (self.top + self.high) * unit)
+        return ..., rows, slice(self.left * unit, (self.left + self.wide) * unit)
+
+
+def places(size: tuple[int, int], tile: int, overlap: int) -> list[Place]:
+    """The tiles that cover (H, W) cells, row by row: all of one size, no side longer than `tile`."""
+    height, width = size
+    corners = product(starts(height, tile, overlap), starts(width, tile, overlap))
+    return [Place(top, left, min(tile, height), min(tile, width)) for top, left in corners]
+
+
+class WeightedMean:
+    """The mean of what overlapping tiles say of each pixel."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        """size: (H, W) of the whole."""
+        self.total, self.weights = torch.empty(0), torch.zeros(size)
+
+    def add(self, part: Tensor, place: Any, weight: Tensor) -> None:
+        """What a tile gave, (..., h, w); its place in the whole; and the weight (h, w) of each of its pixels."""
+        if not self.total.numel():
+            self.total = part.new_zeros(*part.shape[:-2], *self.weights.shape)
+        self.total[place] += part * weight
+        self.weights[place] += weight
+
+    def result(self) -> Tensor:
+        """(..., H, W). Nothing may be added afterwards: it is made where the sum was."""
+        return self.total.div_(self.weights)
+
+
+class Heaviest(WeightedMean):
+    """What of overlapping tiles the one says that has the greatest weight there: of values that have no mean."""
+
+    def add(self, part: Tensor, place: Any, weight: Tensor) -> None:
+        if not self.total.numel():
+            self.total = part.new_zeros(*part.shape[:-2], *self.weights.shape)
+        heavier = weight > self.weights[place]
+        self.total[place] = part.where(heavier, self.total[place])
+        self.weights[place] = weight.where(heavier, self.weights[place])
+
+    def result(self) -> Tensor:
+        return self.total
+
+
+def ramps(place: Place, overlap: int, unit: int = 1) -> Tensor:
+    """The weight (h, w) of each pixel of a tile."""
+    return ramp(place.high * unit, overlap * unit)[:, None] * ramp(place.wide * unit, overlap * unit)
 
 
 def overview(given: Tensor, tile: int, unit: int) -> Tensor:
