@@ -48,7 +48,7 @@ def predict_large(
     times. UserError for a tile of no use, and for keypoints, whose people are crops already.
     """
     check_image(image)
-    check_tile(perceiver, tile)
+    check_tile(perceiver.recipe, tile)
     if max(image.shape[-2:]) <= tile:
         return predict(perceiver, image, resolution=resolution, batch_size=batch_size, tick=tick)
 
@@ -73,12 +73,12 @@ def passes_large(perceiver: Perceiver, image: Tensor, tile: int, batch_size: int
     return len(image) * (passes(recipe, 1, 1) + in_groups)
 
 
-def check_tile(perceiver: Perceiver, tile: int) -> None:
+def check_tile(recipe: Recipe, tile: int) -> None:
     """UserError, in one sentence, for tiles that cannot be."""
     if not SMALLEST <= tile <= LARGEST:
         raise UserError(f"tile={tile} is not between {SMALLEST} and {LARGEST} pixels.")
-    if perceiver.recipe.row.per != "image":
-        raise UserError(f"{perceiver.recipe.id} sees people one by one, cut out at their own size: leave tiles out.")
+    if recipe.row.per != "image":
+        raise UserError(f"{recipe.id} sees people one by one, cut out at their own size: leave tiles out.")
 
 
 def _places(image: Tensor, tile: int) -> list[Place]:

@@ -60,7 +60,7 @@ ROOMS = {
         packages=NUMERICS | {"PIL", "accelerate", "cv2", "diffusers", "peft", "scipy", "tomli", "tqdm", "transformers"},
         # what only some data sets, models or metrics need
         inside_functions=frozenset(
-            {"OpenEXR", "bitsandbytes", "h5py", "lmdb", "onnxruntime", "pycocotools", "skimage"}
+            {"OpenEXR", "av", "bitsandbytes", "h5py", "lmdb", "onnxruntime", "pycocotools", "skimage"}
         ),
         files={"cli.py": frozenset({"..scenes"})},  # guarded: node packs come without it
         never={"data": frozenset({"runs"})},

@@ -145,11 +145,20 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
     """The arguments of `predict`."""
     model = "folder in diffusers layout, published repository or .safetensors file"
     out = "folder for <stem>.npy (raw values; of keypoints <stem>.json, OpenPose's) and <stem>.png (for the eye)"
-    verb.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    given = "picture, folder of frames, or video, whose frames are numbered in a folder of its name"
+    verb.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=given)
     add_source_arguments(verb, model)
     verb.add_argument("--out", type=Path, required=True, help=out)
     add_checkpoint_arguments(verb)
     verb.add_argument("--resolution", type=int, default=-1, help="-1 as trained, 0 the image's own, or pixels")
+    tile = "see pictures larger than N pixels again in overlapping tiles of N, for detail"
+    verb.add_argument("--tile", type=int, default=0, metavar="N", help=tile)
+    raw = "of the raw values: npy, or single- or half-precision EXR"
+    verb.add_argument("--format", choices=("npy", "exr", "exr-half"), default="npy", help=raw)
+    steady = "for the depth of folders and videos: how far each frame follows the level of those before, 0 to 1"
+    verb.add_argument("--steady", type=float, default=0.0, metavar="STRENGTH", help=steady)
+    blend = "for folders and videos: share of the frames before in each answer where nothing moves, 0 to below 1"
+    verb.add_argument("--blend", type=float, default=0.0, metavar="SHARE", help=blend)
     add_recipe_arguments(verb)
     noise = "initial latents (members, channels, h, w) in place of the seeded ones"
     verb.add_argument("--noise", default="", metavar="FILE[:KEY]", help=noise)

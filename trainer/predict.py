@@ -8,29 +8,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ..core.checkpoints.tiny_vae_file import FULL, LIGHT
 from ..core.crops import Box, boxes_of_mask, read_boxes
-from ..core.diffusion import PARADIGMS
+from ..core.diffusion import PARADIGMS, Tick
 from ..core.display.openpose import pose_keypoint, pose_picture
 from ..core.display.picture import as_gray, ready
+from ..core.display.steady import Steadying
 from ..core.errors import UserError
+from ..core.large_pictures import check_tile, passes_large, predict_large
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Noise, Perceiver, passes, predict, wanted_resolution
 from ..core.plain_files import read_json
 from ..core.pose import passes_of_people, predict_people
 from ..core.recipe import Recipe
-from ..core.whole_file import whole_file, write_whole
+from ..core.tasks import tasks_where
+from ..core.video import blending, check_share
+from ..core.whole_file import write_whole
+from .clips import Folder, Video, clip_at, is_clip
 from .data.arrays import check_packages
 from .host import device_named, load_chosen, named_tensor
 from .model_choice import ModelChoice
 from .outputs import check_apart, file_of, files_of, folds_case
 from .perceiver import read_image
+from .pictures import save_picture
+from .predict_clip import predict_clip, write_raw
 
 PEOPLE_AT_ONCE = 8
 """Per pass of the networks."""
@@ -41,11 +46,20 @@ class Prediction:
     """What `predict` is asked for."""
 
     images: list[Path]
+    """Pictures, folders of frames, and videos."""
     out: Path
     """A folder, made where there is none."""
     choice: ModelChoice
     resolution: int = -1
     """-1 as trained, 0 the image's own, or pixels."""
+    tile: int = 0
+    """Pixels of the sides of overlapping tiles in which larger pictures are seen again, for detail; 0: none."""
+    format: str = "npy"
+    """Of the raw values: a row of predict_clip.RAW."""
+    steady: float = 0.0
+    """For the depth of a clip: how far each frame follows the scale and shift of those before, 0..1."""
+    blend: float = 0.0
+    """For clips: the share of the frames before in each answer, from 0 to below 1."""
     boxes: Path | None = None
     """For keypoints, where people are: a JSON file, or"""
     mask: Path | None = None
@@ -66,20 +80,26 @@ class Prediction:
 def run(wanted: Prediction) -> None:
     """Predict every image and write what was seen of it. UserError for what a person can mend."""
     device = device_named(wanted.device)
-    check_images(wanted.images, wanted.out)
-    check_apart(outputs(wanted), inputs(wanted))
+    check_there(wanted.images, wanted.out)
+    clips = {path: clip_at(path) for path in wanted.images if is_clip(path)}
+    check_names(wanted, clips)
+    check_apart(outputs(wanted, clips), inputs(wanted, clips))
     boxes_in, noise = finder(wanted), given_noise(wanted)
     checkpoint, adapter = wanted.choice.open()
     # before the weights are read, which takes a while
     checkpoint = replace(checkpoint, recipe=for_people(checkpoint.recipe, wanted))
+    check_fits(checkpoint.recipe, wanted, clips)
     perceiver = load_chosen(wanted.choice, checkpoint, adapter, device, encoder=wanted.encoder, decoder=wanted.decoder)
     wanted.out.mkdir(parents=True, exist_ok=True)
     check_noise(perceiver.recipe, noise)
     perceive = PERCEIVE[perceiver.recipe.row.per]
-    for path in wanted.images:
-        image = read_image(path)
-        boxes = boxes_in(path, (image.shape[-2], image.shape[-1]))
-        with torch.inference_mode():
+    with torch.inference_mode():
+        for path in wanted.images:
+            if path in clips:
+                perceive_clip(perceiver, clips[path], device, noise, wanted)
+                continue
+            image = read_image(path)
+            boxes = boxes_in(path, (image.shape[-2], image.shape[-1]))
             perceive(perceiver, image.to(device), boxes, noise, wanted, path)
 
 
@@ -101,15 +121,36 @@ def perceive_map(
     perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, noise: Noise, wanted: Prediction, path: Path
 ) -> None:
     """A dense map of one picture, and its files."""
-    with tqdm(total=passes(perceiver.recipe, 1, 1), desc=path.name, leave=False) as bar:
+    total = passes_large(perceiver, image, wanted.tile, 1) if wanted.tile else passes(perceiver.recipe, 1, 1)
+    with tqdm(total=total, desc=path.name, leave=False) as bar:
 
         def tick() -> None:
             bar.update()
 
-        result = predict(
-            perceiver, image, resolution=wanted.resolution, noise=noise.initial, step_noise=noise.steps, tick=tick
-        )
-    write(result, wanted.out / path.stem)
+        result = seen(perceiver, image, noise, wanted, tick)
+    write_raw(result, wanted.out / path.stem, wanted.format)
+    save_picture(ready(result)[0][0], wanted.out / path.stem)
+
+
+def seen(
+    perceiver: Perceiver, image: Tensor, noise: Noise, wanted: Prediction, tick: Tick = lambda: None
+) -> PerceptionMap:
+    """The map of one picture, in tiles if they are wanted."""
+    if wanted.tile:
+        return predict_large(perceiver, image, wanted.tile, resolution=wanted.resolution, tick=tick)
+    return predict(
+        perceiver, image, resolution=wanted.resolution, noise=noise.initial, step_noise=noise.steps, tick=tick
+    )
+
+
+def perceive_clip(
+    perceiver: Perceiver, clip: Folder | Video, device: str, noise: Noise, wanted: Prediction
+) -> None:
+    """A dense map of each frame, and their files."""
+    blended = blending(perceiver, wanted.blend)
+    predict_clip(
+        lambda frame: seen(blended, frame.to(device), noise, wanted), clip, wanted.out, wanted.format, wanted.steady
+    )
 
 
 def perceive_people(
@@ -132,14 +173,27 @@ def perceive_people(
     write_people(result, perceiver.recipe, wanted.out / path.stem)
 
 
-def outputs(wanted: Prediction) -> Iterator[Path]:
+Clips = dict[Path, "Folder | Video"]
+"""What is no picture of the paths that were given."""
+
+
+def results(wanted: Prediction, clips: Clips) -> Iterator[str]:
+    """Of every picture and frame, as far as they are known, what its files are called without their endings."""
+    for path in wanted.images:
+        yield from clips[path].names() if path in clips else [path.stem]
+
+
+def outputs(wanted: Prediction, clips: Clips) -> Iterator[Path]:
     """Every file that might be written, whatever the task turns out to be."""
-    return (wanted.out / f"{path.stem}{ending}" for path in wanted.images for ending in (".npy", ".json", ".png"))
+    endings = (".npy", ".json", ".png", ".exr", ".mp4")
+    stems = {*results(wanted, clips), *(path.stem for path in clips)}
+    return (wanted.out / f"{stem}{ending}" for stem in stems for ending in endings)
 
 
-def inputs(wanted: Prediction) -> Iterator[Path]:
+def inputs(wanted: Prediction, clips: Clips) -> Iterator[Path]:
     """Every file that is read."""
-    yield from wanted.images
+    for path in wanted.images:
+        yield from clips[path].files() if path in clips else [path]
     yield from files_of(wanted.choice)
     yield from (Path(half) for half in (wanted.encoder, wanted.decoder) if half not in (FULL, LIGHT))
     yield from map(file_of, filter(None, (wanted.noise, wanted.step_noise)))
@@ -210,14 +264,6 @@ def for_people(recipe: Recipe, wanted: Prediction) -> Recipe:
     return replace(recipe, resolution=wanted_resolution(recipe, wanted.resolution))
 
 
-def write(result: PerceptionMap, stem: Path) -> None:
-    """<stem>.npy: float32 (H, W) or (H, W, C), raw. <stem>.png: for the eye."""
-    values = result.values[0]
-    with whole_file(stem.with_name(stem.name + ".npy")) as partial, partial.open("wb") as file:
-        np.save(file, (values[..., 0] if values.shape[-1] == 1 else values).numpy())
-    save_picture(ready(result)[0][0], stem)
-
-
 def write_people(result: PerceptionMap, recipe: Recipe, stem: Path) -> None:
     """<stem>.json: OpenPose's keypoints. <stem>.png: skeletons as openpose ControlNets read them."""
     picture, people = pose_picture(result)
@@ -226,22 +272,40 @@ def write_people(result: PerceptionMap, recipe: Recipe, stem: Path) -> None:
     save_picture(picture[0], stem)
 
 
-def save_picture(picture: Tensor, stem: Path) -> None:
-    """(H, W, 3) in [0, 1] as <stem>.png."""
-    with whole_file(stem.with_name(stem.name + ".png")) as partial:
-        Image.fromarray((picture * 255).round().byte().numpy()).save(partial, "PNG")
-
-
-def check_images(images: list[Path], out: Path) -> None:
-    """UserError, before anything is loaded, if one is missing or two would overwrite each other's results in `out`."""
-    missing = [path for path in images if not path.is_file()]
+def check_there(images: list[Path], out: Path) -> None:
+    """UserError, before anything is loaded, if a picture or clip is missing, or `out` is no folder."""
+    missing = [path for path in images if not path.exists()]
     if missing:
         raise UserError(f"There is no image {missing[0]}: check the path.")
     there = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not there.is_dir():
         raise UserError(f"--out {there} is a file: give a folder.")
     check_packages(path.suffix.lower() for path in images)
-    told = str.casefold if folds_case(out) else str
-    twice = [stem for stem, number in Counter(told(path.stem) for path in images).items() if number > 1]
+
+
+def check_names(wanted: Prediction, clips: Clips) -> None:
+    """UserError if the results of two would overwrite each other in `out`."""
+    told = str.casefold if folds_case(wanted.out) else str
+    twice = [stem for stem, number in Counter(map(told, results(wanted, clips))).items() if number > 1]
     if twice:
         raise UserError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")
+
+
+def check_fits(recipe: Recipe, wanted: Prediction, clips: Clips) -> None:
+    """UserError for what is asked of the wrong kind of map or of pictures."""
+    name = recipe.row.name
+    if recipe.row.per == "person" and (clips or wanted.format != "npy"):
+        raise UserError(
+            f"{recipe.id} predicts {name} as JSON, picture by picture: leave --format, folders and videos out."
+        )
+    if wanted.tile:
+        check_tile(recipe, wanted.tile)
+        if wanted.noise or wanted.step_noise:
+            raise UserError("--noise and --step-noise are for pictures that are seen at once: leave --tile out.")
+    if (wanted.steady or wanted.blend) and not clips:
+        raise UserError("--steady and --blend are for folders of frames and videos: leave them out, or give one.")
+    if wanted.steady and recipe.row.picture != "nearness":
+        kinds = " or ".join(tasks_where(picture="nearness"))
+        raise UserError(f"--steady is for {kinds}, but {recipe.id} predicts {name}: leave it out.")
+    Steadying(wanted.steady)
+    check_share(wanted.blend)

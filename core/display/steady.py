@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..perception_map import Convention, PerceptionMap
-from .picture import from_camera, known_values, trusted
+from .picture import Span, from_camera, known_values, trusted
 
 ROUNDS = 4
 """In which a fit leaves out the half of all pixels that it explains worst: what moves by itself."""
@@ -33,6 +33,41 @@ class Line(NamedTuple):
 SAME = Line(1.0, 0.0)
 
 
+class Steadying:
+    """Frames one by one, each brought to the scale and shift of those before.
+
+    strength, cut: as `steadied` says. UserError for numbers that are none of these.
+    """
+
+    def __init__(self, strength: float = 0.95, cut: float = 0.3) -> None:
+        if not (0 <= strength <= 1 and cut > 0):
+            raise UserError(f"strength={strength:g} and cut={cut:g}: expected strength from 0 to 1, and a cut above 0.")
+        self.strength, self.cut, self.count = strength, cut, 0
+        self.begun: list[int] = []
+        """The numbers of frames that begin a new scene."""
+        self._before: tuple[Tensor, Tensor] | None = None
+
+    def add(self, frame: PerceptionMap) -> PerceptionMap:
+        """The next frame, a map (1, H, W, 1), as it becomes; affine values may come to lie beyond their range."""
+        values, known = known_values(frame)[0, ..., 0], trusted(frame)[0]
+        line = self._line(values, known, shifts=not from_camera(frame.convention))
+        made = line(values)
+        self._before, self.count = (made, known), self.count + 1
+        return replace(frame, values=made.where(known, frame.values[0, ..., 0].float())[None, ..., None])
+
+    def _line(self, values: Tensor, known: Tensor, shifts: bool) -> Line:
+        """What is done to the next frame's values."""
+        if self._before is None:
+            return SAME
+        before, known_before = self._before
+        both = known & known_before
+        line, unlike = fitted(values[both], before[both], shifts)
+        if unlike > self.cut:
+            self.begun.append(self.count)
+            return SAME
+        return line.partly(self.strength)
+
+
 def steadied(map: PerceptionMap, strength: float = 0.95, cut: float = 0.3) -> tuple[PerceptionMap, list[int]]:
     """A depth or disparity with its frames (B, H, W, 1) brought to the scale and shift of those before; and the numbers
     of frames that begin a new scene.
@@ -45,20 +80,12 @@ def steadied(map: PerceptionMap, strength: float = 0.95, cut: float = 0.3) -> tu
     """
     if len(map.values) < 2:
         raise UserError("One frame has nothing to flicker against: give the map of a batch of frames.")
-    if not (0 <= strength <= 1 and cut > 0):
-        raise UserError(f"strength={strength:g} and cut={cut:g}: expected strength from 0 to 1, and a cut above 0.")
-    values, known = known_values(map)[..., 0], trusted(map)
-    shifts = not from_camera(map.convention)
-    made, begun = [values[0]], []
-    for number in range(1, len(values)):
-        both = known[number] & known[number - 1]
-        line, unlike = fitted(values[number][both], made[-1][both], shifts)
-        if unlike > cut:
-            begun.append(number)
-            line = SAME
-        made.append(line.partly(strength)(values[number]))
-    whole = within(torch.stack(made), known, map.convention)
-    return replace(map, values=whole.where(known, map.values[..., 0].float())[..., None]), begun
+    steadying, made = Steadying(strength, cut), torch.empty(map.values.shape, device=map.values.device)
+    for number in range(len(made)):
+        made[number] = steadying.add(map.images(number, number + 1)).values[0]
+    known = trusted(map)
+    line = within(ends_of(made[..., 0][known]), map.convention)
+    return replace(map, values=line(made).where(known[..., None], map.values.float())), steadying.begun
 
 
 def fitted(now: Tensor, before: Tensor, shifts: bool) -> tuple[Line, float]:
@@ -89,13 +116,18 @@ def line_through(now: Tensor, before: Tensor, shifts: bool) -> Line:
     return Line(scale, (before.mean() - scale * now.mean()).item())
 
 
-def within(values: Tensor, known: Tensor, convention: Convention) -> Tensor:
-    """Values (B, H, W) in the convention's range, all brought there alike if any lies beyond it."""
+def ends_of(values: Tensor) -> Span | None:
+    """The least and the greatest; None of nothing."""
+    return (values.min().item(), values.max().item()) if values.numel() else None
+
+
+def within(ends: Span | None, convention: Convention) -> Line:
+    """What brings values with these ends into the convention's range, if any lies beyond it."""
     low, high = convention.low, convention.high
-    if low is None or high is None or from_camera(convention) or not known.any():
-        return values
-    least, most = values[known].min().item(), values[known].max().item()
-    if least >= low and most <= high:
-        return values
-    least, most = min(least, low), max(most, high)
-    return (values - least) / (most - least) * (high - low) + low
+    if ends is None or low is None or high is None or from_camera(convention):
+        return SAME
+    least, most = min(ends[0], low), max(ends[1], high)
+    if (least, most) == (low, high):
+        return SAME
+    scale = (high - low) / (most - least)
+    return Line(scale, low - least * scale)
