@@ -14,6 +14,7 @@ from ..core.display.segmentation import unread
 from ..core.errors import UserError
 from ..core.generations import LATENT, latent_space
 from ..core.halves import full_of, with_full
+from ..core.large_pictures import LARGEST, passes_large, predict_large
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks, targets_of
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
@@ -89,6 +90,20 @@ def precision_input() -> io.Combo.Input:
     )
 
 
+def tile_input() -> io.Int.Input:
+    return io.Int.Input(
+        "tile",
+        default=0,
+        min=0,
+        max=LARGEST,
+        step=8,
+        optional=True,
+        tooltip="For large pictures. 0: seen once. N: a picture larger than N pixels is seen as a whole and again in "
+        "overlapping tiles of N x N, whose detail is brought to what the whole shows. Resolution is then the tiles'.",
+        **ADVANCED,
+    )
+
+
 def picture_inputs() -> list[Any]:
     """What a node takes beside its perception that perceives an image."""
     return [
@@ -120,6 +135,7 @@ class Perceive(io.ComfyNode):
             inputs=[
                 Perception.Input("perception", tooltip="From Load Perception Model or Apply Perception Adapter."),
                 *picture_inputs(),
+                tile_input(),
             ],
             outputs=perception_outputs(),
             is_output_node=True,
@@ -140,11 +156,16 @@ class Perceive(io.ComfyNode):
         batch_size: int,
         vae: Any = None,
         vae_precision: str = host.FULL_PRECISION,
+        tile: int = 0,
     ) -> io.NodeOutput:
         perceiver = prepared(perception, vae, vae_precision)
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
-        tick = host.ticker(passes(perceiver.recipe, len(pictures), batch_size))
-        seen = predict(perceiver, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
+        if tile:
+            tick = host.ticker(passes_large(perceiver, pictures, tile, batch_size))
+            seen = predict_large(perceiver, pictures, tile, resolution=resolution, batch_size=batch_size, tick=tick)
+        else:
+            tick = host.ticker(passes(perceiver.recipe, len(pictures), batch_size))
+            seen = predict(perceiver, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
         return outputs(cls, seen)
 
 

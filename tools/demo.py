@@ -23,10 +23,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def results(server: Server, row: Workflow) -> list[Path]:
-    """The files that a workflow saves; of one that saves none, those that its nodes show."""
+    """The files that a workflow saves; of one that saves no picture, also those that its nodes show."""
     result = server.submit(read(FOLDER / "api" / f"{row.title}.json"))
     files = dict.fromkeys(file for name in sorted(result.outputs, key=int) for file in result.files(name))
-    return [file for file in files if file.is_relative_to(server.output)] or list(files)
+    saved = [file for file in files if file.is_relative_to(server.output)]
+    return saved if any(file.suffix == ".png" for file in saved) else list(files)
 
 
 def draw(row: Workflow, files: list[Path]) -> None:

@@ -158,6 +158,27 @@ def batch(g: Example) -> None:
     g.save(g.depth(seen, scope="per batch"), "batch")
 
 
+def video(g: Example) -> None:
+    picture, frames = g.picture(), None
+    for number in range(PANNED):
+        frame = g.at(1, g.add("ImageCrop", image=picture, width=512, height=384, x=24 * number, y=96))
+        frames = frame if frames is None else g.at(2, g.add("ImageBatch", image1=frames, image2=frame))
+    seen = g.perceive(g.model("depth"), frames)
+    steady = g.add("DiffusionPerceptionSteadyDepth", map=seen)
+    g.add("SaveVideo", video=g.add("CreateVideo", images=steady[1], fps=12.0), filename_prefix="perception/video")
+
+
+PANNED = 4
+"""Frames of a camera that is moved over a picture."""
+
+
+def large(g: Example) -> None:
+    picture = g.add("ImageScaleBy", image=g.picture(), upscale_method="lanczos", scale_by=2.0)
+    model = g.model("depth")
+    once, tiled = g.perceive(model, picture), g.perceive(model, picture, tile=512)
+    g.save(g.stitch(once[1], tiled[1]), "large")
+
+
 def own_file(g: Example) -> None:
     picture = g.picture()
     seen = g.perceive(g.model("as trained"), picture)

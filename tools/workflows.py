@@ -158,6 +158,20 @@ WORKFLOWS: tuple[Workflow, ...] = (
         "on a large GPU.",
     ),
     Workflow(
+        "Depth of a Video", graphs.video,
+        "The depth of a video's frames, brought to one scale and shift over time, as a video that does not flicker.",
+        "The four frames here are a camera's way over one picture: put *Load Video* and *Get Video Components* in "
+        "their place, and the video's own frame rate into *Create Video*. For values in place of a picture connect "
+        "*Save Map* to *Steady Depth*.",
+    ),
+    Workflow(
+        "A Large Picture", graphs.large,
+        "The depth of a picture larger than the network sees, at once and in tiles that are brought to the whole.",
+        "*tile* says how large a tile is; each is seen at the resolution that the model was trained at, so smaller "
+        "tiles show more detail and take longer. Put your own picture of 2K to 8K in the place of the enlarged one, "
+        "which has no more detail to show than it had.",
+    ),
+    Workflow(
         "Your Own Trained File", graphs.own_file,
         "How a file that you trained with this pack's command line is run: choose it, nothing else.",
         "Put your file into models/perception, press R, and choose it in *Load Perception Model* in the place of the "

@@ -89,6 +89,8 @@ def pictures(file: Path) -> list[np.ndarray]:
         return [as_rgb(channel) for channel in read_exr(file)]
     if file.suffix == ".npy":
         return [as_rgb(np.load(file))]
+    if file.suffix == ".mp4":
+        return frames(file)
     if file.suffix == ".glb":
         return []  # whose depth is drawn beside it
     with Image.open(file) as opened:
@@ -97,6 +99,14 @@ def pictures(file: Path) -> list[np.ndarray]:
     if values.ndim == 3 and values.shape[2] == 4:
         return [values[..., :3] * values[..., 3:], as_rgb(values[..., 3:])]
     return [as_rgb(values)]
+
+
+def frames(file: Path) -> list[np.ndarray]:
+    """(H, W, 3) from 0 to 1 of each frame of a video."""
+    import av
+
+    with av.open(str(file)) as opened:
+        return [frame.to_ndarray(format="rgb24") / 255 for frame in opened.decode(video=0)]
 
 
 def as_rgb(values: np.ndarray) -> np.ndarray:
