@@ -4,13 +4,16 @@
 
 The starter's depth in ComfyUI on a CPU, frames of 512x512, by the nodes that a graph has: Load Perception Model and
 Perceive. Each length in a process of its own, which has perceived one frame before. What counts is the peak over what
-was resident, less the three outputs: the map, its picture and its mask.
+was resident, less the three outputs: the map, its picture and its mask. Of `predict` on a folder of as many frames it
+is the peak of the whole command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -53,6 +56,28 @@ def perceived(model: str, frames: int, size: int) -> dict[str, float]:
     return {"in": video.nbytes / 2**20, "out": given, "beyond": resident("VmHWM") - before - given}
 
 
+def commanded(frames: int, size: int) -> float:
+    """MiB at most of `predict` on a folder of frames."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "frames"
+        folder.mkdir()
+        for number in range(frames):
+            Image.fromarray(draw.integers(0, 256, (size, size, 3), np.uint8)).save(folder / f"{number}.jpg")
+        words = ["predict", "--model", str(STARTER), "--task", "depth", "--out", f"{place}/out", str(folder)]
+        child = subprocess.Popen([sys.executable, "-m", "diffusion_perception.trainer", *words], env=ONE_THREAD)
+        _, status, used = os.wait4(child.pid, 0)
+        if status:
+            raise SystemExit("predict failed")
+    return used.ru_maxrss / 1024
+
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=[15, 30, 60, 120, 240])
@@ -67,8 +92,10 @@ def main() -> None:
         (models / STARTER.name).symlink_to(STARTER)
         for frames in arguments.frames:
             found[frames] = inside(perceived, model=STARTER.name, frames=frames, size=arguments.size, timeout=7200)
+            found[frames]["predict"] = commanded(frames, arguments.size)
             row = {name: round(value) for name, value in found[frames].items()}
-            print(f"{frames} frames: {row['in']} MiB in, {row['out']} MiB out, {row['beyond']} MiB beyond", flush=True)
+            told = "{frames} frames: {in} MiB in, {out} MiB out, {beyond} MiB beyond; predict {predict} MiB in all"
+            print(told.format(frames=frames, **row), flush=True)
     if arguments.out:
         machine = speed.machine(SimpleNamespace(gpu=False, threads=1, size=arguments.size))
         arguments.out.write_text(json.dumps({"machine": machine, "MiB": found}, indent=1) + "\n", encoding="utf-8")

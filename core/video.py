@@ -75,7 +75,9 @@ def blending(perceiver: Perceiver, share: float) -> Perceiver:
     return replace(perceiver, autoencoder=Blending(perceiver.needs_autoencoder(), share))
 
 
-def check_share(share: float) -> None:
-    """UserError for a share of the frames before that is none."""
+def check_share(share: float, tile: int = 0) -> None:
+    """UserError for a share of the frames before that is none, and for frames in tiles, of which none was before."""
     if not 0 <= share < 1:
         raise UserError(f"blend={share:g} is not from 0 to below 1: it is the share of the frames before.")
+    if share and tile:
+        raise UserError(f"blend={share:g} and tile={tile}: tiles cannot be blended over time; set one of them to 0.")

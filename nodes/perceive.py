@@ -18,6 +18,7 @@ from ..core.large_pictures import LARGEST, passes_large, predict_large
 from ..core.multitask import passes_of_tasks, predict_latent_tasks, predict_tasks, targets_of
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, passes, predict, predict_latent
+from ..core.video import blending, check_share
 from . import host
 from .notes import note, telling
 from .preview import previewed
@@ -104,6 +105,20 @@ def tile_input() -> io.Int.Input:
     )
 
 
+def blend_input() -> io.Float.Input:
+    return io.Float.Input(
+        "blend",
+        default=0.0,
+        min=0.0,
+        max=0.95,
+        step=0.05,
+        optional=True,
+        tooltip="For the frames of one video, in their order: the share of the frames before in each answer, where "
+        "nothing moves. 0.5 flickers less and costs little; 0 sees each frame by itself.",
+        **ADVANCED,
+    )
+
+
 def picture_inputs() -> list[Any]:
     """What a node takes beside its perception that perceives an image."""
     return [
@@ -136,6 +151,7 @@ class Perceive(io.ComfyNode):
                 Perception.Input("perception", tooltip="From Load Perception Model or Apply Perception Adapter."),
                 *picture_inputs(),
                 tile_input(),
+                blend_input(),
             ],
             outputs=perception_outputs(),
             is_output_node=True,
@@ -157,8 +173,10 @@ class Perceive(io.ComfyNode):
         vae: Any = None,
         vae_precision: str = host.FULL_PRECISION,
         tile: int = 0,
+        blend: float = 0.0,
     ) -> io.NodeOutput:
-        perceiver = prepared(perception, vae, vae_precision)
+        check_share(blend, tile)
+        perceiver = blending(prepared(perception, vae, vae_precision), blend)
         pictures = as_rgb(check_image(image)).movedim(-1, 1)
         if tile:
             tick = host.ticker(passes_large(perceiver, pictures, tile, batch_size))

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.core.video import Blending, blending
+from diffusion_perception.core.video import Blending, blending, check_share
 
 
 class Plain:
@@ -76,6 +76,13 @@ def test_no_share_is_the_perceiver_itself():
 def test_shares_that_are_none_are_refused(share):
     with pytest.raises(UserError, match="is not from 0 to below 1"):
         blending(tiny.perceiver(Recipe("depth")), share)
+
+
+def test_tiles_are_not_blended():
+    with pytest.raises(UserError, match="cannot be blended over time"):
+        check_share(0.5, 512)
+    check_share(0.0, 512)
+    check_share(0.5, 0)
 
 
 def test_answers_that_are_no_latents_are_refused():

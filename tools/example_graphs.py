@@ -163,7 +163,7 @@ def video(g: Example) -> None:
     for number in range(PANNED):
         frame = g.at(1, g.add("ImageCrop", image=picture, width=512, height=384, x=24 * number, y=96))
         frames = frame if frames is None else g.at(2, g.add("ImageBatch", image1=frames, image2=frame))
-    seen = g.perceive(g.model("depth"), frames)
+    seen = g.perceive(g.model("depth"), frames, blend=0.5)
     steady = g.add("DiffusionPerceptionSteadyDepth", map=seen)
     g.add("SaveVideo", video=g.add("CreateVideo", images=steady[1], fps=12.0), filename_prefix="perception/video")
 

@@ -86,7 +86,10 @@ def differing(texts: Texts, translated: Texts, language: str) -> list[str]:
 
 def renewed(texts: Texts, before: Texts, translated: Texts) -> Texts:
     """A translation after English changed: gone where it did; taken from where the same words are translated."""
-    kept = {place: text for place, text in translated.items() if texts.get(place) == before.get(place)}
+    # what was translated before the English was written is taken for its translation
+    kept = {
+        place: text for place, text in translated.items() if texts.get(place) == before.get(place, texts.get(place))
+    }
     known = {before[place]: text for place, text in translated.items() if place in before}
     return {place: kept.get(place) or known[text] for place, text in texts.items() if place in kept or text in known}
 

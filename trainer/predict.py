@@ -143,9 +143,7 @@ def seen(
     )
 
 
-def perceive_clip(
-    perceiver: Perceiver, clip: Folder | Video, device: str, noise: Noise, wanted: Prediction
-) -> None:
+def perceive_clip(perceiver: Perceiver, clip: Folder | Video, device: str, noise: Noise, wanted: Prediction) -> None:
     """A dense map of each frame, and their files."""
     blended = blending(perceiver, wanted.blend)
     predict_clip(
@@ -308,4 +306,4 @@ def check_fits(recipe: Recipe, wanted: Prediction, clips: Clips) -> None:
         kinds = " or ".join(tasks_where(picture="nearness"))
         raise UserError(f"--steady is for {kinds}, but {recipe.id} predicts {name}: leave it out.")
     Steadying(wanted.steady)
-    check_share(wanted.blend)
+    check_share(wanted.blend, wanted.tile)
