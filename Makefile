@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 .PHONY: test test-host lint test-slow test-gpu test-browser host browser screenshots demo pictures example-pictures serve starter tables tables-full clean
 
 # Files of tests side by side: networks this small use one core each
-test: lint host
+test: lint host browser
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
@@ -22,7 +22,7 @@ test-slow: host
 	$(BIN)/pytest -q -m "(slow or realsize) and not gpu"
 	FUZZ_EXAMPLES=2000 $(BIN)/pytest -q tests/test_fuzz.py
 
-# A newcomer's first minutes in the editor; not yet among `make test`: of two whole runs one click in each was lost
+# Of `make test` a newcomer's first minutes in the editor alone
 test-browser: host browser
 	$(BIN)/pytest -q -m browser tests/browser
 

@@ -106,6 +106,10 @@ class Editor:
             self.page.locator(self.frontend.details).click()
         return named.inner_text()
 
+    def films(self) -> int:
+        """How many videos stand on nodes."""
+        return self.page.locator("video").count()
+
     def pictures(self) -> dict[str, list[Picture]]:
         """{node: the pictures on it}"""
         return self.page.evaluate(looks.PICTURES)

@@ -36,9 +36,11 @@ def is_whole(editor, title: str) -> bool:
 
 def flat(editor, outputs: dict) -> list[str]:
     """The nodes that gave pictures which are not to be seen on them."""
-    given = [node for node, output in outputs.items() if output.get("images")]
+    films = [node for node, output in outputs.items() if any(output.get("animated", ()))]
+    given = [node for node, output in outputs.items() if output.get("images") and node not in films]
     assert given
     editor.fit()
+    assert editor.until(lambda: editor.films() >= len(films))
     editor.until(lambda: {*given} <= {*editor.pictures()})
     shown = editor.pictures()
     return [node for node in given if min((one["shades"] for one in shown.get(node, [])), default=0) < SHADES]
