@@ -241,7 +241,7 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate`."""
     models = (
         "checkpoint, or adapter of --base; constant or image-row; an .onnx file with a .toml beside it; a folder of a "
-        "depth model of transformers"
+        "model of transformers for depth or segments"
     )
     verb.add_argument("models", nargs="+", metavar="MODEL", help=models)
     sets = "[READER:]FOLDER[,KEY=VALUE...], a reader's name as in a training config; a plain folder if left out"
