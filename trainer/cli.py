@@ -68,6 +68,8 @@ def parser() -> Parser:
     add_train(verbs.add_parser("train", help="train weights for the nodes and for predict", formatter_class=Formatter))
     measured = "measure models on datasets, as the papers do"
     add_evaluate(verbs.add_parser("evaluate", help=measured, formatter_class=Formatter))
+    told = "make training data: pictures, and what teachers see in them"
+    add_label(verbs.add_parser("label", help=told, formatter_class=Formatter))
     looked = "look a dataset over before training on it"
     add_check(verbs.add_parser("check", help=looked, formatter_class=Formatter))
     add_scenes(verbs.add_parser("scenes", help="render training data with exact truth", formatter_class=Formatter))
@@ -267,6 +269,22 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from .evaluation.contenders import Asked
 
     return run(Evaluation(asked=Asked(**of(Asked, arguments)), **of(Evaluation, arguments)))
+
+
+def add_label(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `label`."""
+    plan = "which prompts, pictures and teachers; the same command goes on where it was stopped"
+    verb.add_argument("plan", type=Path, metavar="CONFIG.toml", help=plan)
+    verb.add_argument("--out", type=Path, help="plain folder to write, in place of the file's `out`")
+    verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
+    verb.set_defaults(run=run_label)
+
+
+def run_label(arguments: argparse.Namespace) -> int:
+    """`label`."""
+    from .label import Labelling, run
+
+    return run(Labelling(**of(Labelling, arguments)))
 
 
 def add_check(verb: argparse.ArgumentParser) -> None:
