@@ -307,7 +307,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def add_written_arguments(verb: argparse.ArgumentParser) -> None:
     """What is written, and how."""
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors file, or folder, to write")
     add_checkpoint_arguments(verb)
     add_recipe_arguments(verb)
     verb.add_argument("--licence", default="", help="licence of the weights, for their header")
@@ -322,6 +322,8 @@ def add_export(verb: argparse.ArgumentParser) -> None:
     """The arguments of `export`."""
     add_source_arguments(verb, "folder in diffusers layout, published repository or .safetensors file")
     add_written_arguments(verb)
+    layouts = "own, one file; diffusers, a folder of networks or the names of its LoRA; kohya, its names of a LoRA"
+    verb.add_argument("--layout", choices=("own", "diffusers", "kohya"), default="own", help=layouts)
     verb.add_argument("--merge", action="store_true", help="write the base with the adapter added in, not the adapter")
     verb.set_defaults(run=run_export)
 
