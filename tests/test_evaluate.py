@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
 from diffusion_perception.trainer import scoring
@@ -29,6 +30,7 @@ from diffusion_perception.trainer.data.arrays import BrokenRecord
 from diffusion_perception.trainer.data.records import Sample
 from diffusion_perception.trainer.data.tasks import TASK_DATA
 from diffusion_perception.trainer.evaluate import finite
+from diffusion_perception.trainer.evaluation.foreign import open_onnx, open_transformers
 from diffusion_perception.trainer.evaluation.sets import feed_of, set_named
 from diffusion_perception.trainer.host import open_perceiver
 from diffusion_perception.trainer.scoring import Ruler, metric_named, score
@@ -411,3 +413,53 @@ def test_a_depth_model_of_transformers_is_disparity_unless_it_is_one_of_those_in
     row = found(tmp_path / "out", "disparity", "aligned", str(tmp_path / "dpt"))
     assert row["metrics"]["abs-rel"] > 0
     assert "then inverted" in row["protocol"]
+
+
+def test_an_onnx_model_of_classes_is_read_by_the_output_and_the_order_of_colours_that_its_toml_names(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper
+
+    # the colours themselves as scores, as a second output; the first is nothing
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "h", "w"])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"]) for name in ("zero", "scores")]
+    nodes = [
+        helper.make_node("Sub", ["image", "image"], ["zero"]),
+        helper.make_node("Identity", ["image"], ["scores"]),
+    ]
+    graph = helper.make_graph(nodes, "scores", [given], outputs)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "three.onnx"
+    )
+    said = 'classes = ["b", "g", "r"]\ntask = "segmentation"\nmean = [0, 0, 0]\nstd = [1, 1, 1]\n'
+    (tmp_path / "three.toml").write_text(said + 'colours = "bgr"\noutput = "scores"\n')
+    recipe, on, _ = open_onnx(tmp_path / "three.onnx")
+    image = torch.rand(1, 3, 5, 7)
+    assert torch.equal(on("cpu")(image, -1), 2 - image.argmax(1, keepdim=True).float())
+    assert [row.split()[1] for row in recipe.palette.split(", ")] == ["b", "g", "r"]
+    (tmp_path / "three.toml").write_text(said + 'output = "other"\n')
+    with pytest.raises(UserError, match="zero, scores"):
+        open_onnx(tmp_path / "three.onnx")[1]("cpu")
+
+
+def test_a_segmenter_of_transformers_gives_its_own_classes(tmp_path):
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        num_encoder_blocks=1, depths=[1], sr_ratios=[1], hidden_sizes=[8], num_attention_heads=[1], patch_sizes=[3],
+        strides=[2], mlp_ratios=[1], decoder_hidden_size=8, id2label={0: "wall", 1: "floor", 2: "ball"},
+        label2id={"wall": 0, "floor": 1, "ball": 2},
+    )  # fmt: skip
+    model = SegformerForSemanticSegmentation(config).eval()
+    model.save_pretrained(tmp_path)
+    processor = SegformerImageProcessor(size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path)
+    recipe, on, _ = open_transformers(tmp_path)
+    image = (torch.rand(1, 3, 24, 40) * 255).round() / 255
+    picture = Image.fromarray((image[0].movedim(0, -1) * 255).round().byte().numpy())
+    with torch.no_grad():
+        answer = model(**processor(images=picture, return_tensors="pt"))
+    (expected,) = processor.post_process_semantic_segmentation(answer, target_sizes=[(24, 40)])
+    assert torch.equal(on("cpu")(image, -1)[0, 0].long(), expected)
+    assert [row.split()[1] for row in recipe.palette.split(", ")] == ["wall", "floor", "ball"]

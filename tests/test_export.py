@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffusion_perception.core.checkpoints.adapter_file import describe_adapter, read_adapter
-from diffusion_perception.core.checkpoints.adapters import Delta, LowRank
+from diffusion_perception.core.checkpoints.adapter_file import describe_adapter, read_adapter, write_adapter
+from diffusion_perception.core.checkpoints.adapters import Adapter, Delta, LowRank
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.checkpoints.extract import Source, difference, extract, truncate
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
+from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.cli import main
 
@@ -402,3 +404,148 @@ def test_the_command_line_predicts_dmp_as_its_authors_do(tmp_path, golden):
     )  # fmt: skip
     expected = np.load(folder / "expected.npz")["full_attention/rgb_v_5_prompt_guidance2/output"]
     assert np.abs((np.load(tmp_path / "image.npy") * 255).round() - expected).max() <= 1
+
+
+# other layouts
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    """Two recipes on one network."""
+    recipes = [
+        Recipe("depth", base="custom", resolution=48, licence="MIT", data="rooms"),
+        Recipe("normal", name="tilted", base="custom", resolution=64, axes=("left", "up", "back")),
+    ]
+    return tiny.write_own(tmp_path / "own.safetensors", recipes)
+
+
+@pytest.mark.parametrize("task", ["depth", "tilted"])
+def test_a_folder_in_diffusers_layout_predicts_to_the_last_bit_as_the_file_it_was_made_of(tmp_path, own, task):
+    run("export", "--model", own, "--layout", "diffusers", "--dtype", "fp32", "--out", tmp_path / "folder")
+    expected = predicted(tmp_path, "--model", own, "--task", task)
+    assert np.array_equal(predicted(tmp_path, "--model", tmp_path / "folder", "--task", task), expected)
+    # and back
+    run("export", "--model", tmp_path / "folder", "--dtype", "fp32", "--out", tmp_path / "back.safetensors")
+    first, last = (load_file(path) for path in (own, tmp_path / "back.safetensors"))
+    assert first.keys() == last.keys()
+    assert all(torch.equal(first[name], last[name]) for name in first)
+    found = [open_checkpoint(path, task=task).recipe for path in (own, tmp_path / "back.safetensors")]
+    assert found[0] == found[1]
+
+
+def test_diffusers_opens_every_part_of_such_a_folder(tmp_path, own):
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    run("export", "--model", own, "--layout", "diffusers", "--dtype", "fp32", "--out", tmp_path / "folder")
+    tensors = load_file(own)
+    for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        state = kind.from_pretrained(tmp_path / "folder", subfolder=name, local_files_only=True).state_dict()
+        assert {f"{name}.{key}" for key in state} == {key for key in tensors if key.startswith(f"{name}.")}
+        assert all(torch.equal(tensor, tensors[f"{name}.{key}"]) for key, tensor in state.items())
+    latent, told = torch.randn(1, 4, 8, 8), tensors["context.depth"]
+    network = UNet2DConditionModel.from_pretrained(tmp_path / "folder", subfolder="unet").eval()
+    with torch.no_grad():
+        expected = tiny.unet().eval()(latent, 1, told).sample
+        assert (network(latent, 1, told).sample - expected).abs().max() < 1e-5
+    scheduler = DDIMScheduler.from_pretrained(tmp_path / "folder", subfolder="scheduler")
+    assert (scheduler.config.beta_start, scheduler.config.prediction_type) == (1.0, "v_prediction")
+
+
+def test_its_card_names_licence_data_and_the_hash_of_every_file(tmp_path, own):
+    folder = tmp_path / "folder"
+    run("export", "--model", own, "--layout", "diffusers", "--out", folder)
+    text = (folder / "README.md").read_text("utf-8")
+    assert text.startswith('---\nlicense: "mit"\n')
+    assert "- Learnt from: rooms" in text
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {"README.md"}
+    lines = [line.split("  ") for line in text.splitlines()]
+    said = {line[1]: line[0] for line in lines if len(line[0]) == 64}
+    assert said == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+
+
+def test_a_head_and_a_negative_context_go_along(tmp_path):
+    recipes = [Recipe("depth", base="custom", resolution=48, head="plain", codec="min-max")]
+    head = untrained_head("plain", tiny.unet().config.block_out_channels, 8, 1)
+    contexts = {"depth": tiny.context(0)}
+    own = tiny.write_own(tmp_path / "head.safetensors", recipes, heads={"plain": head.state_dict()}, contexts=contexts)
+    run("export", "--model", own, "--layout", "diffusers", "--dtype", "fp32", "--out", tmp_path / "folder")
+    expected = predicted(tmp_path, "--model", own)
+    assert np.array_equal(predicted(tmp_path, "--model", tmp_path / "folder"), expected)
+
+
+REFUSED = [
+    (("--layout", "diffusers"), "file.safetensors", "named as a file"),
+    (("--layout", "diffusers"), "full", "is there already"),
+    (("--layout", "kohya"), "file.safetensors", "give --adapter"),
+    (("--layout", "diffusers", "--decoder", "x.safetensors"), "folder", "no place for light halves"),
+]
+
+
+@pytest.mark.parametrize(("words", "out", "sentence"), REFUSED)
+def test_what_a_layout_cannot_be_written_as_is_said(tmp_path, own, capsys, words, out, sentence):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    assert sentence in fails(capsys, "export", "--model", own, *words, "--out", tmp_path / out)
+
+
+def write_low_rank(path: Path, *, plain: bool = True) -> Path:
+    """An adapter of attention; with differences of a norm and a bias beside it unless it is plain."""
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) * 0.1
+
+    width = tiny.unet().config.block_out_channels[0]
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    parts: dict[str, LowRank | Delta] = {
+        f"{layer}.{name}": LowRank(drawn(4, width), drawn(width, 4), scale=0.5) for name in ("to_q", "to_v", "to_out.0")
+    }
+    convolution = tuple(tiny.unet().mid_block.resnets[0].conv1.weight.shape)
+    parts["mid_block.resnets.0.conv1"] = LowRank(drawn(4, *convolution[1:]), drawn(convolution[0], 4), scale=2.0)
+    if not plain:
+        parts["conv_norm_out"] = Delta(drawn(width), drawn(width))
+    recipes = (Recipe("normal", base="custom", family="genpercept", tokens=2),)
+    write_adapter(path, Adapter(path, parts, "own", base="custom", recipes=recipes))
+    return path
+
+
+@pytest.mark.parametrize(("layout", "spelling"), [("diffusers", "peft"), ("kohya", "kohya")])
+def test_a_lora_in_others_names_predicts_as_before(tmp_path, base, layout, spelling):
+    adapter, out = write_low_rank(tmp_path / "adapter.safetensors"), tmp_path / f"{layout}.safetensors"
+    words = ("--layout", layout, "--dtype", "fp32", "--out", out)
+    run("export", "--adapter", adapter, "--base", base, *words)
+    expected = predicted(tmp_path, "--adapter", adapter, "--base", base)
+    given = ("--family", "genpercept", "--task", "normal")
+    assert np.array_equal(predicted(tmp_path, "--adapter", out, "--base", base, *given), expected)
+    assert read_adapter(out).spelling == spelling
+
+
+def test_diffusers_loads_its_lora_and_makes_of_it_what_is_made_here(tmp_path, base):
+    adapter, out = write_low_rank(tmp_path / "adapter.safetensors"), tmp_path / "diffusers.safetensors"
+    run("export", "--adapter", adapter, "--base", base, "--layout", "diffusers", "--dtype", "fp32", "--out", out)
+    network = copy.deepcopy(tiny.unet()).eval()
+    merged = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for layer, part in read_adapter(adapter).parts.items():
+        merged[f"{layer}.weight"] += part.difference()
+    held = load_file(out)
+    alphas = {name: tensor.item() for name, tensor in held.items() if name.endswith(".alpha")}
+    tensors = {name: tensor for name, tensor in held.items() if name not in alphas}
+    network.load_lora_adapter(tensors, network_alphas=alphas, prefix="unet")
+    latent, told = torch.randn(1, 4, 8, 8), tiny.context(0)
+    other = copy.deepcopy(tiny.unet()).eval()
+    before = other(latent, 1, told).sample
+    other.load_state_dict(merged)
+    with torch.no_grad():
+        found, expected = network(latent, 1, told).sample, other(latent, 1, told).sample
+    assert (found - expected).abs().max() < 5e-5
+    assert (before - expected).abs().max() > 1e-3
+
+
+def test_what_is_no_lora_has_names_in_kohyas_alone(tmp_path, base, capsys):
+    adapter, out = write_low_rank(tmp_path / "adapter.safetensors", plain=False), tmp_path / "other.safetensors"
+    words = ("export", "--adapter", adapter, "--base", base, "--dtype", "fp32", "--out", out, "--layout")
+    assert "are no plain LoRA" in fails(capsys, *words, "diffusers")
+    run(*words, "kohya")
+    expected = predicted(tmp_path, "--adapter", adapter, "--base", base)
+    given = ("--family", "genpercept", "--task", "normal")
+    assert np.array_equal(predicted(tmp_path, "--adapter", out, "--base", base, *given), expected)

@@ -68,6 +68,8 @@ def parser() -> Parser:
     add_train(verbs.add_parser("train", help="train weights for the nodes and for predict", formatter_class=Formatter))
     measured = "measure models on datasets, as the papers do"
     add_evaluate(verbs.add_parser("evaluate", help=measured, formatter_class=Formatter))
+    told = "make training data: pictures, and what teachers see in them"
+    add_label(verbs.add_parser("label", help=told, formatter_class=Formatter))
     looked = "look a dataset over before training on it"
     add_check(verbs.add_parser("check", help=looked, formatter_class=Formatter))
     add_scenes(verbs.add_parser("scenes", help="render training data with exact truth", formatter_class=Formatter))
@@ -250,7 +252,7 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate`."""
     models = (
         "checkpoint, or adapter of --base; constant or image-row; an .onnx file with a .toml beside it; a folder of a "
-        "depth model of transformers"
+        "model of transformers for depth or segments"
     )
     verb.add_argument("models", nargs="+", metavar="MODEL", help=models)
     sets = "[READER:]FOLDER[,KEY=VALUE...], a reader's name as in a training config; a plain folder if left out"
@@ -278,6 +280,22 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return run(Evaluation(asked=Asked(**of(Asked, arguments)), **of(Evaluation, arguments)))
 
 
+def add_label(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `label`."""
+    plan = "which prompts, pictures and teachers; the same command goes on where it was stopped"
+    verb.add_argument("plan", type=Path, metavar="CONFIG.toml", help=plan)
+    verb.add_argument("--out", type=Path, help="plain folder to write, in place of the file's `out`")
+    verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
+    verb.set_defaults(run=run_label)
+
+
+def run_label(arguments: argparse.Namespace) -> int:
+    """`label`."""
+    from .label import Labelling, run
+
+    return run(Labelling(**of(Labelling, arguments)))
+
+
 def add_check(verb: argparse.ArgumentParser) -> None:
     """The arguments of `check`."""
     sets = "[READER:]FOLDER[,KEY=VALUE...], a reader's name as in a training config; a plain folder if left out"
@@ -298,7 +316,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def add_written_arguments(verb: argparse.ArgumentParser) -> None:
     """What is written, and how."""
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors file, or folder, to write")
     add_checkpoint_arguments(verb)
     add_recipe_arguments(verb)
     verb.add_argument("--licence", default="", help="licence of the weights, for their header")
@@ -313,6 +331,8 @@ def add_export(verb: argparse.ArgumentParser) -> None:
     """The arguments of `export`."""
     add_source_arguments(verb, "folder in diffusers layout, published repository or .safetensors file")
     add_written_arguments(verb)
+    layouts = "own, one file; diffusers, a folder of networks or the names of its LoRA; kohya, its names of a LoRA"
+    verb.add_argument("--layout", choices=("own", "diffusers", "kohya"), default="own", help=layouts)
     verb.add_argument("--merge", action="store_true", help="write the base with the adapter added in, not the adapter")
     verb.set_defaults(run=run_export)
 

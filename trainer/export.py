@@ -1,4 +1,4 @@
-"""`export` and `extract`: checkpoints and adapters of any layout -> the project's own files."""
+"""`export` and `extract`: checkpoints and adapters of any layout -> the project's own files, or diffusers' layout."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ from ..core.errors import UserError
 from ..core.recipe import Recipe
 from ..core.tiny_vae import ROLES, Role
 from .host import Diffusers, named_context, refuse_text_encoder
+from .lora_file import write_lora
 from .model_choice import ModelChoice
 from .outputs import files_of, places
+from .repository import check_folder, write_repository
 
+LAYOUTS = ("own", "diffusers", "kohya")
+"""The project's own file; diffusers' folder of networks, or names of LoRA; kohya's names of LoRA."""
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -38,7 +42,9 @@ class Export:
 
     choice: ModelChoice
     out: Path
-    """The .safetensors file to write."""
+    """The .safetensors file to write, or the folder."""
+    layout: str = "own"
+    """A row of LAYOUTS."""
     licence: str = ""
     data: str = ""
     """For the header: the licence of the weights, and what they were trained on."""
@@ -55,7 +61,8 @@ class Export:
 
 def run_export(wanted: Export) -> list[str]:
     """Write what the arguments name as one file of the project's; lines for a person about it."""
-    check_out(wanted)
+    whole = wanted.choice.adapter is None or wanted.merge
+    check_layout(wanted, whole)
     if wanted.choice.adapter is None:
         checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
         first = checkpoints[0]
@@ -73,6 +80,18 @@ def run_export(wanted: Export) -> list[str]:
         parts = {layer: cast_part(part, DTYPES[wanted.dtype]) for layer, part in adapter.parts.items()}
         write_parts([checkpoint], base, replace(adapter, parts=parts), wanted)
     return [told(wanted.out, [checkpoint.recipe])]
+
+
+def check_layout(wanted: Export, whole: bool) -> None:
+    """UserError for what a layout cannot hold, or a place where it cannot be written. whole: networks, no adapter."""
+    if wanted.layout == "kohya" and whole:
+        raise UserError("--layout kohya names the layers of a LoRA: give --adapter, without --merge.")
+    if wanted.layout != "own" and (wanted.decoder or wanted.encoder):
+        raise UserError(f"--layout {wanted.layout} has no place for light halves of a VAE: leave them out.")
+    if wanted.layout == "diffusers" and whole:
+        check_folder(wanted.out)
+    else:
+        check_out(wanted)
 
 
 def run_extract(wanted: Export) -> list[str]:
@@ -168,10 +187,21 @@ def about_light(light: Mapping[Role, Mapping[str, object]], checkpoint: Checkpoi
 def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], wanted: Export) -> None:
     """The networks of some recipes, whole, with their contexts baked in."""
     first, dtype = checkpoints[0], DTYPES[wanted.dtype]
-    light, vae = light_of(checkpoints, wanted), None
+    vae = None
     if first.vae is not None and first.vae_architecture is not None:
         vae = first.vae_architecture, cast(first.vae.load(), dtype)
     recipes = [checkpoint.recipe for checkpoint in checkpoints]
+    if wanted.layout == "diffusers":
+        write_repository(
+            wanted.out,
+            [replace(recipe, **dict.fromkeys(LIGHT_FIELDS, "")) for recipe in recipes],
+            unet=(first.architecture, cast(unet, dtype)),
+            vae=vae,
+            heads=heads_of(checkpoints, dtype),
+            contexts=contexts_of(checkpoints, wanted),
+        )
+        return
+    light = light_of(checkpoints, wanted)
     write_own(
         wanted.out,
         recipes,
@@ -182,6 +212,10 @@ def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], wan
         contexts=contexts_of(checkpoints, wanted),
         metadata={**modelspec(recipes, recipes[0].base, title=wanted.out.stem), **about_light(light, first)},
     )
+
+
+LIGHT_FIELDS = ("decoder", "decoder_cost", "encoder", "encoder_cost")
+"""Of a recipe: what only the project's own file holds."""
 
 
 def write_parts(checkpoints: list[Checkpoint], base: Networks, adapter: Adapter, wanted: Export) -> None:
@@ -195,6 +229,10 @@ def write_parts(checkpoints: list[Checkpoint], base: Networks, adapter: Adapter,
         licence=first.recipe.licence or adapter.licence,
         data=first.recipe.data or adapter.data,
     )
+    if wanted.layout != "own":
+        spec = modelspec(described.recipes, first.recipe.base, title=wanted.out.stem, adapter=True)
+        write_lora(wanted.out, described, wanted.layout, spec)
+        return
     contexts = contexts_of(checkpoints, wanted)
     heads = heads_of(checkpoints, DTYPES[wanted.dtype])
     light = light_of(checkpoints, wanted)
@@ -260,4 +298,6 @@ def kind_of(part: Part) -> str:
 
 
 def told(out: Path, recipes: list[Recipe]) -> str:
-    return f"{out}: {', '.join(recipe.id for recipe in recipes)}, {out.stat().st_size / 1e6:.1f} MB"
+    files = out.rglob("*") if out.is_dir() else [out]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return f"{out}: {', '.join(recipe.id for recipe in recipes)}, {size / 1e6:.1f} MB"

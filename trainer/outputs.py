@@ -14,7 +14,7 @@ from .model_choice import ModelChoice
 
 READ = (
     *(*STEMS, "pytorch_lora_weights", "adapter_model", "config", "model_index", "scheduler_config", "adapter_config"),
-    *("tokenizer", "vocab", "merges", "special_tokens_map"),
+    *("tokenizer", "vocab", "merges", "special_tokens_map", "diffusion_perception", "text_embeds"),
 )
 """How the files begin that are read of a model's folder; others in it may be results of before."""
 

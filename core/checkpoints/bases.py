@@ -20,6 +20,7 @@ from .context import find_context
 from .families import family_named, recipe_for, recognise
 from .networks import Networks, absolute
 from .own_file import OwnFile, read_own
+from .recipes_beside import context_named
 from .tensors import CheckpointError, Weights
 from .tiny_vae_file import own_light
 
@@ -94,6 +95,8 @@ def context_of(own: OwnFile | None, path: Path, recipe: Recipe, architecture: UN
 
 
 def negative_of(path: Path, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:
-    """The negative context baked into a file of the project's."""
+    """The negative context baked into a file of the project's, or into what lies beside a UNet's folder."""
+    if path.is_dir():
+        return context_named(path.parent, f"{recipe.id}.negative", architecture)
     own = read_own(path) if path.suffix == ".safetensors" else None
     return own.negative(recipe, architecture) if own else None

@@ -25,8 +25,9 @@ from .networks import (
     unet_folders,
 )
 from .own_file import OwnFile, read_own
+from .recipes_beside import context_named, recipes_beside
 from .strangers import plain, refuse_pickle
-from .tensors import INNER_HEAD, CheckpointError, Weights, find_files, network, pick_head, read_json, shown
+from .tensors import INNER_HEAD, CheckpointError, Weights, find_files, keep, network, pick_head, read_json, shown
 from .tiny_vae_file import own_light
 
 
@@ -167,7 +168,8 @@ def is_for_another(unet: Path, task: str) -> bool:
 
 def rank(checkpoint: Checkpoint, family: str) -> tuple[bool, int]:
     """Sorts checkpoints of one task: first those that are of the named family by their own files."""
-    return checkpoint.recognised != family, -family_named(checkpoint.recipe.family).preference
+    named = checkpoint.recipe.family  # a recipe of one's own is of none
+    return checkpoint.recognised != family, -family_named(named).preference if named else 0
 
 
 def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
@@ -177,6 +179,8 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
             f"{shown(folder)} holds no weights: expected diffusion_pytorch_model.safetensors in it; download it again."
         )
     networks = of_folder(folder)
+    if recipes := recipes_beside(folder.parent):
+        return said_beside(networks, recipes, task)
     head_name, head = find_head(folder)
     clues = Clues(
         networks.architecture,
@@ -188,6 +192,36 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
         head_shapes=head.shapes if head else {},
     )
     return by_clues(networks, clues, head, family, task)
+
+
+def said_beside(networks: Networks, recipes: Sequence[Recipe], task: str) -> list[Checkpoint]:
+    """The recipes that stand beside a UNet's folder."""
+    place = networks.path.parent
+    wanted = [recipe for recipe in recipes if not task or is_called(recipe, task)]
+    if not wanted:
+        held = ", ".join(recipe.id for recipe in recipes)
+        raise UnsuitedError(f"{shown(place)} was trained for {held}, not for {task}: name one of these.")
+    return [
+        Checkpoint(
+            **{
+                **vars(networks),
+                "context": context_named(place, recipe.id, networks.architecture) or context_beside(networks, recipe),
+            },
+            recipe=recipe,
+            head=head_named(place, recipe),
+            recognised=recipe.family,
+            siblings=siblings_of(recipe, recipes),
+        )
+        for recipe in wanted
+    ]
+
+
+def head_named(place: Path, recipe: Recipe) -> Weights | None:
+    """The head's folder that a recipe names. CheckpointError if there is none."""
+    files = find_files(place / recipe.head) if recipe.head else ()
+    if recipe.head and not files:
+        raise CheckpointError(f"{shown(place)} lacks {recipe.head}/, which its recipe {recipe.id} names: get it again.")
+    return network(files, keep) if files else None
 
 
 # Single files without a recipe

@@ -1,4 +1,4 @@
-"""Foreign models in the same table: an ONNX file with a TOML beside it, and transformers' depth estimators in a folder.
+"""Foreign models: an ONNX file with a TOML beside it, and transformers' models of depth and of segments in a folder.
 
 model.toml, beside model.onnx, says what its numbers are; all of it may be left out but `task`:
 
@@ -10,8 +10,12 @@ model.toml, beside model.onnx, says what its numbers are; all of it may be left 
     std = [0.229, 0.224, 0.225]      # and what they are divided by
     size = 0                         # of the shorter edge; 0 is the picture's own, or what the file is fixed to
     multiple = 14                    # both edges are rounded to it
+    colours = "rgb"                  # or "bgr": the order of the input's channels
+    output = ""                      # the name of the output that is read; "" is the first
+    activation = ""                  # "sigmoid" or "stretch" (each picture from 0 to 1): what its numbers still need
+    classes = []                     # of segmentation: the names of its channels, which are scores
 
-Its input is (1, 3, H, W), its first output (1, C, h, w) or (1, h, w), which is brought back to the picture's size.
+Its input is (1, 3, H, W), its output (1, C, h, w) or (1, h, w), which is brought back to the picture's size.
 """
 
 from __future__ import annotations
@@ -21,18 +25,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.display.colour import Palette
 from ...core.errors import UserError
 from ...core.plain_files import read_json
 from ...core.recipe import Recipe
 from ...core.tasks import task_named
 from ...core.texts import read_text
-from ..data.truth import section_from
+from ..data.truth import section_from, spread_colours
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -57,12 +62,37 @@ class Card:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     size: int = 0
     multiple: int = 1
+    colours: Literal["rgb", "bgr"] = "rgb"
+    output: str = ""
+    activation: Literal["", "sigmoid", "stretch"] = ""
+    classes: tuple[str, ...] = ()
 
     def recipe(self) -> Recipe:
         """How its values are read."""
+        if self.classes:
+            return of_classes(self.classes)
         axes: Any = self.axes or None
         codec = "unit-vector" if task_named(self.task).name == "normal" and self.unit else ""
         return Recipe(task_named(self.task).name, metric=self.metric, axes=axes, codec=codec)
+
+
+def of_classes(names: tuple[str, ...]) -> Recipe:
+    """Of a model that gives a score for each of these classes."""
+    palette = Palette("", names, spread_colours(len(names))).text()
+    return Recipe("segmentation", head="scores", codec="class-scores", palette=palette)
+
+
+def stretched(values: Tensor) -> Tensor:
+    """From 0 to 1, as it is done where only the order of levels means anything; a flat picture becomes 0."""
+    low, high = values.amin(), values.amax()
+    return (values - low) / (high - low).clamp(min=1e-12)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda values: values,
+    "sigmoid": torch.sigmoid,
+    "stretch": stretched,
+}
 
 
 def is_onnx(path: Path) -> bool:
@@ -94,7 +124,7 @@ def onnx_look(path: Path, card: Card, device: str) -> Look:
         session = onnxruntime.InferenceSession(str(path), providers=[*there, "CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class
         raise UserError(f"{path} cannot be read ({error}): export it again.") from error
-    given = session.get_inputs()[0]
+    given, output = session.get_inputs()[0], output_named(session, path, card)
     fixed = [side if isinstance(side, int) else 0 for side in given.shape[-2:]]
     mean, std = (torch.tensor(row)[None, :, None, None] for row in (card.mean, card.std))
 
@@ -103,10 +133,20 @@ def onnx_look(path: Path, card: Card, device: str) -> Look:
             tuple(fixed) if all(fixed) else processed(image, resolution if resolution > 0 else card.size, card.multiple)
         )
         small = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
-        values = torch.from_numpy(session.run(None, {given.name: ((small - mean) / std).numpy()})[0]).float()
-        return resized(values, image)
+        shown = small if card.colours == "rgb" else small.flip(1)
+        (values,) = session.run([output], {given.name: ((shown - mean) / std).numpy()})
+        full = resized(ACTIVATIONS[card.activation](torch.from_numpy(values).float()), image)
+        return full.argmax(1, keepdim=True).float() if card.classes else full
 
     return look
+
+
+def output_named(session: Any, path: Path, card: Card) -> str:
+    """UserError if the file has no such output."""
+    names = [row.name for row in session.get_outputs()]
+    if card.output and card.output not in names:
+        raise UserError(f"{path} has no output {card.output!r}: its TOML may name one of {', '.join(names)}.")
+    return card.output or names[0]
 
 
 def processed(image: Tensor, shorter: int, multiple: int) -> tuple[int, int]:
@@ -127,32 +167,74 @@ METRIC = ("glpn", "zoedepth", "depth_pro", "prompt_depth_anything")
 """transformers' depth estimators whose answer is metres; the others' is disparity up to scale and shift."""
 
 
-def is_transformers(path: Path) -> bool:
-    """A folder whose config.json names a depth estimator."""
+class Kind(NamedTuple):
+    """Models of transformers that are opened alike."""
+
+    loader: str
+    """The Auto class."""
+    recipe: Callable[[dict[str, Any]], Recipe]
+    """Of what config.json says."""
+    read: Callable[[Any, Tensor], Tensor]
+    """(what the model returns, the picture) -> raw values (1, C, H, W) at the picture's size."""
+
+
+def recipe_of_depth(told: dict[str, Any]) -> Recipe:
+    metric = told.get("model_type") in METRIC or told.get("depth_estimation_type") == "metric"
+    return Recipe("depth" if metric else "disparity", metric=metric)
+
+
+def recipe_of_segments(told: dict[str, Any]) -> Recipe:
+    names = told.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # as transformers has it where nothing is said
+    return of_classes(tuple(str(names[number]) for number in sorted(names, key=int)))
+
+
+KINDS: dict[str, Kind] = {
+    "DepthEstimation": Kind(
+        "AutoModelForDepthEstimation",
+        recipe_of_depth,
+        lambda answer, image: resized(answer.predicted_depth.float().cpu(), image),
+    ),
+    "SemanticSegmentation": Kind(
+        "AutoModelForSemanticSegmentation",
+        recipe_of_segments,
+        lambda answer, image: resized(answer.logits.float().cpu(), image).argmax(1, keepdim=True).float(),
+    ),
+}
+"""By how the names of the classes end that config.json may name."""
+
+
+def kind_in(path: Path) -> str:
+    """A row of KINDS that a folder's config.json names; "" if it names none."""
     if not (path / "config.json").is_file():
-        return False
+        return ""
     try:
         named = read_json(path / "config.json").get("architectures") or [""]
-        return str(named[0]).endswith("DepthEstimation")
+        return next((kind for kind in KINDS if str(named[0]).endswith(kind)), "")
     except (UserError, AttributeError):
-        return False
+        return ""
+
+
+def is_transformers(path: Path) -> bool:
+    return bool(kind_in(path))
 
 
 def open_transformers(path: Path) -> Opened:
-    told = read_json(path / "config.json")
-    kind = str(told.get("model_type"))
-    metric = kind in METRIC or told.get("depth_estimation_type") == "metric"
-    recipe = Recipe("depth" if metric else "disparity", metric=metric)
-    return recipe, lambda device: transformers_look(path, device), f"transformers' {told['architectures'][0]}"
+    told, kind = read_json(path / "config.json"), KINDS[kind_in(path)]
+    return (
+        kind.recipe(told),
+        lambda device: transformers_look(path, kind, device),
+        f"transformers' {told['architectures'][0]}",
+    )
 
 
-def transformers_look(path: Path, device: str) -> Look:
+def transformers_look(path: Path, kind: Kind, device: str) -> Look:
     """UserError for a folder that transformers cannot open."""
-    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+    import transformers
 
+    loader = getattr(transformers, kind.loader)
     try:
-        processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
-        model = AutoModelForDepthEstimation.from_pretrained(path, local_files_only=True).float().to(device).eval()
+        processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True)
+        model = loader.from_pretrained(path, local_files_only=True).float().to(device).eval()
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{path} cannot be opened by transformers ({error}): get the whole folder.") from error
 
@@ -160,7 +242,7 @@ def transformers_look(path: Path, device: str) -> Look:
     def look(image: Tensor, resolution: int) -> Tensor:
         picture = (image[0].movedim(0, -1) * 255).round().byte().numpy()
         given = processor(images=picture, return_tensors="pt").to(device)
-        return resized(model(**given).predicted_depth.float().cpu(), image)
+        return kind.read(model(**given), image)
 
     return look
 

@@ -1,0 +1,1 @@
+"""Labels for pictures that have none, in the order in which they are made."""
