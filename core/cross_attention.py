@@ -41,6 +41,6 @@ def split(projected: Tensor, heads: int) -> Tensor:
 
 def lies_plain(layer: nn.Module) -> bool:
     """Whether a layer's weight is all that it does: nothing runs beside it, and no host patches it on the way."""
-    beside = (layer._forward_hooks, layer._forward_pre_hooks, getattr(layer, "weight_function", ()))
+    beside = [getattr(layer, name, ()) for name in ("_forward_hooks", "_forward_pre_hooks", "weight_function")]
     weight: Any = getattr(layer, "weight", None)
     return isinstance(layer, nn.Linear) and not any(beside) and weight is not None and weight.dtype == torch.float32

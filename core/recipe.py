@@ -155,7 +155,8 @@ class Recipe:
         for field, low, high in RANGES:
             if not low <= getattr(self, field) <= high:
                 raise UserError(f"{field}={getattr(self, field)} is outside {low}..{high}.")
-        if self.vector is not None and not all(isinstance(number, float | int) for number in self.vector):
+        numbers: Any = self.vector or ()
+        if not all(isinstance(number, float | int) for number in numbers):
             raise UserError(f"vector={self.vector} is not one of numbers.")
         if self.axes is not None and (len(self.axes) != 3 or any(axis not in get_args(Axis) for axis in self.axes)):
             raise UserError(f"axes={','.join(map(str, self.axes))} is not three of {', '.join(get_args(Axis))}.")
@@ -338,7 +339,7 @@ def from_header(metadata: dict[str, str], where: str) -> tuple[Recipe, ...]:
         ) from None
 
 
-def recipe_from(row: dict[str, Any]) -> Recipe:
+def recipe_from(row: Any) -> Recipe:
     """The recipe of one JSON object. UserError for what is none, and for fields of a newer version."""
     if not isinstance(row, dict) or "task" not in row:
         raise UserError("it names no task")

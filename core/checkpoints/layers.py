@@ -33,7 +33,7 @@ class Kind(NamedTuple):
 def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """With the layer's own stride and padding, whichever kind of padding that is; a matrix is a 1x1 kernel."""
     kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
-    return nn.Conv2d._conv_forward(layer, x, kernel, bias)
+    return nn.Conv2d._conv_forward(layer, x, kernel, bias)  # pyright: ignore[reportPrivateUsage]
 
 
 KINDS = (
@@ -80,6 +80,6 @@ def shapes_of(layers: Mapping[str, nn.Module]) -> Shapes:
         if any(kind.fits(layer) for kind in KINDS):
             shape = kind_of(layer).shape(layer)
             shapes[f"{name}.weight"] = shape
-            if layer.bias is not None:
+            if getattr(layer, "bias", None) is not None:
                 shapes[f"{name}.bias"] = shape[:1]
     return shapes

@@ -244,7 +244,7 @@ class Shared:
     """Networks that somebody's output holds, so that the tasks of one file share them; it keeps none of them alive."""
 
     def __init__(self) -> None:
-        self._held: WeakValueDictionary[tuple, Any] = WeakValueDictionary()
+        self._held: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._held)
