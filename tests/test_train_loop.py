@@ -91,6 +91,18 @@ def test_the_best_weights_and_the_last_are_kept(root, tmp_path):
     assert json.loads(read_metadata(tmp_path / "last.safetensors")["diffusion_perception.training"]) == {"step": 4}
 
 
+def test_what_the_base_can_do_is_measured_before_the_first_step_once(root, tmp_path):
+    held_out = [{"root": str(root / "val")}]
+    asked = {"validate_first": True, "validation": held_out, "optimiser": {"lr": 1e-2}}
+    untouched = prepare(runs.config(root, out=str(tmp_path / "other"), **asked)).judge.measure(0, True)
+    for steps in (2, 3):
+        finished(root, tmp_path / "run", steps=steps, **asked)
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    found = [(row["step"], row["validation"]["score"]) for row in rows if "validation" in row]
+    assert [step for step, _ in found] == [0, 2, 3]
+    assert found[0][1] == pytest.approx(untouched["score"], rel=1e-6)
+
+
 def test_a_run_of_half_precision_measures_in_single_precision(root, tmp_path, monkeypatch, own_precision):
     halved = []
 

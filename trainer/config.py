@@ -256,6 +256,7 @@ class Config:
     resume: Annotated[bool, "go on from the last state in `out`; false starts anew"] = True
     save_every: Annotated[int, "optimiser steps between saved states"] = 500
     validate_every: Annotated[int, "optimiser steps between validations; 0 only at the end"] = 500
+    validate_first: Annotated[bool, "measure before the first step too: what the base can do already"] = False
     validation_images: Annotated[int, "pictures of each task that a validation looks at; 0 is all"] = 100
     samples: Annotated[int, "sample pictures of each task per validation"] = 4
     log_every: Annotated[int, "optimiser steps between lines of the log"] = 10

@@ -106,6 +106,8 @@ def fit(run: Run) -> None:
     first = run.first_step * run.config.accumulation
     with run.wish.listening(), closing(batches.load(run.data, first, run.config.workers)) as stream:
         run.model.train()
+        if run.config.validate_first and first == 0:
+            validate(run, 0)
         for step in progress(run):
             take_step(run, list(itertools.islice(stream, run.config.accumulation)), step)
             after(run, step + 1)

@@ -22,6 +22,7 @@ from .optimiser import Average, fill
 FILE = "state.pt"
 FREE = (
     *("out", "device", "workers", "resume", "estimate", "save_every", "validate_every", "validation_images", "samples"),
+    "validate_first",
     *("log_every", "licence", "title", "save_precision"),
 )
 """Keys that may change between the parts of a run, for they do not change what it learns; `steps` joins them where the
