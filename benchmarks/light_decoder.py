@@ -31,7 +31,7 @@ from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tiny_vae import KINDS, untrained
 from diffusion_perception.trainer.base import ARCHITECTURES
 from diffusion_perception.trainer.cli import main as command
-from diffusion_perception.trainer.config import Light
+from diffusion_perception.trainer.config import Distillation
 
 TOKENS = 2
 Part = tuple[Callable[..., Any], tuple[Tensor, ...]]
@@ -41,7 +41,7 @@ Part = tuple[Callable[..., Any], tuple[Tensor, ...]]
 def parts(size: int) -> dict[str, Part]:
     """Everything that a prediction may run at size x size, on the current device."""
     cells = size // 8
-    shape, usual = ARCHITECTURES["sd21"], Light()
+    shape, usual = ARCHITECTURES["sd21"], Distillation()
     vae = AutoencoderKL.from_config(VAEArchitecture.usual(SD_LATENTS).config()).eval()
     picture, latent = torch.rand(1, 3, size, size), torch.randn(1, 4, cells, cells)
     shown = (latent, torch.ones(1), torch.randn(1, TOKENS, shape.context_dim))

@@ -39,7 +39,7 @@ from diffusion_perception.trainer.config import Config, Network, Optimiser
 from diffusion_perception.trainer.data.batches import Batch, Batches
 from diffusion_perception.trainer.loop import Journal, Run, take_step
 from diffusion_perception.trainer.optimiser import Average
-from diffusion_perception.trainer.runs.perception import DTYPES, Student, choose, groups
+from diffusion_perception.trainer.runs.perception import DTYPES, PerceptionModel, choose, groups
 
 GIB = 2**30
 ROOT = Path(__file__).absolute().parents[1]
@@ -57,7 +57,7 @@ def shapes(architecture: str) -> tuple[UNetArchitecture, VAEArchitecture]:
     return networks.architecture, networks.vae_architecture
 
 
-def student(config: Config, architecture: str) -> Student:
+def model(config: Config, architecture: str) -> PerceptionModel:
     """Networks of the real shape, with what does not learn in the precision of the step."""
     shape, vae_shape = shapes(architecture)
     with torch.device("meta"):
@@ -67,7 +67,7 @@ def student(config: Config, architecture: str) -> Student:
     scatter(unet)
     scatter(vae)
     tokens = torch.randn(1, 2, shape.context_dim)
-    made = Student(unet, vae, {"depth": tokens}, {"depth": Recipe("depth")}, config.objective)
+    made = PerceptionModel(unet, vae, {"depth": tokens}, {"depth": Recipe("depth")}, config.objective)
     choose(made, config)
     for weight in made.parameters():
         if not weight.requires_grad:
@@ -84,12 +84,12 @@ def scatter(network: nn.Module) -> None:
             part.copy_(drawn[: len(part)])
 
 
-def ours(made: Student, config: Config, batch: Batch, out: Path) -> Callable[[], None]:
+def ours(made: PerceptionModel, config: Config, batch: Batch, out: Path) -> Callable[[], None]:
     """A function that takes one step as `train` does."""
     accelerator = Accelerator(mixed_precision=config.precision, cpu=config.device == "cpu")
     optimiser = torch.optim.AdamW(list(groups(made, config)), lr=config.optimiser.lr)
     model, optimiser = accelerator.prepare(made, optimiser)
-    nothing: Any = None  # to judge by
+    nothing: Any = None  # to evaluator by
     data = Batches([], 1, 1, 0)
     run = Run(config, accelerator, made, model, optimiser, Average({}, 0.0), data, nothing, Journal(out, True))
     number = 0
@@ -102,7 +102,7 @@ def ours(made: Student, config: Config, batch: Batch, out: Path) -> Callable[[],
     return step
 
 
-def plain(made: Student, config: Config, batch: Batch, device: torch.device) -> Callable[[], None]:
+def plain(made: PerceptionModel, config: Config, batch: Batch, device: torch.device) -> Callable[[], None]:
     """The same step with nothing but diffusers, peft and PyTorch."""
     unet, vae = made.unet, made.vae
     optimiser = torch.optim.AdamW((weight for weight in unet.parameters() if weight.requires_grad), lr=1e-4)
@@ -161,7 +161,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         optimiser=Optimiser(lr=1e-4),
     )
     torch.manual_seed(0)
-    made = student(config, arguments.architecture).to(device)
+    made = model(config, arguments.architecture).to(device)
     picture = torch.rand(arguments.batch, 3, arguments.size, arguments.size) * 2 - 1
     valid = torch.ones(arguments.batch, 1, arguments.size, arguments.size, dtype=torch.bool)
     batch = Batch("depth", picture, picture.flip(-1), valid, torch.arange(arguments.batch))

@@ -41,7 +41,7 @@ from diffusion_perception.trainer.config import Config, read  # noqa: E402
 from diffusion_perception.trainer.data.batches import Batch  # noqa: E402
 from diffusion_perception.trainer.data.feeds import recipe_for  # noqa: E402
 from diffusion_perception.trainer.estimate import Estimate, estimate  # noqa: E402
-from diffusion_perception.trainer.runs.perception import Student  # noqa: E402
+from diffusion_perception.trainer.runs.perception import PerceptionModel  # noqa: E402
 from diffusion_perception.trainer.train import make  # noqa: E402
 
 GIB = 2**30
@@ -161,14 +161,14 @@ def batch_of(config: Config, task: str) -> Batch:
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-def step_of(config: Config) -> tuple[Student, Batch, Autocast]:
+def step_of(config: Config) -> tuple[PerceptionModel, Batch, Autocast]:
     """What one step runs."""
     # a processor's half is bf16; it takes as many bytes
     config = replace(config, precision="bf16" if config.precision == "fp16" else config.precision)
     (task,) = config.tasks
-    student, _ = make(config, start_of(generation_of(config)), {task: recipe_for(task, config, "custom")})
+    model, _ = make(config, start_of(generation_of(config)), {task: recipe_for(task, config, "custom")})
     half = partial(torch.autocast, "cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext
-    return student.train(), batch_of(config, task), half
+    return model.train(), batch_of(config, task), half
 
 
 def memory_of(config: Config) -> Estimate:
@@ -177,15 +177,15 @@ def memory_of(config: Config) -> Estimate:
 
 def operations(config: Config) -> int:
     """Of one optimiser step, forward and backward."""
-    student, batch, autocast = step_of(config)
-    learning = [weight for weight in student.parameters() if weight.requires_grad]
+    model, batch, autocast = step_of(config)
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
     counter = FlopCounterMode(display=False)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         image, target, valid = map(fake.from_tensor, (batch.image, batch.target, batch.valid))
         shapes = Batch(batch.task, image, target, valid, batch.seeds)
         with counter:
             with autocast():
-                total = student.rehearse(shapes)
+                total = model.rehearse(shapes)
             torch.autograd.grad(total, learning, allow_unused=True)
     return counter.get_total_flops() * config.accumulation
 

@@ -24,13 +24,13 @@ def test_a_new_loss_is_shown_what_its_row_says(tmp_path, monkeypatch, space, bla
     monkeypatch.setattr(base, "load_vae", lambda *parts: runs.PatchVAE())
     monkeypatch.setitem(LOSSES, "brightness", Loss("brightness", brightness, space=space))
     settings = {"loss": "pixel", "pixel_losses": {"depth": ["brightness"]}}
-    student = prepare(runs.config(runs.write_root(tmp_path), objective=settings)).learner
+    model = prepare(runs.config(runs.write_root(tmp_path), objective=settings)).learner
     target = torch.full((1, 3, 16, 24), -1.0)
     target[..., :8] = 1.0
     batch = Batch("depth", torch.zeros_like(target), target, torch.ones(1, 1, 16, 24).bool(), torch.tensor([0]))
-    counted = student.weights(batch)
+    counted = model.weights(batch)
     assert counted.weight.tolist() == [16 * 24]
-    assert student(batch).tolist() == pytest.approx([16 * 8 * white + 16 * 16 * black])
+    assert model(batch).tolist() == pytest.approx([16 * 8 * white + 16 * 16 * black])
 
 
 SCORED = Settings(loss="pixel", pixel_losses={"segmentation": ["focal"]})

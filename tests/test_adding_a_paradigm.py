@@ -113,12 +113,12 @@ def test_a_new_paradigm_learns_from_the_answer_to_its_question(tmp_path):
     """The loss between latents, found without the objective."""
     settings = {"recipe": {"paradigm": "repeated", "steps": 2, "timestep": 7}, "objective": {"timesteps": "fixed"}}
     made = prepare(runs.config(runs.write_root(tmp_path), **settings))
-    student, batch = made.learner.eval(), made.data[0]
+    model, batch = made.learner.eval(), made.data[0]
     with torch.no_grad():
-        image, target = (student.vae.encode(picture).latent_dist.mode() for picture in (batch.image, batch.target))
-        tokens = student.contexts.expand(len(batch), -1, -1)
-        answer = -student.unet(image, torch.full((len(batch),), 7), tokens).sample
-        assert student(batch).item() == pytest.approx((answer - target).square().sum().item(), rel=1e-4)
+        image, target = (model.vae.encode(picture).latent_dist.mode() for picture in (batch.image, batch.target))
+        tokens = model.contexts.expand(len(batch), -1, -1)
+        answer = -model.unet(image, torch.full((len(batch),), 7), tokens).sample
+        assert model(batch).item() == pytest.approx((answer - target).square().sum().item(), rel=1e-4)
 
 
 def test_what_a_new_paradigm_cannot_do_is_refused_by_its_name(tmp_path):

@@ -32,7 +32,7 @@ from diffusion_perception.core.multitask import passes_of_tasks, predict_tasks
 from diffusion_perception.core.pipeline import denoise, predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tiny_vae import LightDecoder, LightEncoder, build_light, untrained
-from diffusion_perception.trainer.config import Light
+from diffusion_perception.trainer.config import Distillation
 from diffusion_perception.trainer.host import Diffusers, DiffusersAutoencoder
 
 DEPTH, NORMAL = (Recipe(task, resolution=64) for task in ("depth", "normal"))
@@ -103,7 +103,7 @@ def flops(network, *size):
 
 def test_as_trained_by_default_they_are_small_and_quick():
     """Against the whole one-step prediction of SD2.1 at 768x768: UNet 2.138, encoder 2.609, decoder 5.754 TFLOPs."""
-    usual = Light()
+    usual = Distillation()
     with torch.device("meta"):
         decoder, encoder = (
             untrained(role, 3, usual.light_width, usual.light_blocks) for role in ("decoder", "encoder")

@@ -133,10 +133,10 @@ def test_a_run_validates_a_set_at_its_processing_resolution(tmp_path, monkeypatc
             "settings": {"list": str(tmp_path / "list/list.txt"), "source": "scannet"},
         }
         run = prepare(runs.config(root, validation=[held_out]))
-        (held,) = run.judge.feeds
+        (held,) = run.evaluator.feeds
         sample = held.records[0]
-        perceiver = run.judge.student.perceiver("depth")
+        perceiver = run.evaluator.model.perceiver("depth")
         with torch.no_grad():
             values = predict(perceiver, sample.image[None], resolution=resolution).values.movedim(-1, 1)
         expected = score(["abs-rel"], [(values, sample, held)])
-        assert run.judge.metrics("depth", [held], 0)["abs-rel"] == pytest.approx(expected["abs-rel"], rel=1e-5)
+        assert run.evaluator.metrics("depth", [held], 0)["abs-rel"] == pytest.approx(expected["abs-rel"], rel=1e-5)

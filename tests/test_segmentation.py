@@ -60,9 +60,9 @@ def config(root, out: Path, **settings):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_short_run_lowers_the_loss_and_raises_the_miou(root, tmp_path, patches, variant):
     run = prepare(config(root, tmp_path / "run", **VARIANTS[variant]))
-    before = run.judge.measure(0, True)
+    before = run.evaluator.measure(0, True)
     fit(run)
-    after = run.judge.measure(STEPS, True)
+    after = run.evaluator.measure(STEPS, True)
     assert after["segmentation/loss"] < 0.6 * before["segmentation/loss"]
     assert after["segmentation/miou"] > max(before["segmentation/miou"], 0.5)
 
@@ -89,14 +89,14 @@ def tensors(path: Path, part: str) -> dict[str, torch.Tensor]:
 def test_a_head_is_trained_after_a_stage_of_colour_maps(root, trained, tmp_path):
     settings = {"base": {"architecture": "", "vae": "", "path": str(trained["colours"])}, "network": {"unet": "frozen"}}
     run = prepare(config(root, tmp_path / "run", **merged(HEADS["upernet"], settings)))
-    student = run.learner
-    for part, network in (("unet.", student.unet), ("vae.", student.vae)):
+    model = run.learner
+    for part, network in (("unet.", model.unet), ("vae.", model.vae)):
         kept = tensors(trained["colours"], part)
         assert all(torch.equal(kept[f"{part}{name}"], tensor) for name, tensor in network.state_dict().items())
     # what weights do not show: 32 channels a head, where Stable Diffusion 2 has 64
-    assert list(student.unet.config.attention_head_dim) == [1, 2, 2, 2]
-    assert student.vae.config.scaling_factor == 1.0
-    assert {name.split(".")[0] for name in student.learning()} == {"head"}
+    assert list(model.unet.config.attention_head_dim) == [1, 2, 2, 2]
+    assert model.vae.config.scaling_factor == 1.0
+    assert {name.split(".")[0] for name in model.learning()} == {"head"}
 
 
 def test_the_file_of_a_head_says_how_it_is_run_and_which_classes_there_are(trained):

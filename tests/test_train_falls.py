@@ -42,9 +42,9 @@ def errors(root, tmp_path, **settings):
         "optimiser": {"lr": 3e-3},
     }
     run = prepare(runs.config(root, **merged(below, settings)))
-    before = run.judge.loss(run.judge.feeds)
+    before = run.evaluator.loss(run.evaluator.feeds)
     fit(run)
-    return before, run.judge.loss(run.judge.feeds)
+    return before, run.evaluator.loss(run.evaluator.feeds)
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
@@ -144,9 +144,9 @@ def scaled_down(name, root, tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_falls_and_writes_a_file_that_says_how_it_is_run(root, tmp_path, name):
     run = prepare(scaled_down(name, root, tmp_path))
-    before = run.judge.measure(0, True)
+    before = run.evaluator.measure(0, True)
     fit(run)
-    after = run.judge.measure(PRESET_STEPS, True)
+    after = run.evaluator.measure(PRESET_STEPS, True)
     loss = next(key for key in before if key.endswith(("loss", "l1")))
     assert after[loss] < before[loss]
     if run.config.learn == "vae":

@@ -56,9 +56,9 @@ def config(tmp_path: Path, head: str = "vitpose_classic", **settings):
 @pytest.mark.parametrize("head", ["vitpose_classic", "vitpose_simple"])
 def test_rendered_bodies_teach_both_heads_and_the_file_predicts_what_they_learnt(tmp_path, head):
     run = prepare(config(tmp_path, head))
-    before = run.judge.measure(0, True)
+    before = run.evaluator.measure(0, True)
     fit(run)
-    after = run.judge.measure(STEPS, True)
+    after = run.evaluator.measure(STEPS, True)
     assert after["keypoints/loss"] < 0.7 * before["keypoints/loss"]
     assert 0 <= after["keypoints/pck-0.1"] <= after["keypoints/pck"] <= 1
     checkpoint = open_checkpoint(tmp_path / "run" / "last.safetensors")
@@ -167,7 +167,7 @@ def test_animals_train_a_head_of_their_own_keypoints(tmp_path):
     fit(run)
     (recipe,) = run.learner.recipes.values()
     assert recipe.channels == 3
-    assert run.judge.measure(2, True)["keypoints/pck"] >= 0
+    assert run.evaluator.measure(2, True)["keypoints/pck"] >= 0
 
 
 # AP

@@ -58,16 +58,16 @@ def light_config(root, tmp_path, learn="decoder", **settings):
 def trained(*arguments, **settings):
     """A run that was carried out: what was measured before and after."""
     run = prepare(light_config(*arguments, **settings))
-    before = run.judge.measure(0, True)
+    before = run.evaluator.measure(0, True)
     fit(run)
-    return run, before, run.judge.measure(STEPS, True)
+    return run, before, run.evaluator.measure(STEPS, True)
 
 
 @pytest.mark.parametrize("task", ["depth", "normal"])
 def test_a_light_decoder_learns_what_the_vae_makes_of_predicted_and_of_true_latents(root, tmp_path, patches, task):
     run, before, after = trained(root, tmp_path, tasks=[task])
     assert after[f"{task}/loss"] < 0.5 * before[f"{task}/loss"]
-    whole = run.judge.whole[task]
+    whole = run.evaluator.whole[task]
     first = "abs-rel" if task == "depth" else "mean-angle"
     assert abs(after[f"{task}/{first}"] - whole[first]) < abs(before[f"{task}/{first}"] - whole[first])
 
@@ -85,18 +85,18 @@ def test_a_light_encoder_learns_the_latents_of_photographs(root, tmp_path, patch
 
 def test_an_encoder_may_be_told_what_the_predictor_makes_of_its_latents(root, tmp_path, patches):
     run = prepare(light_config(root, tmp_path, "encoder", light={"outcome": 2.0, "light_l1": 0, "light_gradient": 0}))
-    pupil, batch = run.learner, run.data[0]
-    counted = pupil.weights(batch)
+    model, batch = run.learner, run.data[0]
+    counted = model.weights(batch)
     assert counted.factor.tolist() == [0, 0, 0, 0, 0, 2]
     assert counted.weight[-1] == len(batch) * 4 * 4 * 4
-    totals = pupil(batch)
-    full = pupil.teacher.autoencoder.encode(batch.image)
-    light = pupil.light(batch.image).detach()
-    gap = pupil.teacher.predict(light, "depth") - pupil.teacher.predict(full, "depth")
+    totals = model(batch)
+    full = model.teacher.autoencoder.encode(batch.image)
+    light = model.light(batch.image).detach()
+    gap = model.teacher.predict(light, "depth") - model.teacher.predict(full, "depth")
     torch.testing.assert_close(totals[-1], gap.abs().sum())
     totals[-1].backward()
-    assert pupil.light.from_picture.weight.grad.abs().max() > 0
-    assert all(weight.grad is None for weight in pupil.teacher.perceivers["depth"].backbone.unet.parameters())
+    assert model.light.from_picture.weight.grad.abs().max() > 0
+    assert all(weight.grad is None for weight in model.teacher.perceivers["depth"].backbone.unet.parameters())
 
 
 def test_it_may_be_taught_in_half_precision_and_is_measured_in_single(root, tmp_path, patches, own_precision):
@@ -106,7 +106,7 @@ def test_it_may_be_taught_in_half_precision_and_is_measured_in_single(root, tmp_
         root, tmp_path / "b", precision="bf16", network={"frozen_precision": "bf16"}, optimiser={"ema": 0.5}
     )
     assert after["depth/loss"] < 0.5 * before["depth/loss"]
-    assert half.judge.whole == exact.judge.whole
+    assert half.evaluator.whole == exact.evaluator.whole
 
 
 def test_a_vae_alone_teaches_too(root, tmp_path, patches):
@@ -121,11 +121,11 @@ def test_a_vae_alone_teaches_too(root, tmp_path, patches):
 def test_a_vae_that_loses_nothing_costs_nothing(root, tmp_path, patches, task):
     """The measure itself: by the whole VAE a perfect prediction is as far from the truth as 8x8 means are."""
     config = light_config(root, tmp_path, tasks=[task], base={"path": "", "vae": str(root / "vae")})
-    judge = prepare(config).judge
-    judge.student.full = True
-    feeds = judge.feeds
-    for feed, sample in judge.records(feeds):
-        seen = judge.predict(judge.student.perceiver(task), sample).values.movedim(-1, 1)
+    evaluator = prepare(config).evaluator
+    evaluator.model.full = True
+    feeds = evaluator.feeds
+    for feed, sample in evaluator.records(feeds):
+        seen = evaluator.predict(evaluator.model.perceiver(task), sample).values.movedim(-1, 1)
         values, _ = feed.supervision.normalise(sample)
         picture = feed.recipe.target_codec().encode(values[None])
         means = F.interpolate(F.avg_pool2d(picture, 8), scale_factor=8, mode="bilinear")
@@ -137,7 +137,7 @@ def test_the_file_names_the_recipe_that_it_is_for_and_what_it_costs(root, tmp_pa
     file = tmp_path / "run" / "last.safetensors"
     (recipe,) = from_header(read_metadata(file), file.name)
     (expected,) = (recipe for recipe in recipes_of(root) if recipe.task == "normal")
-    whole, light = (run.judge.measure(4, True)[f"normal/mean-angle{end}"] for end in ("-full", ""))
+    whole, light = (run.evaluator.measure(4, True)[f"normal/mean-angle{end}"] for end in ("-full", ""))
     assert recipe.decoder == "normal"
     assert recipe.decoder_cost == f"mean-angle {whole:.4g} -> {light:.4g}"
     assert (recipe.id, recipe.resolution, recipe.base) == (expected.id, expected.resolution, expected.base)

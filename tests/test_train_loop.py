@@ -94,7 +94,7 @@ def test_the_best_weights_and_the_last_are_kept(root, tmp_path):
 def test_what_the_base_can_do_is_measured_before_the_first_step_once(root, tmp_path):
     held_out = [{"root": str(root / "val")}]
     asked = {"validate_first": True, "validation": held_out, "optimiser": {"lr": 1e-2}}
-    untouched = prepare(runs.config(root, out=str(tmp_path / "other"), **asked)).judge.measure(0, True)
+    untouched = prepare(runs.config(root, out=str(tmp_path / "other"), **asked)).evaluator.measure(0, True)
     for steps in (2, 3):
         finished(root, tmp_path / "run", steps=steps, **asked)
     rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
@@ -114,7 +114,7 @@ def test_a_run_of_half_precision_measures_in_single_precision(root, tmp_path, mo
     monkeypatch.setitem(TASK_DATA, "depth", replace(row, prepare=spy))
     run = prepare(runs.config(root, out=str(tmp_path), precision="bf16", validation=[{"root": str(root / "val")}]))
     run.learner.register_forward_hook(lambda *_: halved.append(not torch.is_autocast_enabled("cpu")))
-    run.judge.measure(0, True)
+    run.evaluator.measure(0, True)
     assert len(halved) > 2
     assert not any(halved)
 

@@ -163,7 +163,7 @@ class Autoencoder:
 
 
 @dataclass(frozen=True)
-class Light:
+class Distillation:
     """The light half of a VAE that is trained where learn = "decoder" or "encoder"."""
 
     light_name: Annotated[str, "under which a checkpoint's file keeps it; the first task's if left out"] = ""
@@ -274,7 +274,7 @@ class Config:
         field(default_factory=dict)
     )
     autoencoder: Annotated[Autoencoder, "the VAE that is trained"] = field(default_factory=Autoencoder)
-    light: Annotated[Light, "the light half of a VAE that is trained"] = field(default_factory=Light)
+    light: Annotated[Distillation, "the light half of a VAE that is trained"] = field(default_factory=Distillation)
     recipe: Annotated[dict[str, Any], "fields of core.recipe.Recipe for every task; [recipe.TASK] for one"] = field(
         default_factory=dict
     )

@@ -58,7 +58,7 @@ Passes = Callable[[], AbstractContextManager[Any]]
 """In which precision networks run. Pictures are read, and what was predicted is measured, outside of it."""
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
     """Who measures a run on held-out pictures, and writes its files."""
 
     def measure(self, done: int, main: bool) -> dict[str, float]:
@@ -82,7 +82,7 @@ class Run:
     optimiser: Optimizer
     average: Average
     data: Batches
-    judge: Judge
+    evaluator: Evaluator
     journal: Journal
     first_step: int = 0
     progress: dict[str, Any] = field(default_factory=dict)
@@ -204,13 +204,13 @@ def validate(run: Run, done: int) -> None:
     run.model.eval()
     main = run.accelerator.is_main_process
     with run.average.in_place(run.learner.learning()), torch.no_grad():
-        found = run.wish.unless_asked(lambda: run.judge.measure(done, main), {})
+        found = run.wish.unless_asked(lambda: run.evaluator.measure(done, main), {})
         if found and main:
             run.journal.validation(done, found)
             kept = ""
             if found["score"] < run.progress.get("best", float("inf")):
                 run.progress["best"] = found["score"]
-                kept = f"; the best so far, kept as {run.judge.write('best', {'step': done, **found})}"
+                kept = f"; the best so far, kept as {run.evaluator.write('best', {'step': done, **found})}"
             figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != "score")
             tqdm.write(f"Step {done}, held out: {figures}{kept}.", sys.stderr)
     run.accelerator.wait_for_everyone()
@@ -273,7 +273,7 @@ def write_last(run: Run, done: int) -> None:
     """The weights after `done` steps, and the end of the log."""
     if run.accelerator.is_main_process:
         with run.average.in_place(run.learner.learning()):
-            path = run.judge.write("last", {"step": done})
+            path = run.evaluator.write("last", {"step": done})
         tqdm.write(f"The weights after {done} steps are {path}.", sys.stderr)
         run.journal.close()
     run.accelerator.wait_for_everyone()

@@ -25,7 +25,7 @@ from .config import Objective as Settings
 from .data.batches import Batch
 
 if TYPE_CHECKING:
-    from .runs.perception import Student
+    from .runs.perception import PerceptionModel
 
 LEVELS = 10
 """Resolutions of pyramid noise."""
@@ -158,10 +158,10 @@ def term_weight(batch: Batch, term: Term) -> Tensor:
     return term.loss.weight(in_space(true_picture(batch), term), batch.valid, **extras(batch))
 
 
-def totals(student: Student, batch: Batch, terms: Sequence[Term], settings: Settings) -> Tensor:
+def totals(model: PerceptionModel, batch: Batch, terms: Sequence[Term], settings: Settings) -> Tensor:
     """What each entry of each loss sums up to, differentiable: (N,)."""
-    recipe = student.recipes[batch.task]
-    answers = answer(student, batch, recipe, settings, {term.space for term in terms})
+    recipe = model.recipes[batch.task]
+    answers = answer(model, batch, recipe, settings, {term.space for term in terms})
     parts = []
     for term in terms:
         found = answers["latent" if term.space == "latent" else "picture"]
@@ -172,23 +172,23 @@ def totals(student: Student, batch: Batch, terms: Sequence[Term], settings: Sett
 
 
 def answer(
-    student: Student, batch: Batch, recipe: Recipe, settings: Settings, spaces: set[str]
+    model: PerceptionModel, batch: Batch, recipe: Recipe, settings: Settings, spaces: set[str]
 ) -> Mapping[str, Answer]:
     """The network's answer to one question about each picture, in the spaces that are asked for."""
     timesteps = draw_timesteps(batch.seeds, recipe, settings)
-    tokens = student.tokens(batch.task, len(batch))
-    image = student.encode(batch.image, batch, "image")
-    if student.head is not None:
-        prediction = student.read_head(image, timesteps, tokens, batch.target.shape[-2:])
+    tokens = model.tokens(batch.task, len(batch))
+    image = model.encode(batch.image, batch, "image")
+    if model.head is not None:
+        prediction = model.read_head(image, timesteps, tokens, batch.target.shape[-2:])
         return {"picture": Answer(prediction, true_picture(batch))}
     needs_target = "latent" in spaces or PARADIGMS[recipe.paradigm].shows_target
-    sample = student.encode(batch.target, batch, "target") if needs_target else image
+    sample = model.encode(batch.target, batch, "target") if needs_target else image
     question = ask(image, sample, timesteps, batch.seeds, recipe, settings)
-    output = at_least_float32(student.output(question.shown, timesteps, tokens))
+    output = at_least_float32(model.output(question.shown, timesteps, tokens))
     guess = to_sample(output, question.noisy, question.alpha_bar, recipe.prediction_type)
     found = {"latent": Answer(guess, sample) if question.target is None else Answer(output, question.target)}
     if spaces - {"latent"}:
-        picture = reduce_channels(student.decode(guess), recipe.row.channels)
+        picture = reduce_channels(model.decode(guess), recipe.row.channels)
         found["picture"] = Answer(picture, true_picture(batch))
     return found
 

@@ -28,12 +28,12 @@ from .data.batches import Batches, Feed, changes, listed, marked
 from .data.feeds import open_feeds
 from .estimate import GIB, UNFORESEEABLE, advice, estimate, said_plainly
 from .latents import Latents
-from .loop import Journal, Judge, Run, fit
+from .loop import Evaluator, Journal, Run, fit
 from .optimiser import OPTIMISERS, Average
 from .predict import device_named
-from .runs.autoencoder import Apprentice, Examiner, untrained
-from .runs.light_half import Pupil, Tutor, open_teacher, pupil_for, with_recipes
-from .runs.perception import DTYPES, Student, Written, choose, groups, whole_weights, widened
+from .runs.autoencoder import AutoencoderModel, AutoencoderValidator, untrained
+from .runs.light_half import LightHalfModel, LightHalfValidator, light_half_model, open_teacher, with_recipes
+from .runs.perception import DTYPES, PerceptionModel, Written, choose, groups, whole_weights, widened
 from .runs.validate import Validator
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def prepare(config: Config) -> Run:
         optimiser,
         average,
         batches_for(config, setup.feeds, accelerator),
-        setup.judge,
+        setup.evaluator,
         Journal(out, main),
         listed=listed(setup.feeds) if main else {},
     )
@@ -150,9 +150,9 @@ def prepare(config: Config) -> Run:
 class Setup(NamedTuple):
     """What differs between the kinds of runs."""
 
-    learner: Student | Apprentice | Pupil
+    learner: PerceptionModel | AutoencoderModel | LightHalfModel
     feeds: list[Feed]
-    judge: Judge
+    evaluator: Evaluator
 
 
 def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
@@ -162,36 +162,36 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     recipes = {feed.recipe.id: feed.recipe for feed in feeds}
     objective.check(config, recipes)
     begun = start(config.base)
-    student, kept = make(config, begun, recipes)
-    student.to(accelerator.device)
-    if student.latents is not None and accelerator.is_main_process:
-        student.latents.say_changed(marked(feeds))
+    model, kept = make(config, begun, recipes)
+    model.to(accelerator.device)
+    if model.latents is not None and accelerator.is_main_process:
+        model.latents.say_changed(marked(feeds))
     written = Written(config, begun.architecture, begun.vae_architecture, kept, begun.fingerprint)
     return Setup(
-        student,
+        model,
         feeds,
-        Validator(config, student, written, held_out, accelerator.device, lambda: accelerator.autocast()),
+        Validator(config, model, written, held_out, accelerator.device, lambda: accelerator.autocast()),
     )
 
 
 def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
     """A VAE that learns to encode pictures and their targets."""
     feeds, held_out = open_feeds(config, "custom")
-    apprentice = Apprentice(untrained(config.autoencoder), config.autoencoder).to(accelerator.device)
-    judge = Examiner(
-        config, apprentice, held_out or feeds, bool(held_out), accelerator.device, lambda: accelerator.autocast()
+    model = AutoencoderModel(untrained(config.autoencoder), config.autoencoder).to(accelerator.device)
+    evaluator = AutoencoderValidator(
+        config, model, held_out or feeds, bool(held_out), accelerator.device, lambda: accelerator.autocast()
     )
-    return Setup(apprentice, feeds, judge)
+    return Setup(model, feeds, evaluator)
 
 
 def set_up_light(config: Config, accelerator: Accelerator) -> Setup:
     """A light half of a VAE that learns from the whole one."""
     teacher = open_teacher(config, str(accelerator.device))
     feeds, held_out = open_feeds(with_recipes(config, teacher), "custom")
-    pupil = pupil_for(config, teacher, feeds).to(accelerator.device)
-    if pupil.latents is not None and accelerator.is_main_process:
-        pupil.latents.say_changed(marked(feeds))
-    return Setup(pupil, feeds, Tutor(config, pupil, held_out, accelerator.device))
+    model = light_half_model(config, teacher, feeds).to(accelerator.device)
+    if model.latents is not None and accelerator.is_main_process:
+        model.latents.say_changed(marked(feeds))
+    return Setup(model, feeds, LightHalfValidator(config, model, held_out, accelerator.device))
 
 
 SETUPS: dict[str, Callable[[Config, Accelerator], Setup]] = {
@@ -220,21 +220,21 @@ def resume(run: Run, content: dict[str, Any]) -> None:
             log.warning("The data changed since step %d: %s. The run goes on.", run.first_step, clause)
 
 
-def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[Student, dict[str, Tensor]]:
-    """The student, its weights that learn chosen; and what those were that are trained whole beside LoRA."""
+def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[PerceptionModel, dict[str, Tensor]]:
+    """The model, its weights that learn chosen; and what those were that are trained whole beside LoRA."""
     kept = whole_weights(begun.unet, config.network)
     unet = widened(begun.unet, shown_channels(config, begun, recipes))
     contexts = {task: begun.context(task, config.network.tokens) for task in recipes}
     head = new_head(config, begun, recipes)
     known = Latents.of_run(config, config.precision, recipes.values(), begun.vae)
-    student = Student(unet, begun.vae, contexts, recipes, config.objective, head, known)
-    choose(student, config)
+    model = PerceptionModel(unet, begun.vae, contexts, recipes, config.objective, head, known)
+    choose(model, config)
     dtype = DTYPES[config.network.frozen_precision]
-    for part in (student.unet, student.vae):
+    for part in (model.unet, model.vae):
         for weight in part.parameters():
             if not weight.requires_grad:
                 weight.data = weight.data.to(dtype)
-    return student, kept
+    return model, kept
 
 
 def shown_channels(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> int:

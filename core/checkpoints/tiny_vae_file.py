@@ -32,7 +32,7 @@ ENCODER = (
 
 
 @dataclass(frozen=True)
-class Light:
+class LightHalf:
     """A light half on disk."""
 
     role: Role
@@ -98,11 +98,11 @@ def chosen(role: Role, choice: str, recipe: Recipe, own: Weights | None, vae: We
     file = read_own(own.path)
     said = latents_in(file) if file else {}
     if said and vae is not None:  # an adapter's base may have come with another VAE
-        check_latents(Light(role, getattr(recipe, role), own, base=recipe.base, vae=said), recipe, vae)
+        check_latents(LightHalf(role, getattr(recipe, role), own, base=recipe.base, vae=said), recipe, vae)
     return own
 
 
-def open_light(path: Path, role: Role, recipe: Recipe, vae: Weights | None = None) -> Light:
+def open_light(path: Path, role: Role, recipe: Recipe, vae: Weights | None = None) -> LightHalf:
     """The light half for a recipe in a file of `train`, a checkpoint that has one, or a file of TAESD's.
 
     vae: the VAE in whose place it stands, where there is one. CheckpointError, in one sentence, if none is for it.
@@ -125,7 +125,7 @@ def meant_for(path: Path, role: Role, recipe: Recipe) -> bool:
     return own is None or any(held.id == recipe.id and getattr(held, role) for held in own.recipes)
 
 
-def open_stored(file: OwnFile, role: Role, recipe: Recipe) -> Light:
+def open_stored(file: OwnFile, role: Role, recipe: Recipe) -> LightHalf:
     """From one of the project's own files: what the recipe of the same id names there, else the only one."""
     recipes = {held.id: held for held in file.recipes}
     named = [held for held in (recipes.get(recipe.id), *recipes.values()) if held and getattr(held, role)]
@@ -138,15 +138,15 @@ def open_stored(file: OwnFile, role: Role, recipe: Recipe) -> Light:
     weights = own_light(file, role, named[0])
     assert weights is not None
     cost = getattr(named[0], f"{role}_cost") if recipe.id in recipes else ""
-    return Light(role, names[0], weights, cost, named[0].base, latents_in(file))
+    return LightHalf(role, names[0], weights, cost, named[0].base, latents_in(file))
 
 
-def open_taesd(path: Path, role: Role) -> Light:
+def open_taesd(path: Path, role: Role) -> LightHalf:
     """From a file as ComfyUI or diffusers keep it."""
     if path.name.startswith(SDXL.taesd):
         raise CheckpointError(f"{path.name} is for the latents of {SDXL.title}: take TAESD's own, taesd_{role}.")
     tensors = unpickle(path) if path.suffix in PICKLES else network((path,), keep).load()
-    return Light(role, TAESD, Held.of(renamed(tensors, role), path))
+    return LightHalf(role, TAESD, Held.of(renamed(tensors, role), path))
 
 
 def renamed(tensors: Mapping[str, Tensor], role: Role) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
         )
 
 
-def check_latents(light: Light, recipe: Recipe, vae: Weights | None) -> None:
+def check_latents(light: LightHalf, recipe: Recipe, vae: Weights | None) -> None:
     """CheckpointError unless a light half is for the latents that a recipe's network perceives.
 
     vae: that makes them, where it is known. What is said of none is trusted on Stable Diffusion, which has one.

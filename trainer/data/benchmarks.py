@@ -11,7 +11,7 @@ from .arrays import BrokenRecord, read_array
 from .layouts import INTERIORVERSE, NORMALS_8_BIT, NORMALS_FLOAT, Layout
 from .pairs import Pair, Pairs, pair_folders, those_there
 from .records import Sample, read_image, read_names, refuse_task, root_of
-from .truth import Level, Light, Normal, Protocol, Segmentation, Truth, read_truth
+from .truth import Intrinsic, Level, Normal, Protocol, Segmentation, Truth, read_truth
 
 
 class NormalSet(Pairs):
@@ -81,7 +81,7 @@ class InteriorVerse(Pairs):
             raise refuse_task("InteriorVerse", task, (*INTERIORVERSE, *MATERIAL))
         row = INTERIORVERSE["material" if task in MATERIAL else task]
         pairs, faults = those_there(root_of(root), only(row.pairs(Path(root)), scenes))
-        settings = Level(white=1.0) if task in MATERIAL else Light(colour="linear", invalid=())
+        settings = Level(white=1.0) if task in MATERIAL else Intrinsic(colour="linear", invalid=())
         super().__init__("InteriorVerse", task, Path(root), pairs, settings, faults)
 
     def read(self, record: Pair) -> Sample:

@@ -14,7 +14,7 @@ from ...core.errors import UserError
 from ...core.plain_files import parse_json
 from .arrays import UNREADABLE, BrokenRecord, pixels_of
 from .records import MadeOf, Records, Sample, read_image, read_lines, refuse_task, root_of, why_unusable
-from .truth import DatasetError, Depth, Light, Normal, Segmentation, Settings, Truth, protocol_of
+from .truth import DatasetError, Depth, Intrinsic, Normal, Segmentation, Settings, Truth, protocol_of
 
 SUFFIXES = {"albedo": "-r", "shading": "-s"}
 """What stands behind a picture's name in the keys of two tasks."""
@@ -85,7 +85,7 @@ class Dmp(Records[str]):
 def settings_of(task: str, axes: str | tuple[str, ...], palette: str) -> Settings:
     """What the numbers of a task mean."""
     kinds: dict[str, Settings] = {
-        "albedo": Light(colour="srgb", invalid=()), "shading": Light(colour="srgb", invalid=()),
+        "albedo": Intrinsic(colour="srgb", invalid=()), "shading": Intrinsic(colour="srgb", invalid=()),
         "segmentation": Segmentation(palette=palette, ignore=()),
         "depth": Depth(unit="m"), "disparity": Depth(unit="m"),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from .records import MadeOf, Records, Sample, read_image, read_lines, refuse_tas
 from .truth import (
     DatasetError,
     Depth,
-    Light,
+    Intrinsic,
     Normal,
     Segmentation,
     Settings,
@@ -51,8 +51,8 @@ MAPS: dict[str, Map] = {
     "disparity": Map("depth_meters", Depth(unit="m", near=1e-5, far=65.0, kind="ray")),
     "normal": Map("normal_cam", Normal(axes="opengl", encoding="signed")),
     "segmentation": Map("semantic", Segmentation(palette="nyu40", ignore=(NOTHING, 0))),
-    "albedo": Map("diffuse_reflectance", Light(colour="linear"), "final"),
-    "shading": Map("diffuse_illumination", Light(colour="linear"), "final"),
+    "albedo": Map("diffuse_reflectance", Intrinsic(colour="linear"), "final"),
+    "shading": Map("diffuse_illumination", Intrinsic(colour="linear"), "final"),
 }
 
 

@@ -9,7 +9,7 @@ from . import measured, targets
 from .augment import NEAREST, SMOOTH, Resampling, redraw
 from .measured import Comparison, Prepare
 from .targets import Target
-from .truth import DatasetError, Depth, Disparity, Kind, Level, Light, Normal, Segmentation
+from .truth import DatasetError, Depth, Disparity, Intrinsic, Kind, Level, Normal, Segmentation
 
 
 @dataclass(frozen=True)
@@ -146,23 +146,25 @@ TASK_DATA: dict[str, TaskData] = {
                 ),
             ),
         ),
-        TaskData("albedo", Target(targets.light, options=("transfer",)), (Kind("albedo", Light),), comparisons=SHADES),
+        TaskData(
+            "albedo", Target(targets.light, options=("transfer",)), (Kind("albedo", Intrinsic),), comparisons=SHADES
+        ),
         TaskData(
             "shading",
             Target(targets.light, "upper", ("transfer",)),
-            (Kind("shading", Light),),
+            (Kind("shading", Intrinsic),),
             comparisons=(*SHADES, LIGHTING),
         ),
-        TaskData("irradiance", Target(targets.light, "upper", ("transfer",)), (Kind("irradiance", Light),)),
+        TaskData("irradiance", Target(targets.light, "upper", ("transfer",)), (Kind("irradiance", Intrinsic),)),
         TaskData(
             "residual",
             Target(targets.light, "upper", ("transfer",)),
-            (Kind("residual", Light),),
+            (Kind("residual", Intrinsic),),
             comparisons=(*SHADES, LIGHTING),
         ),
         TaskData("roughness", Target(targets.level), (Kind("roughness", Level),)),
         TaskData("metallic", Target(targets.level), (Kind("metallic", Level),)),
-        TaskData("material", Target(targets.light, options=("transfer",)), (Kind("material", Light),)),
+        TaskData("material", Target(targets.light, options=("transfer",)), (Kind("material", Intrinsic),)),
         TaskData(
             "keypoints",
             Target(targets.keypoints),

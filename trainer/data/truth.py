@@ -319,7 +319,7 @@ def spread_colours(count: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Light:
+class Intrinsic:
     """[albedo] and [shading]; raw values are linear light."""
 
     colour: Literal["", "srgb", "linear"] = ""
@@ -374,7 +374,7 @@ def opaque(stored: np.ndarray) -> np.ndarray:
     return np.ones(stored.shape[:2], bool)
 
 
-Settings = Depth | Disparity | Normal | Level | Segmentation | Light
+Settings = Depth | Disparity | Normal | Level | Segmentation | Intrinsic
 
 
 @dataclass(frozen=True)

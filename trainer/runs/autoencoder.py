@@ -28,7 +28,7 @@ QUIET = -6.0
 """Logarithm of the variance that latents begin with."""
 
 
-class Apprentice(nn.Module):
+class AutoencoderModel(nn.Module):
     """A VAE that learns; called with a batch it gives what its losses sum up to."""
 
     def __init__(self, vae: AutoencoderKL, settings: Settings) -> None:
@@ -90,20 +90,20 @@ def untrained(settings: Settings) -> AutoencoderKL:
     return vae
 
 
-class Examiner:
+class AutoencoderValidator:
     """Measures a VAE on held-out batches, and writes it as a folder that base.vae can name."""
 
     def __init__(
         self,
         config: Config,
-        apprentice: Apprentice,
+        model: AutoencoderModel,
         feeds: list[Feed],
         held_out: bool,
         device: torch.device,
         passes: Passes = nullcontext,
     ) -> None:
         """feeds: what it looks at; held_out: whether the run does not learn from that."""
-        self.config, self.apprentice, self.feeds, self.held_out = config, apprentice, feeds, held_out
+        self.config, self.model, self.feeds, self.held_out = config, model, feeds, held_out
         self.device, self.passes = device, passes
         self.named: set[str] = set()
 
@@ -115,7 +115,7 @@ class Examiner:
         for batch in self.batches():
             pictures, valid = both(batch)
             with self.passes():
-                made = self.apprentice.vae(pictures, return_dict=False)[0].float().clamp(-1, 1)
+                made = self.model.vae(pictures, return_dict=False)[0].float().clamp(-1, 1)
             for name in found:
                 reduction = LOSSES[name](made, pictures, valid)
                 found[name] += Reduction(reduction.total.cpu(), reduction.weight.cpu())
@@ -135,7 +135,7 @@ class Examiner:
         shape = VAEArchitecture(
             self.config.autoencoder.vae_widths, self.config.autoencoder.vae_layers, 1 / self.deviation()
         )
-        weights = {key: weight.detach().cpu() for key, weight in self.apprentice.vae.state_dict().items()}
+        weights = {key: weight.detach().cpu() for key, weight in self.model.vae.state_dict().items()}
         file = folder / "diffusion_pytorch_model.safetensors"
         config = json.dumps({"_class_name": "AutoencoderKL", **shape.config()}, indent=2)
         write_whole(folder / "config.json", config.encode())
@@ -144,5 +144,5 @@ class Examiner:
 
     def deviation(self) -> float:
         """Of latents, over the pictures that are looked at."""
-        means = [self.apprentice.vae.encode(both(batch)[0]).latent_dist.mean.flatten() for batch in self.batches()]
+        means = [self.model.vae.encode(both(batch)[0]).latent_dist.mean.flatten() for batch in self.batches()]
         return max(torch.cat(means).std().item(), 1e-6)

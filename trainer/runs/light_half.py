@@ -32,7 +32,7 @@ from ...core.recipe import Recipe
 from ...core.tiny_vae import Role, untrained
 from .. import base
 from ..config import Config, ConfigError
-from ..config import Light as Settings
+from ..config import Distillation as Settings
 from ..data.batches import Batch, Feed
 from ..data.records import Sample
 from ..host import Diffusers, DiffusersAutoencoder, load, named_context
@@ -143,7 +143,7 @@ def with_recipes(config: Config, teacher: Teacher) -> Config:
 # What learns
 
 
-class Pupil(nn.Module):
+class LightHalfModel(nn.Module):
     """A light half of a VAE that learns; called with a batch it gives what its losses sum up to."""
 
     def __init__(
@@ -250,32 +250,32 @@ class Pupil(nn.Module):
         return self.latents.encode(given, names, make, stamps)
 
 
-Lesson = Callable[[Pupil, Batch], tuple[Tensor, Tensor]]
+Lesson = Callable[[LightHalfModel, Batch], tuple[Tensor, Tensor]]
 """(who learns, batch) -> what it is shown, and what the VAE's half makes of that."""
 
 
-def decoding(pupil: Pupil, batch: Batch) -> tuple[Tensor, Tensor]:
+def decoding(model: LightHalfModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Latents, of which a share is what the predictor gives: it is these that a decoder will see."""
-    share = pupil.settings.predicted if batch.task in pupil.teacher.perceivers else 0.0
+    share = model.settings.predicted if batch.task in model.teacher.perceivers else 0.0
     draws = [torch.rand((), generator=source(seed, "timestep")).item() for seed in batch.seeds.tolist()]
     guessed = [row for row, draw in enumerate(draws) if draw < share]
     known = [row for row in range(len(batch)) if row not in guessed]
-    parts = [pupil.encode(batch, "target", known)] if known else []
+    parts = [model.encode(batch, "target", known)] if known else []
     if guessed:
-        parts.append(pupil.teacher.predict(pupil.encode(batch, "image", guessed), batch.task))
+        parts.append(model.teacher.predict(model.encode(batch, "image", guessed), batch.task))
     latent = torch.cat(parts)
-    return latent, reduce_channels(pupil.teacher.autoencoder.decode(latent), pupil.channels)
+    return latent, reduce_channels(model.teacher.autoencoder.decode(latent), model.channels)
 
 
-def encoding(pupil: Pupil, batch: Batch) -> tuple[Tensor, Tensor]:
+def encoding(model: LightHalfModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Photographs: no predictor is shown anything else."""
-    return batch.image, pupil.encode(batch, "image")
+    return batch.image, model.encode(batch, "image")
 
 
 LESSONS: dict[Role, Lesson] = {"decoder": decoding, "encoder": encoding}
 
 
-def pupil_for(config: Config, teacher: Teacher, feeds: list[Feed]) -> Pupil:
+def light_half_model(config: Config, teacher: Teacher, feeds: list[Feed]) -> LightHalfModel:
     """A light half that knows nothing yet. ConfigError where one cannot serve all tasks."""
     recipes = {feed.recipe.id: feed.recipe for feed in feeds}
     channels = {recipe.channels for recipe in recipes.values()}
@@ -286,41 +286,41 @@ def pupil_for(config: Config, teacher: Teacher, feeds: list[Feed]) -> Pupil:
         )
     settings, role = config.light, ROLES[config.learn]
     light = untrained(role, max(channels), settings.light_width, settings.light_blocks)
-    pupil = Pupil(light, teacher, role, recipes, settings, DTYPES[config.network.frozen_precision])
-    pupil.latents = Latents.of_run(config, config.network.frozen_precision, recipes.values(), teacher.autoencoder.vae)
-    return pupil
+    model = LightHalfModel(light, teacher, role, recipes, settings, DTYPES[config.network.frozen_precision])
+    model.latents = Latents.of_run(config, config.network.frozen_precision, recipes.values(), teacher.autoencoder.vae)
+    return model
 
 
 # How it is measured, and written
 
 
-class Tutor(Validator):
+class LightHalfValidator(Validator):
     """Measures a predictor with the light half in it beside the same with the VAE's, and writes the light half.
 
     In single precision, as it will be run: half precision would cost more than the light half does.
     """
 
-    student: Pupil  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: LightHalfModel  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, config: Config, pupil: Pupil, feeds: list[Feed], device: torch.device) -> None:
-        # what Validator asks of a student, a pupil answers too; files are written otherwise
-        super().__init__(config, pupil, None, feeds, device)  # pyright: ignore[reportArgumentType]
+    def __init__(self, config: Config, model: LightHalfModel, feeds: list[Feed], device: torch.device) -> None:
+        # what Validator asks of the model of a perception this one answers too; files are written otherwise
+        super().__init__(config, model, None, feeds, device)  # pyright: ignore[reportArgumentType]
         self.whole: dict[str, dict[str, float]] = {}
         self.costs: dict[str, str] = {}
 
     def metrics(self, task: str, feeds: list[Feed], done: int) -> dict[str, float]:
-        if self.student.role == "encoder" and task not in self.student.teacher.perceivers:
+        if self.model.role == "encoder" and task not in self.model.teacher.perceivers:
             return {}
         if task not in self.whole:
-            self.student.full = True
+            self.model.full = True
             try:
                 self.whole[task] = super().metrics(task, feeds, done)
             finally:
-                self.student.full = False
+                self.model.full = False
         light, whole = super().metrics(task, feeds, done), self.whole[task]
-        first = self.student.recipes[task].row.metrics[0]
+        first = self.model.recipes[task].row.metrics[0]
         if first in light:
-            knows = "" if task in self.student.teacher.perceivers else ", of true latents"
+            knows = "" if task in self.model.teacher.perceivers else ", of true latents"
             self.costs[task] = f"{first} {whole[first]:.4g} -> {light[first]:.4g}{knows}"
         return {**light, **{f"{name}-full": value for name, value in whole.items()}}
 
@@ -332,10 +332,10 @@ class Tutor(Validator):
     def predict(self, perceiver: Perceiver, sample: Sample, resolution: int = -1) -> PerceptionMap:
         """What the predictor sees; where there is none, what its decoder would make of a perfect prediction."""
         recipe = perceiver.recipe
-        if recipe.id in self.student.teacher.perceivers:
+        if recipe.id in self.model.teacher.perceivers:
             return super().predict(perceiver, sample, resolution)
         values, _ = self.feed.supervision.normalise(sample)
-        latent = self.student.teacher.autoencoder.encode(recipe.target_codec().encode(values[None].to(self.device)))
+        latent = self.model.teacher.autoencoder.encode(recipe.target_codec().encode(values[None].to(self.device)))
         answers = replace(recipe, paradigm="one-step", steps=1, prediction_type="sample")
         knowing = replace(perceiver, recipe=answers, backbone=Answered(latent, LATENT))
         size = (sample.image.shape[-2], sample.image.shape[-1])
@@ -345,14 +345,14 @@ class Tutor(Validator):
 
     def write(self, name: str, notes: Mapping[str, object]) -> Path:
         """The light half in a file of its own, with the recipes that it was made for."""
-        role = self.student.role
-        called = self.config.light.light_name or self.student.tasks[0]
+        role = self.model.role
+        called = self.config.light.light_name or self.model.tasks[0]
         recipes = [
             replace(recipe, **{role: called, f"{role}_cost": self.costs.get(task, "")})
-            for task, recipe in self.student.recipes.items()
+            for task, recipe in self.model.recipes.items()
         ]
-        weights = narrowed(self.student.light.state_dict(), DTYPES[self.config.save_precision])
+        weights = narrowed(self.model.light.state_dict(), DTYPES[self.config.save_precision])
         path = Path(self.config.out) / f"{name}.safetensors"
-        latents = latents_note(Held.of(self.student.teacher.autoencoder.vae.state_dict()))
+        latents = latents_note(Held.of(self.model.teacher.autoencoder.vae.state_dict()))
         write_own(path, recipes, light={role: {called: weights}}, metadata={NOTES: json.dumps(notes), **latents})
         return path

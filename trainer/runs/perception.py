@@ -1,4 +1,4 @@
-"""Student: the networks of a run, which of their weights learn, and what is written of them in the end."""
+"""PerceptionModel: the networks of a run, which of their weights learn, and what is written of them in the end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LORA = "default"
 """What peft calls the adapter."""
 
 
-class Student(nn.Module):
+class PerceptionModel(nn.Module):
     """One UNet for all tasks of a run; called with a batch it gives what its losses sum up to."""
 
     def __init__(
@@ -156,29 +156,29 @@ class Student(nn.Module):
 # Which weights learn
 
 
-def choose(student: Student, config: Config) -> None:
+def choose(model: PerceptionModel, config: Config) -> None:
     """Let learn what the config says. ConfigError if that is nothing."""
     network = config.network
-    student.requires_grad_(False)
+    model.requires_grad_(False)
     if network.unet == "full":
-        student.unet.requires_grad_(True)
+        model.unet.requires_grad_(True)
     elif network.unet == "lora":
-        add_lora(student.unet, network)
-    if student.head is not None:
-        student.head.requires_grad_(True)
-        for unread in (student.unet.conv_norm_out, student.unet.conv_out):
+        add_lora(model.unet, network)
+    if model.head is not None:
+        model.head.requires_grad_(True)
+        for unread in (model.unet.conv_norm_out, model.unet.conv_out):
             unread.requires_grad_(False)
     if network.decoder:
-        student.vae.decoder.requires_grad_(True)
-        student.vae.post_quant_conv.requires_grad_(True)
+        model.vae.decoder.requires_grad_(True)
+        model.vae.post_quant_conv.requires_grad_(True)
     if network.encoder:
-        student.vae.encoder.requires_grad_(True)
-        student.vae.quant_conv.requires_grad_(True)
-    student.contexts.requires_grad_(config.learns_context)
+        model.vae.encoder.requires_grad_(True)
+        model.vae.quant_conv.requires_grad_(True)
+    model.contexts.requires_grad_(config.learns_context)
     if network.checkpointing:
-        student.unet.enable_gradient_checkpointing()
-        student.vae.enable_gradient_checkpointing()
-    if not student.learning():
+        model.unet.enable_gradient_checkpointing()
+        model.vae.enable_gradient_checkpointing()
+    if not model.learning():
         raise ConfigError(
             "Nothing would learn: the UNet is frozen, and there is no head, decoder or context to train; "
             'set network.unet to "lora" or "full".'
@@ -277,18 +277,18 @@ class Written:
         self.config, self.architecture, self.vae_architecture = config, architecture, vae_architecture
         self.kept, self.base_fingerprint = kept, base_fingerprint
 
-    def checkpoint(self, student: Student, path: Path, notes: Mapping[str, object]) -> None:
+    def checkpoint(self, model: PerceptionModel, path: Path, notes: Mapping[str, object]) -> None:
         """The one file of a run: the whole network, or the adapter of a LoRA run; complete or absent."""
-        recipes = list(student.recipes.values())
-        contexts = {task: student.contexts[i : i + 1].detach().cpu() for i, task in enumerate(student.tasks)}
-        heads = {} if student.head is None else {recipes[0].head: self.tensors(student.head.state_dict())}
+        recipes = list(model.recipes.values())
+        contexts = {task: model.contexts[i : i + 1].detach().cpu() for i, task in enumerate(model.tasks)}
+        heads = {} if model.head is None else {recipes[0].head: self.tensors(model.head.state_dict())}
         network, lora = self.config.network, self.config.network.unet == "lora"
         spec = modelspec(recipes, self.architecture.base, title=self.config.title, adapter=lora, size=self.config.size)
         metadata = {**spec, NOTES: json.dumps(notes)}
         if lora:
             adapter = Adapter(
                 path,
-                parts_of(student.unet, self.kept, (network.alpha or network.rank) / network.rank),
+                parts_of(model.unet, self.kept, (network.alpha or network.rank) / network.rank),
                 spelling="own",
                 base=self.architecture.base,
                 fingerprint=self.base_fingerprint,
@@ -298,8 +298,8 @@ class Written:
             )
             write_adapter(path, adapter, heads, contexts, metadata)
         else:
-            vae = (self.vae_architecture, self.tensors(student.vae.state_dict()))
-            weights = self.tensors(unet_weights(student.unet))
+            vae = (self.vae_architecture, self.tensors(model.vae.state_dict()))
+            weights = self.tensors(unet_weights(model.unet))
             unet = (replace(self.architecture, in_channels=weights["conv_in.weight"].shape[1]), weights)
             write_own(path, recipes, unet=unet, vae=vae, heads=heads, contexts=contexts, metadata=metadata)
 
@@ -341,13 +341,13 @@ def widened(unet: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
     return unet
 
 
-def groups(student: nn.Module, config: Config) -> Iterator[dict[str, object]]:
+def groups(model: nn.Module, config: Config) -> Iterator[dict[str, object]]:
     """Parameter groups, each with its peak learning rate: networks, what decodes, contexts."""
     optimiser = config.optimiser
     decoder = optimiser.decoder_lr
     rates = {"unet": optimiser.lr, "vae": decoder, "head": decoder, "contexts": optimiser.context_lr, "light": 0.0}
     sorted_by: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, weight in student.named_parameters():
+    for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
         part = name.split(".")[0]

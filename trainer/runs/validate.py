@@ -25,29 +25,29 @@ from ..data.batches import Feed, in_order
 from ..data.records import Sample
 from ..loop import Passes
 from ..scoring import Predicted, score
-from .perception import Student, Written
+from .perception import PerceptionModel, Written
 
 
 class Validator:
-    """Measures the student of a run, and writes its files."""
+    """Measures the model of a run, and writes its files."""
 
     def __init__(
         self,
         config: Config,
-        student: Student,
+        model: PerceptionModel,
         written: Written,
         feeds: list[Feed],
         device: torch.device,
         passes: Passes = nullcontext,
     ) -> None:
-        self.config, self.student, self.written, self.feeds, self.device = config, student, written, feeds, device
+        self.config, self.model, self.written, self.feeds, self.device = config, model, written, feeds, device
         self.passes = passes
         self.named: set[str] = set()
         """What of the held-out pictures is broken, as it was said."""
 
     def write(self, name: str, notes: Mapping[str, object]) -> Path:
         path = Path(self.config.out) / f"{name}.safetensors"
-        self.written.checkpoint(self.student, path, notes)
+        self.written.checkpoint(self.model, path, notes)
         return path
 
     def measure(self, done: int, main: bool) -> dict[str, float]:
@@ -57,14 +57,14 @@ class Validator:
         if not self.feeds or not main:
             return found
         distances_to_perfect = []
-        for task in self.student.tasks:
+        for task in self.model.tasks:
             feeds = [feed for feed in self.feeds if feed.recipe.id == task]
             if not feeds:
                 continue
             found[f"{task}/loss"] = loss = self.loss(feeds)
             metrics = self.metrics(task, feeds, done)
             found |= {f"{task}/{name}": value for name, value in metrics.items()}
-            distances_to_perfect.append(first_error(self.student.recipes[task], metrics, loss))
+            distances_to_perfect.append(first_error(self.model.recipes[task], metrics, loss))
         logs = [math.log(max(distance, 1e-12)) for distance in distances_to_perfect]
         return {**found, "score": math.exp(sum(logs) / len(logs))} if logs else found
 
@@ -74,19 +74,19 @@ class Validator:
         sums: list[Reduction] = []
         config = self.config
         for read in in_order(feeds, config.batch_size, config.validation_images, config.seed, self.named):
-            batch = read.to(self.device, self.student.dtype)
-            counted = self.student.weights(batch)
+            batch = read.to(self.device, self.model.dtype)
+            counted = self.model.weights(batch)
             with self.passes():
-                total = self.student(batch) * counted.factor.to(self.student.dtype)
+                total = self.model(batch) * counted.factor.to(self.model.dtype)
             sums.append(Reduction(total, counted.weight))
         return sum(sums[1:], sums[0]).mean().item()
 
     def metrics(self, task: str, feeds: list[Feed], done: int) -> dict[str, float]:
         """The task's metrics over the first pictures of each dataset; sample pictures of the very first ones."""
-        return score(self.student.recipes[task].row.metrics, self.predictions(task, feeds, done))
+        return score(self.model.recipes[task].row.metrics, self.predictions(task, feeds, done))
 
     def predictions(self, task: str, feeds: list[Feed], done: int) -> Iterator[Predicted]:
-        perceiver = self.student.perceiver(task)
+        perceiver = self.model.perceiver(task)
         for number, (feed, sample) in enumerate(tqdm(self.records(feeds), desc=f"validate {task}", leave=False)):
             seen = self.predict(perceiver, sample, feed.records.protocol.resolution)
             if number < self.config.samples:
