@@ -7,7 +7,7 @@ READY := .venv/ready
 RENDERER := .venv/renderer
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
-.PHONY: test test-host lint test-slow test-gpu test-browser host browser screenshots demo pictures example-pictures serve starter tables tables-full clean
+.PHONY: test test-host test-webui lint test-slow test-gpu test-browser host browser screenshots demo pictures example-pictures serve starter tables tables-full clean
 
 # Files of tests side by side: networks this small use one core each
 test: lint host browser
@@ -34,6 +34,11 @@ test-host: $(READY)
 	@test -f "$(COMFYUI_DIR)/main.py" || { echo "COMFYUI_DIR=$(COMFYUI_DIR) is not the folder of a ComfyUI"; exit 2; }
 	python=$$($(BIN)/python tools/comfyui.py python-for "$(COMFYUI_DIR)") && COMFYUI_DIR="$(COMFYUI_DIR)" \
 		HOST_PYTHON=$$python DIFFUSION_PERCEPTION_DYNAMIC_VRAM=$(DYNAMIC_VRAM) $(BIN)/pytest -q -rs $(or $(TESTS),tests/host)
+
+# The tests of tests/webui in a real Forge or Forge Neo: make test-webui WEBUI_DIR=... [WEBUI_PYTHON=...]
+test-webui: $(READY)
+	@test -d "$(WEBUI_DIR)/modules_forge" || { echo "WEBUI_DIR=$(WEBUI_DIR) is not the folder of a Forge"; exit 2; }
+	WEBUI_DIR="$(WEBUI_DIR)" WEBUI_PYTHON="$(WEBUI_PYTHON)" $(BIN)/pytest -q -rs tests/webui
 
 # Nothing to do where there is one; DIFFUSION_PERCEPTION_NO_HOST=1 skips it, and the tests that need it.
 host: $(READY)

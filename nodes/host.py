@@ -34,6 +34,7 @@ from ..core.checkpoints.attachment import Adapted, uncompiled
 from ..core.checkpoints.context import text_weights
 from ..core.checkpoints.layers import shapes_of
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
+from ..core.checkpoints.ldm_networks import as_convolution, filled, host_config
 from ..core.checkpoints.library import Shared
 from ..core.checkpoints.networks import Networks
 from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
@@ -504,46 +505,6 @@ def add_fourier(network: nn.Module, width: int, dtype: torch.dtype) -> None:
     middle.append(block)
 
 
-def host_config(architecture: UNetArchitecture) -> dict[str, Any]:
-    """The host's unet_config. CheckpointError for head counts that it cannot express."""
-    widths, heads = architecture.widths, architecture.heads
-    if any(width % widths[0] for width in widths) or any(width % 32 for width in widths):
-        raise CheckpointError(
-            f"ComfyUI cannot run a UNet of widths {widths}: each must be a multiple of the first and of 32."
-        )
-    sizes = {width // count for width, count in zip(widths, heads)}
-    if len(set(heads)) > 1 and len(sizes) > 1:
-        raise CheckpointError(
-            f"ComfyUI cannot run a UNet with {heads} attention heads: it knows one number, or one width, for all."
-        )
-    one_number = len(set(heads)) == 1
-    depth = [int(attends) for attends in architecture.attention]
-    return {
-        "image_size": 32,
-        "in_channels": architecture.in_channels,
-        "out_channels": architecture.out_channels,
-        "model_channels": widths[0],
-        "channel_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": [architecture.layers] * len(widths),
-        "transformer_depth": [d for d in depth for _ in range(architecture.layers)],
-        "transformer_depth_output": [d for d in depth for _ in range(architecture.layers + 1)],
-        "transformer_depth_middle": 1,
-        "context_dim": architecture.context_dim,
-        "num_heads": heads[0] if one_number else -1,
-        "num_head_channels": -1 if one_number else sizes.pop(),
-        # SD2 overflows in half precision without it, and diffusers upcasts there too
-        "attn_precision": torch.float32 if architecture.linear_projection else None,
-        "use_linear_in_transformer": architecture.linear_projection,
-        "adm_in_channels": architecture.vector_dim,
-        "num_classes": "sequential" if architecture.vector_dim else None,
-        "use_spatial_transformer": True,
-        "use_temporal_attention": False,
-        "use_temporal_resblock": False,
-        "use_checkpoint": False,
-        "legacy": False,
-    }
-
-
 def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> HostAutoencoder:
     """A VAE that the host owns, in single precision."""
     widths, channels = architecture.widths, architecture.latent_channels
@@ -567,56 +528,6 @@ def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> HostAut
     renamed = {ldm: as_convolution(tensors[name], ldm) for name, ldm in names.items()}
     vae = comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": channels}}, dtype=torch.float32)
     return HostAutoencoder(vae, architecture.scaling_factor)
-
-
-def as_convolution(tensor: Tensor, ldm: str) -> Tensor:
-    """The host's VAE attention is 1x1 convolutions."""
-    return tensor[..., None, None] if ".attn_1." in ldm and tensor.ndim == 2 else tensor
-
-
-def filled(
-    module: nn.Module,
-    tensors: dict[str, Tensor],
-    weights: Weights,
-    assign: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> nn.Module:
-    """The module with these weights. CheckpointError names what does not fit.
-
-    assign: whether to hold the very tensors, in their own dtype; else they are copied into the module's, which is
-    `dtype` for layers that are made only now.
-    """
-    made, expected = module.state_dict().keys(), shapes_in(module)
-    given = {name: tensor.shape for name, tensor in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
-    if wrong:
-        raise CheckpointError(
-            f"{weights.path.name} is not whole: {len(wrong)} of the weights that its {type(module).__name__} needs are "
-            f"missing or of another shape ({wrong[0]} ...); get the file again."
-        )
-    if not assign:
-        tensors = {name: tensor if name in made else tensor.to(dtype) for name, tensor in tensors.items()}
-    module.load_state_dict(tensors, assign=assign)
-    return module.eval().requires_grad_(False)
-
-
-UNMADE: tuple[tuple[type[nn.Module], Callable[[Any], tuple[int, ...]]], ...] = (
-    (nn.Linear, lambda layer: (layer.out_features, layer.in_features)),
-    (nn.Embedding, lambda layer: (layer.num_embeddings, layer.embedding_dim)),
-)
-"""Layers that hosts which stream weights make without any until a file is loaded, and the shape of what they want."""
-
-
-def shapes_in(module: nn.Module) -> dict[str, torch.Size]:
-    """Of all weights that a module has or waits for."""
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    for name, layer in module.named_modules():
-        for kind, shape in UNMADE:
-            if isinstance(layer, kind) and layer.weight is None:
-                shapes[f"{name}.weight"] = torch.Size(shape(layer))
-                if getattr(layer, "comfy_need_lazy_init_bias", False):
-                    shapes[f"{name}.bias"] = torch.Size(shape(layer)[:1])
-    return shapes
 
 
 def resident(patcher: comfy.model_patcher.ModelPatcher, clean: bool) -> HostBackbone:

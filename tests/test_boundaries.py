@@ -55,6 +55,15 @@ ROOMS = {
             "save.py": frozenset({"av", "folder_paths"}),
         },
     ),
+    "webui": Room(
+        rooms=frozenset({"core"}),
+        files={
+            "entry.py": frozenset({"modules"}),
+            "forge.py": frozenset({"backend", "modules", "modules_forge"}),
+            "preprocessors.py": frozenset({"modules_forge"}),
+        },
+        inside_functions=frozenset({"transformers"}),
+    ),
     "trainer": Room(
         rooms=frozenset({"core"}),
         packages=NUMERICS | {"PIL", "accelerate", "cv2", "diffusers", "peft", "scipy", "tomli", "tqdm", "transformers"},
@@ -72,6 +81,10 @@ ROOMS = {
         files={"blender_script.py": frozenset({"bpy", "mathutils"})},  # Blender's own Python runs it
     ),
 }
+
+
+NOT_IN_THE_WHEEL = {"webui"}
+"""Rooms that only a host loads, from a clone."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +170,23 @@ def test_the_door_imports_nothing_of_the_pack_until_called():
     assert found <= sys.stdlib_module_names
 
 
-def test_every_room_is_in_the_wheel_and_nothing_else_is():
+def test_the_door_of_webuis_imports_nothing_but_what_it_leads_to():
+    found = {name for _, name in names_in((ROOT / "scripts" / "diffusion_perception.py").read_text("utf-8"))}
+    ours = {name for name in found if name.split(".")[0] not in sys.stdlib_module_names}
+    assert ours == {"diffusion_perception.webui.entry"}
+
+
+def names_in(source: str) -> Iterator[tuple[int, str]]:
+    """All that a file imports: (dots, dotted name)."""
+    return ((found.level, found.name) for found in imports(source))
+
+
+def test_every_room_that_is_no_hosts_alone_is_in_the_wheel_and_nothing_else_is():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
     folders = [folder for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()]
     rooms = [path.parent for folder in folders for path in folder.rglob("__init__.py")]
-    assert sorted(packages) == sorted(
-        [PACKAGE, *(".".join([PACKAGE, *room.relative_to(ROOT).parts]) for room in rooms)]
-    )
+    parts = [room.relative_to(ROOT).parts for room in rooms if room.name not in NOT_IN_THE_WHEEL]
+    assert sorted(packages) == sorted([PACKAGE, *(".".join([PACKAGE, *names]) for names in parts)])
     assert {folder.name for folder in folders} == {*ROOMS}
 
 
@@ -191,6 +214,11 @@ PLANTED = [
     ("nodes", "render.py", "import comfy_api.v0_0_2", "nodes must not import comfy_api.v0_0_2"),
     ("nodes", "render.py", "from ..trainer.config import Config", "nodes must not import ..trainer"),
     ("nodes", "render.py", "from diffusion_perception.core import tasks", "inside the pack, import relatively"),
+    ("webui", "models.py", "from modules import shared", "webui must not import modules.shared"),
+    ("webui", "work.py", "import backend.nn", "webui must not import backend.nn"),
+    ("webui", "forge.py", "from ..nodes import host", "webui must not import ..nodes"),
+    ("webui", "forge.py", "import diffusers", "webui must not import diffusers"),
+    ("webui", "forge.py", "import transformers", "webui must not import transformers outside a function"),
     ("trainer", "loop.py", "from ..nodes import host", "trainer must not import ..nodes"),
     ("trainer", "loop.py", "from ..scenes import views", "trainer must not import ..scenes"),
     ("scenes", "views.py", "from ..trainer.data.arrays import READERS", "scenes must not import ..trainer"),

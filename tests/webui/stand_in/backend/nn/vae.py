@@ -1,0 +1,9 @@
+"""The names alone."""
+
+
+class IntegratedAutoencoderKL:
+    pass
+
+
+class Upsample:
+    pass

@@ -1,0 +1,5 @@
+"""The lock of the queue, which nobody may take twice."""
+
+import threading
+
+queue_lock = threading.Lock()

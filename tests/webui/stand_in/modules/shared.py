@@ -1,0 +1,5 @@
+"""What a user asked for."""
+
+from types import SimpleNamespace
+
+state = SimpleNamespace(interrupted=False, skipped=False)

@@ -1,0 +1,55 @@
+"""From a picture as WebUIs hand it over to its map, and from a map to the picture that a ControlNet reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.diffusion import Tick
+from ..core.display.counterparts import in_ade20k
+from ..core.display.openpose import pose_keypoint, pose_picture
+from ..core.display.picture import as_rgb, classes_of, palette_of, ready_picture
+from ..core.errors import UserError
+from ..core.perception_map import PerceptionMap
+from ..core.pipeline import Perceiver, predict
+from ..core.pose import predict_people
+
+
+def as_tensor(picture: np.ndarray) -> Tensor:
+    """uint8 (H, W) or (H, W, 1, 3 or 4) -> (1, 3, H, W) in [0, 1], without alpha. UserError for anything else."""
+    levels = picture[..., None] if picture.ndim == 2 else picture
+    if levels.dtype != np.uint8 or levels.ndim != 3 or levels.shape[-1] not in (1, 3, 4) or not levels.size:
+        raise UserError(
+            f"A picture of {picture.dtype} and shape {picture.shape} came: expected 8 bits, gray, RGB or RGBA."
+        )
+    return as_rgb(torch.from_numpy(np.ascontiguousarray(levels)).float() / 255).movedim(-1, 0)[None]
+
+
+def as_levels(picture: Tensor) -> np.ndarray:
+    """(H, W, 3) in [0, 1] -> uint8."""
+    return (picture * 255).round().byte().cpu().numpy()
+
+
+def perceive(perceiver: Perceiver, picture: np.ndarray, tick: Tick = lambda: None) -> PerceptionMap:
+    """A map of the picture at its own size; of keypoints, the whole picture is one person."""
+    by = {"image": predict, "person": predict_people}[perceiver.recipe.row.per]
+    with torch.inference_mode():
+        return by(perceiver, as_tensor(picture), tick=tick)
+
+
+def controlnet_picture(map: PerceptionMap) -> np.ndarray:
+    """uint8 (H, W, 3) as the ControlNet of the map's task reads it: classes in the colours of ADE20K."""
+    if map.convention.palette and map.task == "segmentation":
+        palette = palette_of(map)
+        return as_levels(in_ade20k(classes_of(map, palette).index, palette)[0])
+    return as_levels(ready_picture(map)[0])
+
+
+def pose_json(map: PerceptionMap) -> dict[str, Any]:
+    """OpenPose's keypoints of a map of keypoints."""
+    picture, people = pose_picture(map)
+    assert map.convention.skeleton is not None
+    return pose_keypoint(people, map.convention.skeleton, (picture.shape[1], picture.shape[2]))[0]
