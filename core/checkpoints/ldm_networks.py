@@ -96,7 +96,7 @@ def shapes_in(module: nn.Module) -> dict[str, torch.Size]:
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     for name, layer in module.named_modules():
         for kind, shape in UNMADE:
-            if isinstance(layer, kind) and layer.weight is None:
+            if isinstance(layer, kind) and getattr(layer, "weight", None) is None:
                 shapes[f"{name}.weight"] = torch.Size(shape(layer))
                 if getattr(layer, "comfy_need_lazy_init_bias", False):
                     shapes[f"{name}.bias"] = torch.Size(shape(layer)[:1])
