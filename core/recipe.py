@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .codecs import CODECS, Codec
 from .crops import CROPS
 from .diffusion import PARADIGMS
-from .errors import UserError
+from .errors import UserError, meant
 from .heatmaps import DECODINGS
 from .image import RESIZE_RULES, ResizeRule
 from .perception_map import Axis, Convention, Encoding
@@ -292,9 +291,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if name in FROM_FILES:
         raise UserError(f"{name} comes with the weights and cannot be set for a run.")
     if name not in hints:
-        near = difflib.get_close_matches(name, hints, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(hints)}."
-        raise UserError(f"A recipe has no field {name!r}: {hint}")
+        raise UserError(f"A recipe has no field {name!r}: {meant(name, hints, 'the fields are {known}.')}")
     try:
         return name, parse_value(hints[name], value)
     except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..core.errors import UserError
+from ..core.errors import UserError, meant
 from ..core.tasks import TASKS
 from ..core.texts import read_text
 from .presets import PRESETS
@@ -39,9 +38,7 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
     """ConfigError that names the nearest right one."""
     known = list(known)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(known)}."
-        raise ConfigError(f"There is no {what} {name!r}: {hint}")
+        raise ConfigError(f"There is no {what} {name!r}: {meant(name, known, 'take one of {known}.')}")
 
 
 @dataclass(frozen=True)

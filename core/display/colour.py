@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, meant
 from . import palettes
 
 TOLD = 45
@@ -56,8 +55,7 @@ class Palette:
             return names.index(word.lower())
         if word.isdecimal() and int(word) < len(names):
             return int(word)
-        near = difflib.get_close_matches(word.lower(), names, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"take a number from 0 to {len(names) - 1}, or a name."
+        hint = meant(word.lower(), names, f"take a number from 0 to {len(names) - 1}, or a name.", most=3)
         raise UserError(f"The palette {self.name} has no class {word!r}: {hint} Its classes are {self.told()}.")
 
     def told(self) -> str:

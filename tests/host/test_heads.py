@@ -114,7 +114,7 @@ def test_colours_are_read_by_the_same_nodes(comfyui):
 
 def test_a_misspelt_class_is_refused_with_the_right_spelling(comfyui):
     path = write(comfyui, "segmentation", "plain", 16, codec="class-scores", palette="furniture")
-    with pytest.raises(NodeFailed, match="The palette furniture has no class 'chiar': did you mean chair"):
+    with pytest.raises(NodeFailed, match="The palette furniture has no class 'chiar': did you mean 'chair'"):
         segmented(comfyui, path, picture(comfyui, *SIZES[1]), "chiar")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.errors import UserError
+from ...core.errors import UserError, meant
 from ...core.measure.align import MAX_EDGE
 from ...core.plain_files import parse_json
 from ...core.tasks import task_named
@@ -68,9 +67,7 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
 def check_reader(kind: str) -> None:
     """DatasetError that names the nearest right one."""
     if kind not in DATASETS:
-        near = difflib.get_close_matches(kind, DATASETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
-        raise DatasetError(f"There is no reader {kind!r}: {hint}")
+        raise DatasetError(f"There is no reader {kind!r}: {meant(kind, DATASETS, 'take one of {known}.')}")
 
 
 def is_text(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core.display.colour import PALETTES, Palette, classify
-from ...core.errors import UserError
+from ...core.errors import UserError, meant
 from ...core.geometry import NORMAL_AXES, Axes, lines_of
 from ...core.perception_map import Convention
 from ...core.srgb import to_linear
@@ -428,8 +427,7 @@ def read_description(root: Path, truths: Iterable[Kind]) -> Description:
 def check_key(key: str, known: Iterable[str], where: str) -> None:
     known = list(known)
     if key not in known:
-        near = difflib.get_close_matches(key, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it may say {', '.join(known)}."
+        hint = meant(key, known, "it may say {known}.")
         raise DatasetError(f"{where} says {key!r}, which means nothing: {hint}")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import UserError
+from ...core.errors import UserError, meant
 from ...core.recipe import Recipe
 from ..config import Config, Source
 from ..data.archives import missing_archive
@@ -56,8 +55,7 @@ def set_named(text: str) -> NamedSet:
     name, colon, rest = text.partition(":")
     if not colon or name not in DATASETS:
         if colon and not Path(text).exists() and len(name) > 1:  # C: is a drive
-            near = difflib.get_close_matches(name, DATASETS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(DATASETS)}."
+            hint = meant(name, DATASETS, "take one of {known}.")
             raise UserError(f"{text}: there is no reader {name!r}: {hint}")
         name, rest = "folder", text
     root, *settings = rest.split(",")
