@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_perception.core.display.steady import fitted, steadied
+from diffusion_perception.core.display.steady import Steadying, fitted, steadied
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
 
@@ -126,3 +126,11 @@ def test_other_numbers_are_refused(strength, cut):
 def test_one_frame_is_refused():
     with pytest.raises(UserError, match="One frame has nothing to flicker against"):
         steadied(depth(scene()))
+
+
+def test_a_frame_of_another_size_begins_a_new_scene():
+    steadying = Steadying()
+    steadying.add(depth(scene()))
+    other = depth(scene()[:, :10] * 0.5)
+    assert torch.equal(steadying.add(other).values, other.values)
+    assert steadying.begun == [1]

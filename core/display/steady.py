@@ -60,8 +60,10 @@ class Steadying:
         if self._before is None:
             return SAME
         before, known_before = self._before
-        both = known & known_before
-        line, unlike = fitted(values[both], before[both], shifts)
+        line, unlike = SAME, torch.inf
+        if before.shape == values.shape:
+            both = known & known_before
+            line, unlike = fitted(values[both], before[both], shifts)
         if unlike > self.cut:
             self.begun.append(self.count)
             return SAME
