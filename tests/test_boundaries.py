@@ -59,6 +59,7 @@ ROOMS = {
         rooms=frozenset({"core"}),
         files={
             "entry.py": frozenset({"modules"}),
+            "extras.py": frozenset({"PIL", "gradio", "modules"}),
             "forge.py": frozenset({"backend", "modules", "modules_forge"}),
             "preprocessors.py": frozenset({"modules_forge"}),
         },

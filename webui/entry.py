@@ -24,6 +24,7 @@ def register() -> None:
     if is_forge():
         # in API mode too, after all scripts and before the page
         script_callbacks.on_before_ui(offer_preprocessors)
+        script_callbacks.on_image_saved(write_beside)
     else:
         log.warning(NO_HOST)
 
@@ -35,6 +36,17 @@ def offer_preprocessors() -> None:
     offer()
 
 
+def write_beside(params: script_callbacks.ImageSaveParams) -> None:
+    """Of a map that Extras saved, its raw values."""
+    from .extras import write_beside
+
+    write_beside(params)
+
+
 def scripts() -> dict[str, type]:
     """The classes that the host registers as scripts, each under its one name; no base class may be among them."""
-    return {}
+    if not is_forge():
+        return {}
+    from .extras import PerceptionExtras
+
+    return {"PerceptionExtras": PerceptionExtras}

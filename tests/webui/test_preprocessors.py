@@ -21,38 +21,11 @@ from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.perception_map import PerceptionMap
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.host import Diffusers, open_perceiver
+from diffusion_perception.trainer.host import open_perceiver
 
 ROOT = Path(__file__).absolute().parents[2]
 STAND_IN = Path(__file__).absolute().parent / "stand_in"
-HOSTS = ("modules", "modules_forge", "backend")
 DEPTH = "depth_perception demo"
-
-
-def is_hosts(name: str) -> bool:
-    return name.split(".")[0] in HOSTS or name.startswith("diffusion_perception.webui.")
-
-
-@pytest.fixture
-def forge(monkeypatch, tmp_path):
-    """webui.forge in a stand-in for Forge, with one file of three recipes in models/perception."""
-    recipes = [
-        Recipe(task="depth", base="custom"),
-        Recipe(task="normal", base="custom", axes=("right", "up", "back")),
-        Recipe(task="matte", base="custom"),
-    ]
-    tiny.write_own(tmp_path / "perception" / "own.safetensors", recipes)
-    (tmp_path / "perception" / "broken.safetensors").write_bytes(b"no tensors")
-    monkeypatch.syspath_prepend(str(STAND_IN))
-    monkeypatch.setenv("STAND_IN_MODELS", str(tmp_path))
-    before = {name for name in sys.modules if is_hosts(name)}
-    import diffusion_perception.webui.forge as forge
-    from diffusion_perception.webui.models import Models
-
-    monkeypatch.setattr(forge, "MODELS", Models(forge.LIBRARY, Diffusers))
-    yield forge
-    for name in {name for name in sys.modules if is_hosts(name)} - before:
-        del sys.modules[name]
 
 
 @pytest.fixture
@@ -215,9 +188,12 @@ from modules import script_callbacks
 door = {door!r}
 for _ in range(2):
     script_callbacks.before_ui.clear()
+    script_callbacks.image_saved.clear()
     there = runpy.run_path(door)
     imported = {{name for name in sys.modules if name.startswith("diffusion_perception.webui.")}}
-    assert imported == {{"diffusion_perception.webui.entry"}} or _, imported
+    light = {{f"diffusion_perception.webui.{{name}}" for name in ("entry", "extras")}}
+    assert imported == light or _, imported
+    assert len(script_callbacks.image_saved) == 1
     (callback,) = script_callbacks.before_ui
     callback()
     from modules_forge.shared import supported_preprocessors
@@ -226,7 +202,7 @@ for _ in range(2):
 import diffusion_perception
 print(diffusion_perception.__file__)
 classes = [name for name, value in there.items() if isinstance(value, type) and not value.__module__ == "pathlib"]
-assert classes == [], classes
+assert classes == ["PerceptionExtras"], classes
 """
 
 

@@ -20,6 +20,7 @@ import requests
 import tiny
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diffusion_perception.core.display.picture import ready_picture
 from diffusion_perception.core.pipeline import predict
@@ -42,6 +43,22 @@ STARTED_IN = 300
 TASKS = {"depth": "depth", "normal": "normal", "mask": "mask", "albedo": "albedo"}
 """The demo's preprocessors and their tasks."""
 RECIPES = [Recipe(task="depth", base="custom"), Recipe(task="normal", base="custom", axes=("left", "up", "back"))]
+
+
+PROBE = """
+from fastapi import Body
+from modules import call_queue, postprocessing, script_callbacks, scripts
+
+def extras(folder: str = Body(), out: str = Body(), given: dict = Body()):
+    with call_queue.queue_lock:
+        off = {"upscale_enabled": False, "upscale_by": 1.0, "max_side_length": 0}
+        args = scripts.scripts_postproc.create_args_for_run({"Diffusion Perception": given, "Upscale": off})
+        postprocessing.run_postprocessing(2, None, None, folder, out, False, *args)
+    return {}
+
+script_callbacks.on_app_started(lambda demo, app: app.add_api_route("/probe/extras", extras, methods=["POST"]))
+"""
+"""An extension that does what the page's button does: the host's own API leaves the scripts' arguments out."""
 
 
 class WebUI:
@@ -73,6 +90,9 @@ def webui(tmp_path_factory) -> Iterator[WebUI]:
     data = tmp_path_factory.mktemp("webui")
     (data / "extensions").mkdir()
     (data / "extensions" / "my pack.v2 (copy)").symlink_to(ROOT, target_is_directory=True)
+    probe = data / "extensions" / "probe" / "scripts" / "probe.py"
+    probe.parent.mkdir(parents=True)
+    probe.write_text(PROBE, "utf-8")
     tiny.write_own(data / "models" / "perception" / "own.safetensors", RECIPES)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -145,3 +165,29 @@ def test_segmentation_comes_in_the_colours_of_ade20k(webui):
     given = webui.detect("seg_perception demo", shown)
     # a pixel between two classes may fall to either
     assert (given != expected).any(-1).mean() < 0.001
+
+
+def test_extras_go_from_folder_to_folder_with_raw_values_and_cut_outs(webui, tmp_path):
+    shown = {name: picture(96, 120 + 8 * number) for number, name in enumerate(("one", "two"))}
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, levels in shown.items():
+        info = PngInfo()
+        info.add_text("parameters", "a room, Steps: 20")
+        Image.fromarray(levels).save(folder / f"{name}.png", pnginfo=info)
+    given = {"enable": True, "maps": ["depth: demo", "mask: demo"], "raw": "npy", "cut_out": True}
+    answer = requests.post(
+        webui.place + "/probe/extras", json={"folder": str(folder), "out": str(out), "given": given}, timeout=300
+    )
+    assert answer.ok, webui.log.read_text("utf-8", "replace")[-3000:]
+    kinds = ("", "-depth", "-mask", "-mask-cut-out")
+    files = [f"{name}{kind}.png" for name in shown for kind in kinds]
+    files += [f"{name}-{task}.npy" for name in shown for task in ("depth", "mask")]
+    assert sorted(path.name for path in out.iterdir()) == sorted(files)
+    for name, levels in shown.items():
+        expected = seen(ROOT / "weights" / "starter.safetensors", "depth", levels)
+        assert np.abs(np.load(out / f"{name}-depth.npy") - expected.values[0, ..., 0].numpy()).max() < 1e-3
+        picture_of_it = np.asarray(Image.open(out / f"{name}-depth.png").convert("RGB"))
+        assert np.abs(picture_of_it - ready_picture(expected)[0].numpy() * 255).max() <= 1
+        alpha = np.asarray(Image.open(out / f"{name}-mask-cut-out.png"))[..., 3]
+        assert np.abs(alpha / 255 - np.load(out / f"{name}-mask.npy").clip(0, 1)).max() <= 0.503 / 255

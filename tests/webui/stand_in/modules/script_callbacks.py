@@ -1,7 +1,17 @@
 """Callbacks, which a reload of the page forgets."""
 
 before_ui = []
+image_saved = []
+
+
+class ImageSaveParams:
+    def __init__(self, image, p, filename, pnginfo):
+        self.image, self.p, self.filename, self.pnginfo = image, p, filename, pnginfo
 
 
 def on_before_ui(callback, *, name=None):
     before_ui.append(callback)
+
+
+def on_image_saved(callback, *, name=None):
+    image_saved.append(callback)
