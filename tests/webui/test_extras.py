@@ -121,7 +121,7 @@ def test_a_cut_outs_alpha_is_ours_whatever_the_host_did_to_it(extras, forge, out
     cut.putalpha(255)  # as a host does that hides its infotext there
     assert f"0001-matte-own-cut-out{ending}" in save(extras, pp, out, ending)
     kept = Image.open(out / "0001-matte-own-cut-out.png")
-    assert kept.text["parameters"] == "a cat"
+    assert kept.info["parameters"] == "a cat"
     alpha = torch.from_numpy(np.load(out / "0001-matte-own.npy"))[None].clamp(0, 1)
     assert np.abs(np.asarray(kept)[..., 3] / 255 - alpha[0].numpy()).max() <= 0.503 / 255
     colours = foreground_of(torch.from_numpy(np.asarray(image)).float()[None] / 255, alpha)[0].numpy()
