@@ -446,7 +446,7 @@ def test_diffusers_opens_every_part_of_such_a_folder(tmp_path, own):
     network = UNet2DConditionModel.from_pretrained(tmp_path / "folder", subfolder="unet").eval()
     with torch.no_grad():
         expected = tiny.unet().eval()(latent, 1, told).sample
-        assert (network(latent, 1, told).sample - expected).abs().max() < 1e-5
+        assert (network(latent, 1, told).sample - expected).abs().max() < 5e-5
     scheduler = DDIMScheduler.from_pretrained(tmp_path / "folder", subfolder="scheduler")
     assert (scheduler.config.beta_start, scheduler.config.prediction_type) == (1.0, "v_prediction")
 

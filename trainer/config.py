@@ -466,6 +466,14 @@ def to_toml(config: Config) -> str:
     return "\n".join(lines(asdict(config), "")) + "\n"
 
 
+def from_toml(text: str) -> Config:
+    """The config that to_toml() wrote, at this or an earlier time: keys that have come since are as by default.
+
+    ConfigError for what it does not know; ValueError for what is no TOML.
+    """
+    return build(Config, tomllib.loads(text), "")
+
+
 def lines(table: Mapping[str, Any], section: str) -> Iterator[str]:
     """Plain keys first, as TOML wants it, then the tables."""
     plain = {key: value for key, value in table.items() if not is_table(value)}

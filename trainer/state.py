@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..core.checkpoints.tensors import UNREADABLE
 from ..core.whole_file import UnwritableError, whole_file
-from .config import Config, ConfigError, to_toml
+from .config import Config, ConfigError, from_toml, to_toml
 from .estimate import MOMENTS
 from .optimiser import Average, fill
 
@@ -79,8 +79,9 @@ def load(
 ) -> dict[str, Any]:
     """Fill weights, optimiser and average from a state; returns the rest of it. ConfigError if it is another run's."""
     content = read(path)
-    if content["config"] != told(config):
-        line = difference(content["config"], told(config))
+    kept = completed(content["config"])
+    if kept != told(config):
+        line = difference(kept, told(config))
         raise ConfigError(
             f"{path.parent} holds a run with other settings ({line}): choose another `out`, or set resume = false to "
             f"start anew.{longer(config) if line.startswith('steps =') else ''}"
@@ -105,7 +106,7 @@ def load(
 
 def is_of(config: Config) -> bool:
     """Whether `out` holds a state of this very run."""
-    return goes_on(config) and read(Path(config.out) / FILE)["config"] == told(config)
+    return goes_on(config) and completed(read(Path(config.out) / FILE)["config"]) == told(config)
 
 
 def goes_on(config: Config) -> bool:
@@ -158,6 +159,14 @@ def told(config: Config) -> str:
     ends_anywhere = optimiser.schedule == "constant" or optimiser.decay_steps > 0
     free = (*FREE, "steps") if ends_anywhere else FREE
     return to_toml(replace(config, **{name: getattr(defaults, name) for name in free}))
+
+
+def completed(kept: str) -> str:
+    """What a state says of its run's config, with the keys that have come since; as it is where it cannot be read."""
+    try:
+        return to_toml(from_toml(kept))
+    except ValueError:
+        return kept
 
 
 def difference(one: str, other: str) -> str:
