@@ -15,7 +15,7 @@ from .diffusion import Tick
 from .errors import UserError
 from .geometry import towards_camera, with_unit_length
 from .image import SMALLEST, processing_size
-from .perception_map import Convention, PerceptionMap
+from .perception_map import Convention, PerceptionMap, from_camera
 from .pipeline import Perceiver, check_image, passes, predict
 from .recipe import Recipe
 from .tasks import TASKS
@@ -125,8 +125,7 @@ Brought = tuple[Tensor, float]
 
 def _affine(part: Tensor, whole: Tensor, cell: int, convention: Convention) -> Brought:
     """Depth is known up to scale and shift, or from the camera up to scale: first those by least squares."""
-    from_camera = convention.metric or convention.high is None
-    scale, shift = _line(_coarse(part, cell), _coarse(whole, cell), shifts=not from_camera)
+    scale, shift = _line(_coarse(part, cell), _coarse(whole, cell), shifts=not from_camera(convention))
     return _levels(part * scale + shift, whole, cell, convention)[0], scale
 
 

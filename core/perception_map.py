@@ -57,6 +57,11 @@ class Convention:
         ]
 
 
+def from_camera(convention: Convention) -> bool:
+    """Whether values are distances from the camera (or one over them), in metres or up to an unknown factor."""
+    return convention.metric or convention.high is None
+
+
 @dataclass(frozen=True)
 class Crops:
     """Where the entries of a map lie that are crops, each with a person in it, of the images of a batch."""

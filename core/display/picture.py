@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..geometry import NORMAL_AXES, Axes, change_axes, decode_normals, encode_normals, towards_camera, with_unit_length
 from ..image import FEW, all_finite
-from ..perception_map import Convention, PerceptionMap
+from ..perception_map import Convention, PerceptionMap, from_camera
 from ..tasks import TASKS
 from .colour import COLORMAPS, PALETTES, Palette, classify, colourise, is_class, paint, palette_named
 from .openpose import pose_picture
@@ -218,11 +218,6 @@ NEARNESS: dict[tuple[str, bool], Nearness] = {
     ("high", True): AS_IT_IS,
 }
 """By the end of the values that is near, and whether they count from the camera."""
-
-
-def from_camera(convention: Convention) -> bool:
-    """Whether values are distances from the camera (or one over them), in metres or up to an unknown factor."""
-    return convention.metric or convention.high is None
 
 
 def total(convention: Convention) -> float:
