@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -131,6 +132,74 @@ def test_dsines_and_marigolds_normals_of_one_scene_are_the_same_vectors(tmp_path
         assert np.array_equal(known[0].numpy(), ~unknown)
         assert np.allclose(values.movedim(0, -1).numpy()[~unknown], vectors[~unknown], atol=0.01)
     assert [each.protocol.resolution for each in samples] == [0, 640]
+
+
+def coded(vectors, signs, order):
+    """Bytes of vectors (H, W, 3) along right, up, back, laid along other axes: `signs` first, then that order."""
+    return ((vectors * signs + 1) / 2 * 255).round().astype(np.uint8)[..., order]
+
+
+def facing_vectors():
+    """Of unit length, along right, up, back; all look at the camera."""
+    vectors = RANDOM.normal(size=(H, W, 3)).astype(np.float32)
+    vectors[..., 2] = abs(vectors[..., 2])
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def right_up_back(records):
+    """What is learnt from the first record, and where it is known."""
+    recipe = Recipe("normal", axes=("right", "up", "back"), codec="unit-vector")
+    taught = feed(Config(), recipe, Source("."), records, Augmentation())
+    values, known = taught.supervision.normalise(records[0])
+    return values.movedim(0, -1).numpy(), known[0].numpy()
+
+
+def test_framenets_normals_of_scannet_count_where_its_mask_says_so(tmp_path):
+    vectors, counts = facing_vectors(), RANDOM.uniform(0, 1, (H, W)) < 0.7
+    for frame in range(5):
+        stem = f"scannet-frames/scene0016_02/frame-{frame * 10:06d}"
+        save(tmp_path / f"{stem}-color.png", picture())
+        # a camera that looks along +z, y downwards: up and back are its negatives
+        save(tmp_path / f"{stem}-normal.png", coded(vectors, [1, -1, -1], [0, 1, 2]))
+        save(tmp_path / f"{stem}-orient-mask.png", counts.astype(np.uint8) * 255)
+    records = open_dataset("framenet", "normal", root=str(tmp_path))
+    values, known = right_up_back(records)
+    assert np.array_equal(known, counts)
+    assert np.allclose(values[counts], vectors[counts], atol=0.01)
+    assert [row.image[-16:] for row in open_dataset("framenet", "normal", root=str(tmp_path), every=2).records] == [
+        f"{number:06d}-color.png" for number in (0, 20, 40)
+    ]
+
+
+def write_nyu(root, vectors, depths):
+    """As MATLAB writes 7.3 files: columns before rows."""
+    pictures = np.stack([picture() for _ in range(3)])
+    root.mkdir(parents=True, exist_ok=True)
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = pictures.transpose(0, 3, 2, 1)
+        file["rawDepths"] = np.stack([depths] * 3).transpose(0, 2, 1)
+    save(root / "nyu_normals_gt/test/00002.png", coded(vectors, [1, -1, -1], [2, 1, 0]))
+    return pictures
+
+
+def test_ladickys_normals_of_nyu_are_valid_where_a_depth_was_measured(tmp_path):
+    vectors, depths = facing_vectors(), np.where(RANDOM.uniform(0, 1, (H, W)) < 0.7, 2.5, 0).astype(np.float32)
+    pictures = write_nyu(tmp_path, vectors, depths)
+    records = open_dataset("nyu-normals", "normal", root=str(tmp_path))
+    assert np.array_equal((records[0].image.movedim(0, -1).numpy() * 255).round(), pictures[1])
+    values, known = right_up_back(records)
+    assert np.array_equal(known, depths > 0)
+    assert np.allclose(values[known], vectors[known], atol=0.01)
+
+
+def test_a_normal_map_without_its_picture_is_named(tmp_path):
+    write_nyu(tmp_path, facing_vectors(), np.ones((H, W), np.float32))
+    (tmp_path / "nyu_normals_gt/test/00002.png").rename(tmp_path / "nyu_normals_gt/test/00009.png")
+    with pytest.raises(BrokenRecord, match=r"00009\.png: nyu_depth_v2_labeled\.mat has no picture 9, it ends with 3"):
+        _ = open_dataset("nyu-normals", "normal", root=str(tmp_path))[0]
+    (tmp_path / "nyu_depth_v2_labeled.mat").unlink()
+    with pytest.raises(DatasetError, match=r"nyu_depth_v2_labeled\.mat"):
+        open_dataset("nyu-normals", "normal", root=str(tmp_path))
 
 
 def test_marigolds_diode_has_other_names_and_a_larger_processing_resolution(tmp_path):

@@ -50,6 +50,15 @@ ARCHIVES: dict[str, Archive] = {
     "diode": Archive("diode_val.tar", f"{MARIGOLD}/diode", "about 3 GB", 771),
     "dsine": Archive("dsine_eval.zip", "https://github.com/baegwangbin/DSINE (its README has the link)", "about 22 GB"),
     "marigold-normals": Archive("evaluation_dataset.zip", MARIGOLD_NORMALS),
+    "framenet": Archive(
+        "scannet-frames, a zip a scene", "https://github.com/hjwdzh/FrameNet (src/data/download.sh has the links)"
+    ),
+    "nyu-normals": Archive(
+        "nyu_normals_gt.zip and nyu_depth_v2_labeled.mat",
+        "https://www.inf.ethz.ch/personal/ladickyl and https://cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html",
+        "the pictures 2.8 GB",
+        counts={"test": 654, "train": 795},
+    ),
     "dis5k": Archive(
         "DIS5K.zip",
         "https://github.com/xuebinqin/DIS (its README has the link)",

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .arrays import BrokenRecord, read_array
-from .layouts import INTERIORVERSE, NORMALS_8_BIT, NORMALS_FLOAT, Layout
+from .layouts import FRAMENET, INTERIORVERSE, NORMALS_8_BIT, NORMALS_FLOAT, Layout
 from .pairs import Pair, Pairs, pair_folders, those_there
 from .records import Sample, read_image, read_names, refuse_task, root_of
 from .truth import Intrinsic, Level, Normal, Protocol, Segmentation, Truth, read_truth
@@ -40,6 +41,23 @@ def marigold_normals(root: str, task: str = "normal", resolution: int | None = N
     usual = 768 if set(FINE) & set(Path(root).absolute().parts) else 640
     settings = Normal(axes=("right", "up", "back"), encoding="signed")
     return NormalSet(root, task, NORMALS_FLOAT, settings, "Marigold's", usual if resolution is None else resolution)
+
+
+class FrameNet(NormalSet):
+    """ScanNet's normals by FrameNet (Huang et al., ICCV 2019): scene*/frame-NNNNNN-color.png, -normal.png beside it,
+    and -orient-mask.png of where these count.
+
+    Bytes along right, down, forward, as of its directions, which it projects by a camera that looks along +z.
+    """
+
+    def __init__(self, root: str, task: str = "normal", every: int = 1) -> None:
+        """every: of the frames, in the order of their names, only each so manieth; 200 as it is tested on."""
+        settings = Normal(axes=("right", "down", "forward"), encoding="unsigned")
+        super().__init__(root, task, FRAMENET, settings, "FrameNet's", 0)
+        self.records = self.records[::every]
+
+    def truth(self, record: Pair) -> Truth:
+        return super().truth(record).within(known(self.root / record.valid))
 
 
 class Aim500(Pairs):
@@ -89,8 +107,7 @@ class InteriorVerse(Pairs):
         return self.sample(record.image, image, self.truth(record))
 
     def truth(self, record: Pair) -> Truth:
-        known = torch.from_numpy(np.atleast_3d(read_array(self.root / record.valid) != 0).all(-1))[None]
-        return self.values(record).within(known)
+        return self.values(record).within(known(self.root / record.valid))
 
     def values(self, record: Pair) -> Truth:
         if self.task not in MATERIAL:
@@ -99,6 +116,11 @@ class InteriorVerse(Pairs):
         if stored.ndim != 3:
             raise BrokenRecord(f"{self.root / record.truth} has one channel, where roughness and metallicity are two.")
         return Truth.of(*self.settings.decode(stored[..., MATERIAL[self.task]]))
+
+
+def known(path: Path) -> Tensor:
+    """A mask's file -> (1, H, W) bool: where it is black in no channel."""
+    return torch.from_numpy(np.atleast_3d(read_array(path) != 0).all(-1))[None]
 
 
 def only(pairs: list[Pair], scenes: str) -> list[Pair]:

@@ -56,6 +56,12 @@ NORMALS_8_BIT = Layout(("**/*_img.png", "**/*_img.jpg"), r"(.*)_img\.(?:png|jpg)
 NORMALS_FLOAT = Layout(
     ("**/*_img.png", "indoors/*/*/*.png", "outdoor/*/*/*.png"), r"(.*?)(?:_img)?\.png", r"\1_normal.npy"
 )
+FRAMENET = Layout(
+    ("**/frame-*-color.png", "**/frame-*-color.jpg"),
+    r"(.*)-color\.(?:png|jpg)",
+    r"\1-normal.png",
+    r"\1-orient-mask.png",
+)
 INTERIORVERSE = {
     task: Layout(("**/*_im.exr",), r"(.*)_im\.exr", rf"\1_{task}.exr", r"\1_mask.exr")
     for task in ("albedo", "material")

@@ -17,12 +17,13 @@ from ...core.measure.align import MAX_EDGE
 from ...core.plain_files import parse_json
 from ...core.tasks import task_named
 from .arrays import BrokenRecord, read_array
-from .benchmarks import Ade20k, Aim500, InteriorVerse, dsine, marigold_normals
+from .benchmarks import Ade20k, Aim500, FrameNet, InteriorVerse, dsine, marigold_normals
 from .dmp import Dmp
 from .folder import PlainFolder
 from .hypersim import Hypersim
 from .iiw import IntrinsicImagesInTheWild
 from .layouts import DIODE, ETH3D, KITTI, NYU, SCANNET, Layout
+from .nyu_normals import NyuNormals
 from .pairs import Pair, Pairs, pair_folders, those_there
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
 from .records import (
@@ -434,6 +435,8 @@ DATASETS: dict[str, Callable[..., Records[Any]]] = {
     "diode": archived("diode"),
     "dsine": dsine,
     "marigold-normals": marigold_normals,
+    "framenet": FrameNet,
+    "nyu-normals": NyuNormals,
     "aim500": Aim500,
     "ade20k": Ade20k,
     "interiorverse": InteriorVerse,
