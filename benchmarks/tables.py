@@ -58,7 +58,7 @@ from diffusion_perception.trainer.data.published import open_dataset
 from diffusion_perception.trainer.data.records import Records, Sample, list_files
 from diffusion_perception.trainer.data.targets import options_for
 from diffusion_perception.trainer.host import device_named, load_vae, open_perceiver
-from diffusion_perception.trainer.loop import Diverged
+from diffusion_perception.trainer.journal import Diverged
 from diffusion_perception.trainer.scoring import score
 
 KINDS = ("images", "depth", "normal", "albedo")

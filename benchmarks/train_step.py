@@ -32,14 +32,17 @@ from torch import Tensor, nn
 
 from diffusion_perception.core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from diffusion_perception.core.checkpoints.networks import open_networks
+from diffusion_perception.core.checkpoints.tensors import DTYPES
 from diffusion_perception.core.generations import SD_LATENTS
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.base import ARCHITECTURES
 from diffusion_perception.trainer.config import Config, Network, Optimiser
 from diffusion_perception.trainer.data.batches import Batch, Batches
-from diffusion_perception.trainer.loop import Journal, Run, take_step
+from diffusion_perception.trainer.journal import Journal
+from diffusion_perception.trainer.loop import Run, take_step
 from diffusion_perception.trainer.optimiser import Average
-from diffusion_perception.trainer.runs.perception import DTYPES, PerceptionModel, choose, groups
+from diffusion_perception.trainer.runs.perception import PerceptionModel
+from diffusion_perception.trainer.runs.trainable import choose, groups
 
 GIB = 2**30
 ROOT = Path(__file__).absolute().parents[1]

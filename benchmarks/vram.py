@@ -5,8 +5,8 @@
 
 Predicting: weights from their number, work from ComfyUI's own estimates, which decide what it puts aside and when
 (memory_required of its models with PyTorch's attention, as on NVIDIA cards, memory_used_encode and _decode of its VAE).
-Training: what the trainer itself foretells before its first step, by a pass on tensors without contents; arithmetic
-from the same pass. No card was at hand: whatever another program, the desktop or the allocator takes comes on top.
+Training: what lives during a pass on tensors without contents, and its arithmetic. No card was at hand: whatever
+another program, the desktop or the allocator takes comes on top.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import math
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).absolute().parents[1]
@@ -40,7 +43,7 @@ from diffusion_perception.trainer.base import ARCHITECTURES, Start  # noqa: E402
 from diffusion_perception.trainer.config import Config, read  # noqa: E402
 from diffusion_perception.trainer.data.batches import Batch  # noqa: E402
 from diffusion_perception.trainer.data.feeds import recipe_for  # noqa: E402
-from diffusion_perception.trainer.estimate import Estimate, estimate  # noqa: E402
+from diffusion_perception.trainer.optimiser import MOMENTS  # noqa: E402
 from diffusion_perception.trainer.runs.perception import PerceptionModel  # noqa: E402
 from diffusion_perception.trainer.train import make  # noqa: E402
 
@@ -158,6 +161,52 @@ def batch_of(config: Config, task: str) -> Batch:
     return Batch(task, picture, picture.clone(), picture[:, :1] == 0, torch.arange(count))
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that one optimiser step takes on one process."""
+
+    weights: int
+    """Networks."""
+    optimiser: int
+    """Moments and moving averages."""
+    activations: int
+    """What lives during a step besides, at its peak: activations and gradients."""
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.optimiser + self.activations
+
+
+class Living(TorchDispatchMode):
+    """Adds up the memory that tensors hold while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        # a view holds nothing of its own
+        for tensor in [] if getattr(function, "is_view", False) else tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.count(tensor.untyped_storage())
+        return result
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.free, key, storage.nbytes())
+
+    def free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
@@ -171,22 +220,46 @@ def step_of(config: Config) -> tuple[PerceptionModel, Batch, Autocast]:
     return model.train(), batch_of(config, task), half
 
 
+def run_without_contents(config: Config, watching: AbstractContextManager[Any]) -> PerceptionModel:
+    """One forward and backward pass on tensors that have a shape and nothing in them; the model that took it."""
+    model, batch, autocast = step_of(config)
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        image, target, valid = map(fake.from_tensor, (batch.image, batch.target, batch.valid))
+        shapes = Batch(batch.task, image, target, valid, batch.seeds)
+        with watching:
+            with autocast():
+                total = rehearse(model, shapes)
+            torch.autograd.grad(total, learning, allow_unused=True)
+    return model
+
+
+def rehearse(model: PerceptionModel, batch: Batch) -> torch.Tensor:
+    """A pass through every network that a step runs, with a gradient and without losses, which look at contents."""
+    image = model.encode(batch.image, batch, "image")
+    timesteps, tokens = torch.ones(len(batch), device=image.device), model.tokens(batch.task, len(batch))
+    if model.head is not None:
+        return model.read_head(image, timesteps, tokens, batch.image.shape[-2:]).sum()
+    model.encode(batch.target, batch, "target")
+    output = model.output(image.repeat(1, model.unet.config.in_channels // image.shape[1], 1, 1), timesteps, tokens)
+    return (output if model.settings.loss == "latent" else model.decode(output)).sum()
+
+
 def memory_of(config: Config) -> Estimate:
-    return estimate(config, *step_of(config), torch.device("cpu"))
+    living = Living()
+    model = run_without_contents(config, living)
+    moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return Estimate(
+        weights=sum(weight.numel() * weight.element_size() for weight in model.parameters()),
+        optimiser=(MOMENTS[config.optimiser.name] + 4 * bool(config.optimiser.ema)) * moving,
+        activations=living.peak,
+    )
 
 
 def operations(config: Config) -> int:
     """Of one optimiser step, forward and backward."""
-    model, batch, autocast = step_of(config)
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
     counter = FlopCounterMode(display=False)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        image, target, valid = map(fake.from_tensor, (batch.image, batch.target, batch.valid))
-        shapes = Batch(batch.task, image, target, valid, batch.seeds)
-        with counter:
-            with autocast():
-                total = model.rehearse(shapes)
-            torch.autograd.grad(total, learning, allow_unused=True)
+    run_without_contents(config, counter)
     return counter.get_total_flops() * config.accumulation
 
 

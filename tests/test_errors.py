@@ -25,7 +25,7 @@ from diffusion_perception.core.checkpoints.tensors import read_json, read_shapes
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.recipe import KEY, Recipe, from_header
 from diffusion_perception.core.skeletons import Skeleton
-from diffusion_perception.trainer import config, predict, state, train
+from diffusion_perception.trainer import config, predict, state
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.data import batches
 from diffusion_perception.trainer.data.arrays import BrokenRecord
@@ -35,7 +35,6 @@ from diffusion_perception.trainer.data.published import read_pairs
 from diffusion_perception.trainer.data.records import read_intrinsics, read_names
 from diffusion_perception.trainer.data.tasks import truths
 from diffusion_perception.trainer.data.truth import read_description
-from diffusion_perception.trainer.loop import fit
 
 PROPERTY = settings(
     max_examples=100,
@@ -328,20 +327,3 @@ def test_a_fault_in_a_data_worker_shows_its_traceback(place, tmp_path, monkeypat
     with pytest.raises(type(fault)) as raised:
         main([str(word) for word in training(place, "--data", place / "train", f"--workers={workers}")])
     assert "planted_fault" in "".join(traceback.format_exception(raised.value))
-
-
-@pytest.mark.parametrize("fault", [AttributeError("planted"), RuntimeError("planted")], ids=repr)
-def test_a_fault_inside_the_estimate_shows_its_traceback(place, tmp_path, monkeypatch, fault):
-    made = train.prepare(runs.config(place, out=str(tmp_path)))
-    monkeypatch.setattr(type(made.learner), "rehearse", planted(fault))
-    with pytest.raises(type(fault), match="planted"):
-        train.foretell(made)
-
-
-def test_a_step_that_cannot_be_foretold_is_said_with_its_reason(place, tmp_path, monkeypatch, caplog):
-    made = train.prepare(runs.config(place, out=str(tmp_path)))
-    monkeypatch.setattr(type(made.learner), "rehearse", lambda self, batch: batch.image.sum().item())
-    train.foretell(made)
-    (record,) = [row for row in caplog.records if "cannot be foretold" in row.message]
-    assert record.levelname == "WARNING"
-    fit(made)

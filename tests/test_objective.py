@@ -9,7 +9,7 @@ import pytest
 import runs
 import torch
 
-from diffusion_perception.trainer import objective
+from diffusion_perception.trainer import noise, objective
 from diffusion_perception.trainer.config import Config, ConfigError, Network
 from diffusion_perception.trainer.config import Objective as Settings
 from diffusion_perception.trainer.data.batches import Batch
@@ -63,7 +63,7 @@ def test_stochastic_shows_the_picture_before_the_target_blended_with_each_pictur
     assert torch.equal(question.shown[:, :4], IMAGE)
     assert torch.equal(question.shown[:, 4:], question.noisy)
     assert close(question.noisy, power.sqrt() * SAMPLE + (1 - power).sqrt() * question.target)
-    alone = objective.draw_noise(SEEDS[1:], TIMESTEPS[1:], SHAPE[1:], Settings(noise="gaussian"))
+    alone = noise.draw_noise(SEEDS[1:], TIMESTEPS[1:], SHAPE[1:], Settings(noise="gaussian"))
     assert torch.equal(question.target[1:], alone)
 
 
@@ -72,33 +72,33 @@ def test_stochastic_shows_the_picture_before_the_target_blended_with_each_pictur
 
 @pytest.mark.parametrize(("how", "told"), [("fixed", 37), ("final", 999)])
 def test_timesteps_that_are_not_random_are_the_recipes_or_the_last(how, told):
-    drawn = objective.draw_timesteps(SEEDS, runs.recipe("depth", timestep=37), Settings(timesteps=how))
+    drawn = noise.draw_timesteps(SEEDS, runs.recipe("depth", timestep=37), Settings(timesteps=how))
     assert drawn.tolist() == [told, told]
 
 
 def test_random_timesteps_are_spread_over_the_schedule_and_each_is_its_seeds():
     seeds, recipe = torch.arange(2000), runs.recipe("depth")
-    drawn = objective.draw_timesteps(seeds, recipe, Settings())
+    drawn = noise.draw_timesteps(seeds, recipe, Settings())
     assert drawn.dtype == torch.int64
     assert 0 <= drawn.min() < 10
     assert 990 < drawn.max() <= 999
     # the mean of 0..999 within four of its deviations, 999 / sqrt(12 * 2000)
     assert abs(drawn.double().mean() - 499.5) < 4 * 6.45
-    assert torch.equal(objective.draw_timesteps(seeds[5:6], recipe, Settings()), drawn[5:6])
+    assert torch.equal(noise.draw_timesteps(seeds[5:6], recipe, Settings()), drawn[5:6])
 
 
 def test_pyramid_noise_has_a_deviation_of_one_and_neighbours_that_are_alike():
-    noise = objective.pyramid_noise((4, 32, 32), 0.9, torch.Generator().manual_seed(0))
-    plain = objective.pyramid_noise((4, 32, 32), 0.0, torch.Generator().manual_seed(0))
-    alike = [(kind[..., 1:] * kind[..., :-1]).mean() for kind in (noise, plain)]
-    assert abs(noise.std() - 1) < 1e-5
+    pyramid = noise.pyramid_noise((4, 32, 32), 0.9, torch.Generator().manual_seed(0))
+    plain = noise.pyramid_noise((4, 32, 32), 0.0, torch.Generator().manual_seed(0))
+    alike = [(kind[..., 1:] * kind[..., :-1]).mean() for kind in (pyramid, plain)]
+    assert abs(pyramid.std() - 1) < 1e-5
     assert alike[0] > 0.1 > abs(alike[1])
 
 
 def test_annealed_noise_is_plain_at_timestep_zero():
     settings, zero = Settings(noise="pyramid", annealed=True), torch.zeros(2, dtype=torch.int64)
-    drawn = objective.draw_noise(SEEDS, zero, SHAPE[1:], settings)
-    assert torch.equal(drawn, objective.draw_noise(SEEDS, zero, SHAPE[1:], replace(settings, noise="gaussian")))
+    drawn = noise.draw_noise(SEEDS, zero, SHAPE[1:], settings)
+    assert torch.equal(drawn, noise.draw_noise(SEEDS, zero, SHAPE[1:], replace(settings, noise="gaussian")))
 
 
 # Losses

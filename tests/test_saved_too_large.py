@@ -7,7 +7,7 @@ import logging
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_perception.trainer.runs.perception import narrowed
+from diffusion_perception.trainer.runs.written import narrowed
 
 
 def test_a_weight_beyond_half_precision_keeps_its_numbers_and_is_named(tmp_path, caplog):

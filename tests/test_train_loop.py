@@ -21,7 +21,8 @@ from diffusion_perception.trainer import host
 from diffusion_perception.trainer.cli import main
 from diffusion_perception.trainer.config import ConfigError, to_toml
 from diffusion_perception.trainer.data.tasks import TASK_DATA
-from diffusion_perception.trainer.loop import Diverged, fit
+from diffusion_perception.trainer.journal import Diverged
+from diffusion_perception.trainer.loop import fit
 from diffusion_perception.trainer.train import prepare
 from diffusion_perception.trainer.train import run as train
 

@@ -18,7 +18,7 @@ from diffusion_perception.core.pipeline import predict
 from diffusion_perception.trainer import host
 from diffusion_perception.trainer.config import ConfigError
 from diffusion_perception.trainer.loop import fit
-from diffusion_perception.trainer.runs.perception import unet_weights
+from diffusion_perception.trainer.runs.written import unet_weights
 from diffusion_perception.trainer.train import prepare
 
 SIGNAL = {"beta_start": 0.00085, "beta_end": 0.012, "steps": 2}

@@ -1,8 +1,7 @@
-"""Learning rates, moving averages, and what a step is foretold to take."""
+"""Learning rates, moving averages, and what is said where memory is too little."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from itertools import pairwise
 
@@ -12,10 +11,10 @@ import torch
 from torch import nn
 
 from diffusion_perception.trainer.config import Config, Optimiser, read
-from diffusion_perception.trainer.estimate import OutOfMemory, advice, estimate, said_plainly
+from diffusion_perception.trainer.memory import OutOfMemory, advice, said_plainly
 from diffusion_perception.trainer.optimiser import DECAYS, Average, share_of_peak
 from diffusion_perception.trainer.presets import PRESETS
-from diffusion_perception.trainer.runs.perception import groups
+from diffusion_perception.trainer.runs.trainable import groups
 from diffusion_perception.trainer.train import prepare
 
 
@@ -94,39 +93,6 @@ def test_contexts_decoders_and_norms_have_their_own_rates_and_decay(root, tmp_pa
 
 
 # What a step takes
-
-
-def foretold(root, tmp_path, **settings):
-    found = runs.config(root, out=str(tmp_path), resume=False, **settings)
-    run = prepare(found)
-    return run, estimate(found, run.learner, run.data[0], contextlib.nullcontext, torch.device("cpu"))
-
-
-def test_weights_and_moments_are_counted_exactly(root, tmp_path):
-    run, found = foretold(root, tmp_path, optimiser={"ema": 0.9})
-    learning = sum(weight.numel() for weight in run.learner.learning().values())
-    assert found.weights == sum(weight.numel() * 4 for weight in run.learner.parameters())
-    assert found.optimiser == (8 + 4) * learning
-    assert found.activations > 4 * learning  # gradients alone
-
-
-def test_what_costs_more_is_foretold_to_cost_more(root, tmp_path):
-    one, four, pixel, lora = (
-        foretold(root, tmp_path, size=[64, 64], **settings)[1]
-        for settings in (
-            {"batch_size": 1},
-            {"batch_size": 4},
-            {"batch_size": 4, "objective": {"loss": "pixel"}},
-            {"batch_size": 4, "network": {"unet": "lora"}},
-        )
-    )
-    assert one.activations < four.activations < pixel.activations
-    assert lora.memory < four.memory
-
-
-def test_a_rehearsal_leaves_no_gradient_behind(root, tmp_path):
-    run, _ = foretold(root, tmp_path)
-    assert all(weight.grad is None for weight in run.learner.parameters())
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "vae"])

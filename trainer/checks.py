@@ -23,6 +23,7 @@ from .data.records import root_of
 from .data.targets import TargetOptions, spans_quantiles
 from .data.tasks import TASK_DATA, data_of
 from .presets import PRESETS
+from .trackers import check_trackers
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def check_possible(config: Config) -> None:
         raise ConfigError(
             'Several tasks on one network are told apart by learnt contexts: set network.learn_context = "auto".'
         )
+    check_trackers(config.trackers)
     if config.network.head:
         check_known("head", config.network.head, HEADS)
     if config.network.encoder and (config.objective.loss != "pixel" or config.cache_latents):

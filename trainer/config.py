@@ -9,6 +9,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import tomlkit
+
 from ..core.errors import UserError, meant
 from ..core.tasks import TASKS
 from ..core.texts import read_text
@@ -249,7 +251,7 @@ class Config:
     cache_latents: Annotated[
         bool, "encode each picture once and keep its latent on disk; only flips are then augmented"
     ] = False
-    estimate: Annotated[bool, "say before the first step what memory it will take"] = True
+    estimate: Annotated[bool, "say after the first step what memory it took at most"] = True
     resume: Annotated[bool, "go on from the last state in `out`; false starts anew"] = True
     save_every: Annotated[int, "optimiser steps between saved states"] = 500
     validate_every: Annotated[int, "optimiser steps between validations; 0 only at the end"] = 500
@@ -257,6 +259,9 @@ class Config:
     validation_images: Annotated[int, "pictures of each task that a validation looks at; 0 is all"] = 100
     samples: Annotated[int, "sample pictures of each task per validation"] = 4
     log_every: Annotated[int, "optimiser steps between lines of the log"] = 10
+    trackers: Annotated[
+        tuple[str, ...], "who is told the log's numbers too: tensorboard (where it is installed), wandb, mlflow"
+    ] = ("tensorboard",)
     save_precision: Annotated[Literal["fp32", "fp16", "bf16"], "of the weights in the file"] = "fp32"
     licence: Annotated[str, "of the weights, written into the file"] = ""
     title: Annotated[str, "of the weights, written into the file"] = ""
@@ -463,7 +468,7 @@ def leaves(cls: type = Config, section: str = "") -> Iterator[tuple[str, str, An
 
 def to_toml(config: Config) -> str:
     """The config in full, as a file that says the same."""
-    return "\n".join(lines(asdict(config), "")) + "\n"
+    return tomlkit.dumps(asdict(config))
 
 
 def from_toml(text: str) -> Config:
@@ -474,34 +479,6 @@ def from_toml(text: str) -> Config:
     return build(Config, tomllib.loads(text), "")
 
 
-def lines(table: Mapping[str, Any], section: str) -> Iterator[str]:
-    """Plain keys first, as TOML wants it, then the tables."""
-    plain = {key: value for key, value in table.items() if not is_table(value)}
-    yield from (f"{quoted(key)} = {toml_value(value)}" for key, value in plain.items())
-    for key, value in table.items():
-        name = f"{section}{quoted(key)}"
-        if isinstance(value, Mapping) and value:
-            yield from ("", f"[{name}]", *lines(value, f"{name}."))
-        elif is_table(value) and not isinstance(value, Mapping):
-            for row in value:
-                yield from ("", f"[[{name}]]", *lines(row, f"{name}."))
-
-
-def is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) or (
-        isinstance(value, list | tuple) and any(isinstance(x, Mapping) for x in value)
-    )
-
-
-def quoted(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else toml_value(key)
-
-
 def toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml_value, value))}]"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    return repr(value)
+    """As it stands behind an equals sign."""
+    return tomlkit.item(value).as_string()

@@ -20,7 +20,7 @@ from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.modelspec import modelspec
 from ..core.checkpoints.networks import Networks
 from ..core.checkpoints.own_file import write_own
-from ..core.checkpoints.tensors import Weights, stored
+from ..core.checkpoints.tensors import DTYPES, Weights, stored
 from ..core.checkpoints.tiny_vae_file import latents_note, meant_for, open_light
 from ..core.errors import UserError
 from ..core.recipe import Recipe
@@ -33,7 +33,6 @@ from .repository import check_folder, write_repository
 
 LAYOUTS = ("own", "diffusers", "kohya")
 """The project's own file; diffusers' folder of networks, or names of LoRA; kohya's names of LoRA."""
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -20,54 +17,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ..core.errors import UserError
-from ..core.whole_file import UnwritableError
-from . import state
+from . import memory, state
 from .config import Config
 from .data import batches
 from .data.batches import Batch, Batches, Tally
-from .objective import Counted
+from .journal import Journal, reduced
+from .learner import Evaluator, Learner
 from .optimiser import Average, set_rates, share_of_peak
 from .stop import Stopped, Wish
-
-
-class Learner(Protocol):
-    """The networks of a run; called with a batch they give what its losses sum up to, one entry each: (N,)."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which losses are computed."""
-        ...
-
-    def weights(self, batch: Batch) -> Counted:
-        """What those entries are to be divided by."""
-        ...
-
-    def rehearse(self, batch: Batch) -> Tensor:
-        """A pass through everything that a step runs, but for losses."""
-        ...
-
-    def learning(self) -> dict[str, nn.Parameter]:
-        """The weights that move, by name."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-
-Passes = Callable[[], AbstractContextManager[Any]]
-"""In which precision networks run. Pictures are read, and what was predicted is measured, outside of it."""
-
-
-class Evaluator(Protocol):
-    """Who measures a run on held-out pictures, and writes its files."""
-
-    def measure(self, done: int, main: bool) -> dict[str, float]:
-        """Metrics after `done` steps, with a `score` of which less is better; empty if there is nothing to measure."""
-        ...
-
-    def write(self, name: str, notes: Mapping[str, object]) -> Path:
-        """The weights as they are, in the run's folder; where they lie."""
-        ...
 
 
 @dataclass
@@ -179,17 +136,12 @@ def coefficients_of(run: Run, taken: Sequence[Batch]) -> list[Tensor]:
     ]
 
 
-def reduced(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """Their sum over all processes."""
-    summed = accelerator.reduce(values, "sum")
-    assert isinstance(summed, Tensor)
-    return summed
-
-
 def after(run: Run, done: int) -> None:
     """What happens between steps: log, validate, save. `done` steps lie behind."""
     config = run.config
     last, saves = done == config.steps, done % config.save_every == 0
+    if config.estimate and done == run.first_step + 1 and run.accelerator.is_main_process:
+        tell(memory.taken(run.accelerator.device))
     # what is saved has been looked at: a state of NaN would be of no use
     if done % config.log_every == 0 or saves or last:
         run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
@@ -197,6 +149,12 @@ def after(run: Run, done: int) -> None:
         validate(run, done)
     if saves or last:
         save(run, done)
+
+
+def tell(sentence: str) -> None:
+    """Beside the bar, if there is anything to say."""
+    if sentence:
+        tqdm.write(sentence, sys.stderr)
 
 
 def validate(run: Run, done: int) -> None:
@@ -212,7 +170,7 @@ def validate(run: Run, done: int) -> None:
                 run.progress["best"] = found["score"]
                 kept = f"; the best so far, kept as {run.evaluator.write('best', {'step': done, **found})}"
             figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != "score")
-            tqdm.write(f"Step {done}, held out: {figures}{kept}.", sys.stderr)
+            tell(f"Step {done}, held out: {figures}{kept}.")
     run.accelerator.wait_for_everyone()
     run.model.train()
 
@@ -274,88 +232,6 @@ def write_last(run: Run, done: int) -> None:
     if run.accelerator.is_main_process:
         with run.average.in_place(run.learner.learning()):
             path = run.evaluator.write("last", {"step": done})
-        tqdm.write(f"The weights after {done} steps are {path}.", sys.stderr)
+        tell(f"The weights after {done} steps are {path}.")
         run.journal.close()
     run.accelerator.wait_for_everyone()
-
-
-class Diverged(UserError):
-    """A loss that is no number any more."""
-
-
-class Journal:
-    """The log of a run: log.jsonl, a line an event, and TensorBoard's files where that is installed."""
-
-    def __init__(self, out: Path, main: bool) -> None:
-        self.file = (out / "log.jsonl").open("a", encoding="utf-8") if main else None
-        self.board = board(out) if main else None
-        self.losses: dict[str, list[Tensor]] = {}
-        self.since = time.monotonic()
-        self.bar: tqdm[int] | None = None
-        self.saved = 0
-        """The step of the last state of this run; 0 if there is none."""
-
-    def note(self, task: str, terms: Tensor) -> None:
-        """A micro-batch's part of the loss, not yet read from the device."""
-        self.losses.setdefault(task, []).append(terms.sum())
-
-    def write(self, accelerator: Accelerator, done: int, rate: float, broken: int) -> None:
-        """The mean loss of each task since the last line. Diverged if one is no number any more."""
-        tasks = sorted(self.losses)
-        sums = torch.stack([torch.stack(self.losses[task]).sum().float() for task in tasks])
-        sums = reduced(accelerator, sums).tolist()
-        means = {task: total / len(self.losses[task]) for task, total in zip(tasks, sums)}
-        self.losses.clear()
-        lost = [task for task, value in means.items() if not math.isfinite(value)]
-        if lost:
-            raise Diverged(
-                f"The loss of {lost[0]} is {means[lost[0]]} at step {done}: lower optimiser.lr, set "
-                f'optimiser.max_norm = 1, or leave half precision (precision = "no"); {self.left()}.'
-            )
-        seconds = time.monotonic() - self.since
-        self.since = time.monotonic()
-        self.event({"step": done, "loss": means, "lr": rate, "seconds": round(seconds, 3), "broken": broken})
-        if self.bar is not None:
-            self.bar.set_postfix({task: f"{value:.3g}" for task, value in means.items()})
-        for task, value in means.items():
-            self.scalar(f"loss/{task}", value, done)
-        self.scalar("lr", rate, done)
-
-    def left(self) -> str:
-        """What there is to go on from."""
-        return f"the state of step {self.saved} was kept" if self.saved else "no state had been saved yet"
-
-    def validation(self, done: int, found: dict[str, float]) -> None:
-        self.event({"step": done, "validation": found})
-        for name, value in found.items():
-            self.scalar(f"validation/{name}", value, done)
-
-    def event(self, row: dict[str, Any]) -> None:
-        if self.file is None:
-            return
-        try:
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
-        except OSError as error:
-            raise UnwritableError(
-                f"{self.file.name} could not be written ({error.strerror}); {self.left()}."
-            ) from error
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        if self.board is not None:
-            self.board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
-        if self.file is not None:
-            self.file.close()
-
-
-def board(out: Path) -> Any:
-    """TensorBoard's writer, None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"))

@@ -1,34 +1,28 @@
-"""Objective: a batch -> what its losses sum up to, and the weights to divide those sums by.
+"""Objective: what a network is asked of a batch, what its losses sum up to, and the weights to divide those sums by.
 
-coefficients = [terms.coefficients(...)]        # one all-reduce a step, see loop.py
-totals = model(batch)                           # objective.totals(), inside the wrapped module
-accelerator.backward((totals * coefficients).sum())
+question = ask(image, sample, timesteps, seeds, recipe, settings)
+sums = totals(answers, batch, terms)              # the model's answers; runs/perception.py
+(sums * coefficients).sum().backward()            # coefficients from weights(batch, terms); loop.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.codecs import reduce_channels
-from ..core.diffusion import PARADIGMS, TRAIN_STEPS, Question, alpha_bars, to_sample
-from ..core.measure.losses import LOSSES, Loss, at_least_float32, valid_cells, widest_on
+from ..core.diffusion import PARADIGMS, Question, alpha_bars
+from ..core.measure.losses import LOSSES, Loss, valid_cells, widest_on
 from ..core.recipe import Recipe
 from ..core.tasks import task_named
 from .config import Config, ConfigError, check_known
 from .config import Objective as Settings
 from .data.batches import Batch
-
-if TYPE_CHECKING:
-    from .runs.perception import PerceptionModel
-
-LEVELS = 10
-"""Resolutions of pyramid noise."""
+from .learner import Counted
+from .noise import draw_noise
 
 
 @dataclass(frozen=True)
@@ -83,65 +77,7 @@ class Answer(NamedTuple):
     target: Tensor
 
 
-# What is drawn
-
-
-def draw_timesteps(seeds: Tensor, recipe: Recipe, settings: Settings) -> Tensor:
-    """(B,) int64: what the network is told of each picture."""
-    fixed = {"fixed": recipe.timestep, "final": TRAIN_STEPS - 1}.get(settings.timesteps)
-    if fixed is not None:
-        return torch.full_like(seeds, fixed)
-    return torch.cat([torch.randint(TRAIN_STEPS, (1,), generator=source(seed, "timestep")) for seed in seeds.tolist()])
-
-
-def draw_noise(seeds: Tensor, timesteps: Tensor, shape: Sequence[int], settings: Settings) -> Tensor:
-    """(B, 4, h, w) float32, each picture's from its own seed."""
-    noises = []
-    for seed, timestep in zip(seeds.tolist(), timesteps.tolist()):
-        share = timestep / TRAIN_STEPS if settings.annealed else 1.0
-        strength = settings.pyramid_strength * share if settings.noise == "pyramid" else 0.0
-        noises.append(pyramid_noise(shape, strength, source(seed, "noise")))
-    return torch.stack(noises)
-
-
-PURPOSES = ("timestep", "noise", "image", "target")
-
-
-def source(seed: int, purpose: str) -> torch.Generator:
-    """A picture's own randomness for one purpose."""
-    return torch.Generator().manual_seed((seed * len(PURPOSES) + PURPOSES.index(purpose)) % 2**63)
-
-
-def pyramid_noise(shape: Sequence[int], strength: float, random: torch.Generator) -> Tensor:
-    """Gaussian noise (C, h, w) with coarser noise on it, each coarser one weaker, brought back to a deviation of 1.
-
-    Marigold's multi-resolution noise. There the deviation is that of the whole batch; here it is the picture's own, so
-    that a picture's noise does not depend on what it is batched with.
-    """
-    noise = torch.randn(*shape, generator=random)
-    if strength == 0:
-        return noise
-    height, width = shape[-2:]
-    for level in range(LEVELS):
-        ratio = 2 + 2 * torch.rand((), generator=random).item()
-        height, width = max(1, int(height / ratio**level)), max(1, int(width / ratio**level))
-        coarse = torch.randn(1, shape[0], height, width, generator=random)
-        noise = noise + F.interpolate(coarse, tuple(shape[-2:]), mode="bilinear")[0] * strength**level
-        if min(height, width) == 1:
-            break
-    return noise / noise.std()
-
-
-# The two halves of the objective
-
-
-class Counted(NamedTuple):
-    """What the entries of `totals` are to be divided by and multiplied with, one entry each."""
-
-    weight: Tensor
-    """(N,) int64, what was counted."""
-    factor: Tensor
-    """(N,) float64, or what the device has."""
+# What is asked, and what is made of the answers
 
 
 def weights(batch: Batch, terms: Sequence[Term]) -> Counted:
@@ -158,10 +94,11 @@ def term_weight(batch: Batch, term: Term) -> Tensor:
     return term.loss.weight(in_space(true_picture(batch), term), batch.valid, **extras(batch))
 
 
-def totals(model: PerceptionModel, batch: Batch, terms: Sequence[Term], settings: Settings) -> Tensor:
-    """What each entry of each loss sums up to, differentiable: (N,)."""
-    recipe = model.recipes[batch.task]
-    answers = answer(model, batch, recipe, settings, {term.space for term in terms})
+def totals(answers: Mapping[str, Answer], batch: Batch, terms: Sequence[Term]) -> Tensor:
+    """What each entry of each loss sums up to, differentiable: (N,).
+
+    answers: by where they lie, `latent` or `picture`; those that the terms compare.
+    """
     parts = []
     for term in terms:
         found = answers["latent" if term.space == "latent" else "picture"]
@@ -169,28 +106,6 @@ def totals(model: PerceptionModel, batch: Batch, terms: Sequence[Term], settings
         valid = valid_cells(batch.valid) if term.space == "latent" else batch.valid
         parts.append(term.loss(prediction, target, valid, **extras(batch)).total)
     return torch.cat(parts)
-
-
-def answer(
-    model: PerceptionModel, batch: Batch, recipe: Recipe, settings: Settings, spaces: set[str]
-) -> Mapping[str, Answer]:
-    """The network's answer to one question about each picture, in the spaces that are asked for."""
-    timesteps = draw_timesteps(batch.seeds, recipe, settings)
-    tokens = model.tokens(batch.task, len(batch))
-    image = model.encode(batch.image, batch, "image")
-    if model.head is not None:
-        prediction = model.read_head(image, timesteps, tokens, batch.target.shape[-2:])
-        return {"picture": Answer(prediction, true_picture(batch))}
-    needs_target = "latent" in spaces or PARADIGMS[recipe.paradigm].shows_target
-    sample = model.encode(batch.target, batch, "target") if needs_target else image
-    question = ask(image, sample, timesteps, batch.seeds, recipe, settings)
-    output = at_least_float32(model.output(question.shown, timesteps, tokens))
-    guess = to_sample(output, question.noisy, question.alpha_bar, recipe.prediction_type)
-    found = {"latent": Answer(guess, sample) if question.target is None else Answer(output, question.target)}
-    if spaces - {"latent"}:
-        picture = reduce_channels(model.decode(guess), recipe.row.channels)
-        found["picture"] = Answer(picture, true_picture(batch))
-    return found
 
 
 def ask(

@@ -40,6 +40,8 @@ OPTIMISERS: dict[str, Callable[[list[dict[str, Any]], Settings], Optimizer]] = {
     "adamw": adamw,
     "adamw8bit": adamw_8bit,
 }
+MOMENTS = {"adam": 8, "adamw": 8, "adamw8bit": 2}
+"""Bytes that each keeps for a weight."""
 
 
 # Learning rates: each a share of the peak, as a function of how far the decay has come (0..1)

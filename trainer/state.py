@@ -16,14 +16,13 @@ from torch.optim import Optimizer
 from ..core.checkpoints.tensors import UNREADABLE
 from ..core.whole_file import UnwritableError, whole_file
 from .config import Config, ConfigError, from_toml, to_toml
-from .estimate import MOMENTS
-from .optimiser import Average, fill
+from .optimiser import MOMENTS, Average, fill
 
 FILE = "state.pt"
 FREE = (
     *("out", "device", "workers", "resume", "estimate", "save_every", "validate_every", "validation_images", "samples"),
     "validate_first",
-    *("log_every", "licence", "title", "save_precision"),
+    *("log_every", "trackers", "licence", "title", "save_precision"),
 )
 """Keys that may change between the parts of a run, for they do not change what it learns; `steps` joins them where the
 learning rate does not depend on it."""

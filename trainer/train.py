@@ -15,6 +15,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..core.checkpoints.tensors import DTYPES
 from ..core.diffusion import PARADIGMS
 from ..core.display.colour import palette_named
 from ..core.heads.table import untrained_head
@@ -26,15 +27,20 @@ from .checks import check
 from .config import Config, ConfigError, to_toml
 from .data.batches import Batches, Feed, changes, listed, marked
 from .data.feeds import open_feeds
-from .estimate import GIB, UNFORESEEABLE, advice, estimate, said_plainly
+from .journal import Journal
 from .latents import Latents
-from .loop import Evaluator, Journal, Run, fit
+from .learner import Evaluator
+from .loop import Run, fit
+from .memory import said_plainly
 from .optimiser import OPTIMISERS, Average
 from .predict import device_named
 from .runs.autoencoder import AutoencoderModel, AutoencoderValidator, untrained
 from .runs.light_half import LightHalfModel, LightHalfValidator, light_half_model, open_teacher, with_recipes
-from .runs.perception import DTYPES, PerceptionModel, Written, choose, groups, whole_weights, widened
+from .runs.perception import PerceptionModel
+from .runs.trainable import choose, groups, whole_weights, widened
 from .runs.validate import Validator
+from .runs.written import Written
+from .trackers import start_trackers
 
 log = logging.getLogger(__name__)
 
@@ -68,25 +74,6 @@ def begin(run: Run) -> None:
     if run.first_step == config.steps and run.accelerator.is_main_process:
         done = f"{run.out} is already at step {run.first_step} of {config.steps}: its weights are written once more."
         tqdm.write(done, sys.stderr)
-    elif config.estimate:
-        foretell(run)
-
-
-def foretell(run: Run) -> None:
-    """Say what a step will take, or why that cannot be told: the run itself will tell."""
-    accelerator, config = run.accelerator, run.config
-    if not accelerator.is_main_process:
-        return
-    device = accelerator.device
-    try:
-        found = estimate(config, run.learner, run.data[0], lambda: accelerator.autocast(), device)
-    except UNFORESEEABLE as error:
-        log.warning("Memory and time of a step cannot be foretold (%s).", next(iter(str(error).splitlines()), error))
-        return
-    tqdm.write(found.sentence(), sys.stderr)
-    room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-    if 0 < room < found.memory:
-        tqdm.write(f"The GPU has {room / GIB:.1f} GiB. If that is not enough: {advice(config)}.", sys.stderr)
 
 
 def prepare(config: Config) -> Run:
@@ -139,7 +126,7 @@ def prepare(config: Config) -> Run:
         average,
         batches_for(config, setup.feeds, accelerator),
         setup.evaluator,
-        Journal(out, main),
+        Journal(out, main, start_trackers(config) if main else []),
         listed=listed(setup.feeds) if main else {},
     )
     if content:

@@ -27,6 +27,8 @@ from ..whole_file import whole_file
 from . import ldm_names
 from .published import where
 
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+"""Precisions that files are written in, as configs and commands call them."""
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16", "model", "model.fp16", "pytorch_model")
 EVERYBODYS = re.compile(
     r"unet.*|vae.*|scheduler.*|text_encoder|tokenizer|dpt_head.*|empty_text_embed.*|pytorch_lora_weights.*|\w+\.json"

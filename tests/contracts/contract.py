@@ -48,10 +48,10 @@ from diffusion_perception.trainer.data.tasks import TASK_DATA
 from diffusion_perception.trainer.evaluation.contenders import baseline
 from diffusion_perception.trainer.evaluation.results import COLUMNS, OF_PICTURES, Result, as_json
 from diffusion_perception.trainer.evaluation.sets import feed_of, set_named
-from diffusion_perception.trainer.loop import Journal
+from diffusion_perception.trainer.journal import Journal
 from diffusion_perception.trainer.optimiser import DECAYS, OPTIMISERS, Average
 from diffusion_perception.trainer.presets import PRESETS
-from diffusion_perception.trainer.runs import perception
+from diffusion_perception.trainer.runs import written
 from diffusion_perception.trainer.scoring import Sums
 from diffusion_perception.trainer.state import save
 
@@ -153,7 +153,7 @@ def files() -> dict[str, Any]:
         kinds = {name: {**write(path), **header_and_tensors(path)} for name, write in WRITERS.items()}
     return {
         **kinds,
-        "fields": sorted([KEY, perception.NOTES, *KEYS.values()]),
+        "fields": sorted([KEY, written.NOTES, *KEYS.values()]),
     }
 
 
@@ -177,7 +177,7 @@ def halves() -> Stored:
 
 
 def checkpoint(path: Path) -> dict[str, Any]:
-    about = {**modelspec(RECIPES, UNET.base, size=(512, 512)), perception.NOTES: "{}"}
+    about = {**modelspec(RECIPES, UNET.base, size=(512, 512)), written.NOTES: "{}"}
     contexts = {recipe.id: torch.zeros(1, 2, 64) for recipe in RECIPES}
     write_own(
         path,

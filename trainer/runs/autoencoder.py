@@ -21,8 +21,8 @@ from ...core.whole_file import write_whole
 from ..config import Autoencoder as Settings
 from ..config import Config
 from ..data.batches import Batch, Feed, in_order
-from ..loop import Passes
-from ..objective import Counted, source
+from ..learner import Counted, Passes
+from ..noise import source
 
 QUIET = -6.0
 """Logarithm of the variance that latents begin with."""
@@ -50,10 +50,6 @@ class AutoencoderModel(nn.Module):
         factors = (self.settings.l1, self.settings.gradient, self.settings.kl)
         parts = [torch.full_like(part, factor, dtype=widest_on(part.device)) for part, factor in zip(counted, factors)]
         return Counted(torch.cat(counted), torch.cat(parts))
-
-    def rehearse(self, batch: Batch) -> Tensor:
-        """A pass through the whole VAE, with a gradient and without losses."""
-        return self.vae(both(batch)[0].to(self.vae.dtype), return_dict=False)[0].sum()
 
     def forward(self, batch: Batch) -> Tensor:
         pictures, valid = both(batch)

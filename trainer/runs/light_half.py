@@ -18,7 +18,7 @@ from ...core.checkpoints.assemble import text_context
 from ...core.checkpoints.checkpoint import Checkpoint, UnsuitedError, open_all
 from ...core.checkpoints.networks import open_networks
 from ...core.checkpoints.own_file import write_own
-from ...core.checkpoints.tensors import shown
+from ...core.checkpoints.tensors import DTYPES, shown
 from ...core.checkpoints.tiny_vae_file import Held, latents_note
 from ...core.codecs import reduce_channels
 from ...core.generations import CUSTOM, LATENT
@@ -37,10 +37,11 @@ from ..data.batches import Batch, Feed
 from ..data.records import Sample
 from ..host import Diffusers, DiffusersAutoencoder, load, named_context
 from ..latents import Latents
+from ..learner import Counted
 from ..model_choice import ModelChoice
-from ..objective import Counted, source
-from .perception import DTYPES, NOTES, narrowed
+from ..noise import source
 from .validate import Validator
+from .written import NOTES, narrowed
 
 NO_CONTEXT = Context(torch.zeros(1, 1, 1))
 ROLES: dict[str, Role] = {"decoder": "decoder", "encoder": "encoder"}
@@ -210,13 +211,6 @@ class LightHalfModel(nn.Module):
             factors.append(self.settings.outcome)
         parts = [torch.full_like(part, factor, dtype=widest_on(part.device)) for part, factor in zip(counted, factors)]
         return Counted(torch.cat(counted), torch.cat(parts))
-
-    def rehearse(self, batch: Batch) -> Tensor:
-        """A pass through both halves of the VAE and, with a gradient, through the light one."""
-        with torch.no_grad():
-            latent = self.teacher.autoencoder.encode(batch.image)
-            self.teacher.autoencoder.decode(latent)
-        return self.light((batch.image if self.role == "encoder" else latent).to(self.dtype)).sum()
 
     def perceiver(self, task: str) -> Perceiver:
         """The task's predictor with the light half in it; where there is none, one that waits for its answers."""

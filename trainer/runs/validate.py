@@ -23,9 +23,10 @@ from ..config import Config
 from ..data.arrays import BrokenRecord
 from ..data.batches import Feed, in_order
 from ..data.records import Sample
-from ..loop import Passes
+from ..learner import Passes
 from ..scoring import Predicted, score
-from .perception import PerceptionModel, Written
+from .perception import PerceptionModel
+from .written import Written
 
 
 class Validator:
