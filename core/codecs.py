@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import UserError
 
 
-def stretch(values: Tensor) -> Tensor:
+def min_max(values: Tensor) -> Tensor:
     """Per-image min-max of (B, C, H, W) to [0, 1]; a constant image gives 0."""
     flat = values.flatten(1)
     low, high = flat.amin(1), flat.amax(1)
@@ -89,7 +89,7 @@ class UnitRange(Settling):
     def decode(self, picture: Tensor) -> Tensor:
         """(B, 3 or C, H, W), any range -> (B, C, H, W) in the task's units."""
         values = (reduce_channels(picture, self.channels).clamp(-1, 1) + 1) / 2
-        return values * self.scale if self.scale > 0 else stretch(values)
+        return values * self.scale if self.scale > 0 else min_max(values)
 
     def finish(self, values: Tensor) -> Tensor:
         """What remains to be done once the values are at the image's own size."""
@@ -110,7 +110,7 @@ class Unbounded(UnitRange):
 
     def decode(self, picture: Tensor) -> Tensor:
         values = (reduce_channels(picture, self.channels) / 2 + 0.5).clamp(min=0)
-        return values * self.scale if self.scale > 0 else stretch(values)
+        return values * self.scale if self.scale > 0 else min_max(values)
 
     def finish(self, values: Tensor) -> Tensor:
         return values
@@ -125,7 +125,7 @@ class MinMax(UnitRange):
         return 1.0
 
     def decode(self, picture: Tensor) -> Tensor:
-        return stretch(reduce_channels(picture, self.channels))
+        return min_max(reduce_channels(picture, self.channels))
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class MinMaxMean(MinMax):
     """The mean of channels that were stretched together; Intrinsic-LoRA's depth."""
 
     def decode(self, picture: Tensor) -> Tensor:
-        return reduce_channels(stretch(picture), self.channels)
+        return reduce_channels(min_max(picture), self.channels)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class LateMinMax(MinMax):
         return reduce_channels(picture, self.channels).clamp(-1, 1)
 
     def finish(self, values: Tensor) -> Tensor:
-        return stretch(values)
+        return min_max(values)
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,18 @@ Merge = Callable[..., tuple[Tensor, Tensor]]
 """(members, max_edge): the edge of what an alignment is computed on, 0 for MAX_EDGE."""
 
 
-def affine(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
+def merge_affine(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
     """Affine-invariant maps (E, 1, H, W): aligned by scale and shift, median, stretched to [0, 1].
 
     Returns (1, 1, H, W) twice: the map, and the median absolute deviation from it.
     """
     aligned = apply_affine(members, solve_affine(shrink(members.float(), max_edge)))
-    merged, deviation = median(aligned)
+    merged, deviation = merge_median(aligned)
     low, span = merged.min(), (merged.max() - merged.min()).clamp(min=1e-6)
     return (merged - low) / span, deviation / span
 
 
-def median(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
+def merge_median(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
     """(E, C, H, W) in a common scale -> the lower median and the median absolute deviation from it, averaged over C."""
     merged = members.median(0, keepdim=True).values
     deviation = (members - merged).abs().median(0, keepdim=True).values
@@ -47,7 +47,7 @@ def direction(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
     return members.gather(0, closest), cosine.arccos().mean(0, keepdim=True) / math.pi
 
 
-MERGES: dict[str, Merge] = {"affine": affine, "median": median, "direction": direction}
+MERGES: dict[str, Merge] = {"affine": merge_affine, "median": merge_median, "direction": direction}
 
 
 def shrink(members: Tensor, max_edge: int = 0) -> Tensor:

@@ -33,8 +33,8 @@ def find_keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     value, index = maps.flatten(2).max(2)
     x, y = index % columns, index // columns
     spread = max(SPREAD * max(rows, columns), 0.5)
-    smooth = blurred(maps.clamp(min=0), spread, round(2.5 * spread), "replicate").clamp(min=1e-10).log()
-    offset = top_of(neighbours(smooth, x, y)) * (value > 0)[..., None]
+    smooth = gaussian_blur(maps.clamp(min=0), spread, round(2.5 * spread), "replicate").clamp(min=1e-10).log()
+    offset = top_of(cells_around(smooth, x, y)) * (value > 0)[..., None]
     points = torch.stack([x, y], -1) + 0.5 + offset
     return points * points.new_tensor([width / columns, height / rows]), value.clamp(min=0)
 
@@ -57,10 +57,10 @@ def udp_of(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = maps.shape[-2:]
     value, index = maps.flatten(2).max(2)
     x, y = index % columns, index // columns
-    smooth = blurred(maps, UDP_SPREAD, UDP_REACH, "constant")
+    smooth = gaussian_blur(maps, UDP_SPREAD, UDP_REACH, "constant")
     highest = smooth.flatten(2).amax(2)  # below 0 where a lone peak stands among negative values
     smooth = smooth * (value / highest.where(highest != 0, torch.ones_like(highest)))[..., None, None]
-    offset = newton_step(neighbours(smooth.clamp(*UDP_RANGE).log(), x, y))
+    offset = newton_step(cells_around(smooth.clamp(*UDP_RANGE).log(), x, y))
     cells, sides = torch.stack([x, y], -1), offset.new_tensor([columns, rows])
     moved = cells + offset
     kept = ((moved >= -UDP_REACH) & (moved <= sides - 1 + UDP_REACH)).all(-1) & (value > 0)
@@ -90,7 +90,7 @@ def reduced(maps: Tensor) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", antialias=True)
 
 
-def blurred(maps: Tensor, spread: float, reach: int, border: str) -> Tensor:
+def gaussian_blur(maps: Tensor, spread: float, reach: int, border: str) -> Tensor:
     """By a Gaussian that ends `reach` cells away: noise of single cells would decide the derivatives.
 
     border: replicate, or constant for zeros.
@@ -103,7 +103,7 @@ def blurred(maps: Tensor, spread: float, reach: int, border: str) -> Tensor:
     return F.conv2d(across, taps[None, None, :, None])[:, 0].unflatten(0, maps.shape[:2])
 
 
-def neighbours(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def cells_around(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """(N, K, 3, 3) around a cell of each, the border repeated."""
     height, width = maps.shape[-2:]
     steps = torch.arange(-1, 2, device=maps.device)

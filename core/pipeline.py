@@ -154,7 +154,7 @@ def perceive(perceiver: Perceiver, latent: Tensor, fitted: Fit, batch_size: int,
         picture = decode(perceiver, latents[part], None if noises is None else noises[part], tick)
         decoded.append(crop(codec.decode(picture), fitted))
         tick()
-    values, uncertainty = merge(torch.cat(decoded), count, recipe)
+    values, uncertainty = merge_members(torch.cat(decoded), count, recipe)
     values, doubt = codec.settle(values, replace(fitted, colours=codec.colours).restore)
     if uncertainty is not None:
         doubt = fitted.restore(uncertainty)
@@ -278,7 +278,7 @@ def crop(values: Tensor, fitted: Fit) -> Tensor:
     return values[..., : fitted.inner[0], : fitted.inner[1]] if fitted.rule.multiple > 1 else values
 
 
-def merge(values: Tensor, count: int, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
+def merge_members(values: Tensor, count: int, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
     """(B * E, C, H, W) -> (B, C, H, W) and the uncertainty (B, 1, H, W) of more than one member."""
     if count == 1:
         return values, None

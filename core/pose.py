@@ -150,7 +150,7 @@ def people_of(map: PerceptionMap, same: float = SAME) -> list[list[Person]]:
             placed = window[:2] + its_points * (window[2:] / cells)
             area = float(window[2] * window[3])
             found[number].append(Person(placed, its_scores, sure * mean_found(its_scores), area))
-    return [alone(people, skeleton, same) for people in found]
+    return [suppressed(people, skeleton, same) for people in found]
 
 
 def whole_images(map: PerceptionMap) -> Crops:
@@ -166,7 +166,7 @@ def mean_found(scores: np.ndarray) -> float:
     return float(found.mean()) if found.size else 0.0
 
 
-def alone(people: Sequence[Person], skeleton: Skeleton, same: float = SAME) -> list[Person]:
+def suppressed(people: Sequence[Person], skeleton: Skeleton, same: float = SAME) -> list[Person]:
     """OKS-NMS: the surest person stays, whoever is more similar to one that stays than `same` goes."""
     kept: list[Person] = []
     for person in sorted(people, key=lambda person: -person.score):

@@ -52,8 +52,8 @@ def of_vae(network: nn.Module, upsamplers: Iterable[nn.Module]) -> list[Way]:
     wide = [layer for layer in network.modules() if is_3x3(layer) and winograd.pays(layer) and layer not in doubled]
     return [
         *(Way(layer, "forward", partial(doubling.not_yet_doubled, layer)) for layer in doublers),
-        *(Way(layer, "_conv_forward", doubling.convolve) for layer in doubled),
-        *(Way(layer, "_conv_forward", winograd.convolve) for layer in wide),
+        *(Way(layer, "_conv_forward", doubling.convolve_doubled) for layer in doubled),
+        *(Way(layer, "_conv_forward", winograd.winograd_convolution) for layer in wide),
     ]
 
 

@@ -236,7 +236,7 @@ KINDS = (
 )
 
 
-def kind_of(shapes: Shapes) -> Kind:
+def light_kind(shapes: Shapes) -> Kind:
     """UserError for weights of anything else."""
     for kind in KINDS:
         if kind.telltale in shapes:
@@ -246,7 +246,7 @@ def kind_of(shapes: Shapes) -> Kind:
 
 def build_light(shapes: Shapes, layers: Layers = nn) -> nn.Module:
     """The light half for weights of these shapes, still without them. UserError if they are none's."""
-    kind = kind_of(shapes)
+    kind = light_kind(shapes)
     missing = [name for name in kind.ends if name not in shapes]
     try:
         if missing:
@@ -256,9 +256,9 @@ def build_light(shapes: Shapes, layers: Layers = nn) -> nn.Module:
         raise UserError(f"The weights of a light {kind.role} lack {error}: get them again.") from None
 
 
-def channels_of(shapes: Shapes) -> int:
+def decoder_channels(shapes: Shapes) -> int:
     """Of the pictures that a light decoder makes."""
-    made = shapes[kind_of(shapes).ends[1]][0]
+    made = shapes[light_kind(shapes).ends[1]][0]
     return made // packed(len(blocks_of(shapes))) ** 2 if "to_picture.weight" in shapes else made
 
 

@@ -28,7 +28,7 @@ def pays(layer: nn.Conv2d) -> bool:
     return min(layer.in_channels, layer.out_channels) >= LEAST and torch.get_num_threads() <= MOST_THREADS
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def winograd_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(B, C, H, W), (K, C, 3, 3), (K,) -> (B, K, H, W), as a convolution with padding 1 gives it."""
     height, width = x.shape[-2:]
     if height % 2 or width % 2:
@@ -74,9 +74,9 @@ class Bench:
         """A strip (2R + 2, 2T, C) -> its inner pixels (2R, 2T, K)."""
         down, across, channels = len(strip) // 2 - 1, strip.shape[1] // 2, kernels.shape[2]
         rows = self.rows[:, :down]
-        forward(taps(strip, 0), rows[:, :, 1:-1])
+        forward(tile_pixels(strip, 0), rows[:, :, 1:-1])
         tiles = part(self.tiles, 4, 4, down, across, strip.shape[2])
-        forward(taps(rows, 2), tiles.movedim(1, 0))
+        forward(tile_pixels(rows, 2), tiles.movedim(1, 0))
         products = part(self.products, 16, down * across, channels)
         torch.bmm(tiles.view(16, down * across, -1), kernels, out=products)
         columns = part(self.columns, 2, 4, down, across, channels)
@@ -90,7 +90,7 @@ def part(memory: Tensor, *shape: int) -> Tensor:
     return memory[: prod(shape)].view(shape)
 
 
-def taps(x: Tensor, dim: int) -> list[Tensor]:
+def tile_pixels(x: Tensor, dim: int) -> list[Tensor]:
     """The four pixels of each tile along a dimension of 2N + 2."""
     every_other = (*[slice(None)] * dim, slice(None, None, 2))
     return [x.narrow(dim, tap, x.shape[dim] - 3)[every_other] for tap in range(4)]

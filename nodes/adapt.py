@@ -16,7 +16,7 @@ from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.tensors import CheckpointError
 from ..core.checkpoints.tensors import shown as shown_path
 from ..core.checkpoints.tiny_vae_file import FULL, latents_of
-from ..core.checkpoints.vae_latents import check_latents
+from ..core.checkpoints.vae_latents import connected_vae_note
 from ..core.display.picture import choose
 from ..core.errors import UserError
 from ..core.halves import with_full
@@ -117,7 +117,7 @@ class ApplyAdapter(io.ComfyNode):
         )
         note(
             *found.notes(fingerprint(backbone.weight)),
-            check_latents(checkpoint.recipe, {}, latents_of(base.vae)),
+            connected_vae_note(checkpoint.recipe, {}, latents_of(base.vae)),
             *costs(checkpoint.recipe, decoder=decoder, encoder=encoder),
         )
         return io.NodeOutput(with_full(perceiver, autoencoder), ui=shown())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.display.colour import COLORMAPS
 from ..core.display.picture import FILE_MEANINGS, as_rgb, choose, ready
-from ..core.display.scale import scaled
+from ..core.display.scale import with_scale
 from ..core.display.sheet import Cell, sheet
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
@@ -64,9 +64,9 @@ class PreviewMap(io.ComfyNode):
             raise UserError(f"The scale reaches from {low:g} down to {high:g}: take low below high.")
         given = as_gray_as_it_is(read(map, FILE_MEANINGS, convention, "image", *TASKS))
         if given.values.shape[-1] == 1 and not given.convention.classes:
-            image, said = scaled(given, colormap, (low, high) if high > low else None)
+            image, said = with_scale(given, colormap, (low, high) if high > low else None)
         else:
-            image, said = picture_of(given), str(given)
+            image, said = shown_map(given), str(given)
         note(said, warning=False)
         return io.NodeOutput(image.to(host.output_device()), ui=previewed(cls, image))
 
@@ -79,7 +79,7 @@ def as_gray_as_it_is(map: PerceptionMap) -> PerceptionMap:
     return replace(map, values=first)
 
 
-def picture_of(map: PerceptionMap) -> Tensor:
+def shown_map(map: PerceptionMap) -> Tensor:
     """(B, H, W, 3): a picture as it is, another map as ControlNet expects it."""
     return as_rgb(map.values).clamp(0, 1).contiguous() if map.task == "image" else ready(map)[0]
 
@@ -119,7 +119,7 @@ class CompareMaps(io.ComfyNode):
     def execute(cls, names: str, columns: int, **maps: Given) -> io.NodeOutput:
         found = [map for name in CELLS if name in maps for map in all_in(maps[name])]
         named = zip(found, [*names.splitlines(), *[""] * len(found)])
-        made = sheet([Cell(picture_of(map), name.strip() or map.task) for map, name in named], columns)
+        made = sheet([Cell(shown_map(map), name.strip() or map.task) for map, name in named], columns)
         return io.NodeOutput(made.to(host.output_device()), ui=previewed(cls, made))
 
 

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.display.matting import composite, cover, foreground_of, pair
-from ..core.display.picture import LEVEL_MEANINGS, as_rgb, check_image
+from ..core.display.picture import LEVEL_MEANINGS, as_rgb, checked_image
 from ..core.display.selection import LEVEL_MODES, Selection, select
 from ..core.perception_map import PerceptionMap
 from ..core.tasks import tasks_where
@@ -81,9 +81,9 @@ class MatteCutout(io.ComfyNode):
     ) -> io.NodeOutput:
         matte = read(map, LEVEL_MEANINGS, LEVELS, *tasks_where(selector="level"))
         device = host.output_device()
-        image, alpha = pair(as_rgb(check_image(image)).to(device), select(matte, Selection(mode)).to(device))
+        image, alpha = pair(as_rgb(checked_image(image)).to(device), select(matte, Selection(mode)).to(device))
         foreground = foreground_of(image, alpha, host.ticker(len(image))) if estimate_foreground else image
-        behind = torch.zeros_like(image) if background is None else as_rgb(check_image(background)).to(device)
+        behind = torch.zeros_like(image) if background is None else as_rgb(checked_image(background)).to(device)
         cutout = torch.cat((foreground, alpha[..., None]), -1)
         over = composite(foreground, alpha, cover(behind, *image.shape[1:3]))
         note(doubt(map, LEVEL_MEANINGS, LEVELS))

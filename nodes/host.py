@@ -37,7 +37,7 @@ from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
 from ..core.checkpoints.ldm_networks import as_convolution, filled, host_config
 from ..core.checkpoints.library import Shared
 from ..core.checkpoints.networks import Networks
-from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
+from ..core.checkpoints.tensors import CheckpointError, Weights, read_object, shown
 from ..core.checkpoints.tiny_vae_file import Held
 from ..core.errors import UserError
 from ..core.fourier import FourierBlock
@@ -370,7 +370,7 @@ class ComfyHost:
         return words(text_encoder.parent / "tokenizer", prompt)
 
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
-        return encode_prompt(text_weights(text_encoder), read_json(text_encoder / "config.json"), tokens)
+        return encode_prompt(text_weights(text_encoder), read_object(text_encoder / "config.json"), tokens)
 
     def empty_prompt(self, base: str, tokens: int) -> Tensor | None:
         return sd2_empty_prompt() if (base, tokens) == ("sd21", 2) else None

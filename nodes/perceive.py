@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.checkpoints.tiny_vae_file import latents_of
-from ..core.checkpoints.vae_latents import check_latents
-from ..core.display.picture import as_rgb, check_image, choose, ready, ready_picture
+from ..core.checkpoints.vae_latents import connected_vae_note
+from ..core.display.picture import as_rgb, checked_image, choose, ready, ready_picture
 from ..core.display.segmentation import unread
 from ..core.errors import UserError
 from ..core.generations import LATENT, latent_space
@@ -177,7 +177,7 @@ class Perceive(io.ComfyNode):
     ) -> io.NodeOutput:
         check_share(blend, tile)
         perceiver = blending(prepared(perception, vae, vae_precision), blend)
-        pictures = as_rgb(check_image(image)).movedim(-1, 1)
+        pictures = as_rgb(checked_image(image)).movedim(-1, 1)
         if tile:
             tick = host.ticker(passes_large(perceiver, pictures, tile, batch_size))
             seen = predict_large(perceiver, pictures, tile, resolution=resolution, batch_size=batch_size, tick=tick)
@@ -237,7 +237,7 @@ class PerceiveLatent(io.ComfyNode):
         vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
         perceiver = prepared(perception, vae, vae_precision)
-        samples = check_latent(latent["samples"]) * scaling_factor(perceiver)
+        samples = check_latent(latent["samples"]) * latent_scaling(perceiver)
         tick = host.ticker(passes(perceiver.recipe, len(samples), batch_size, encode=False))
         return outputs(cls, predict_latent(perceiver, samples, batch_size=batch_size, tick=tick))
 
@@ -253,14 +253,14 @@ def prepared(perceiver: Perceiver, vae: Any, precision: str) -> Perceiver:
     choose(host.PRECISIONS, precision, "vae_precision")
     if vae is None and own is None:
         return perceiver
-    autoencoder = host.HostAutoencoder(own if vae is None else vae, scaling_factor(perceiver), precision, note)
+    autoencoder = host.HostAutoencoder(own if vae is None else vae, latent_scaling(perceiver), precision, note)
     if vae is not None:
         known = {} if own is None else latents_of(host.weights_of(own))
-        note(check_latents(perceiver.recipe, known, latents_of(host.weights_of(vae))))
+        note(connected_vae_note(perceiver.recipe, known, latents_of(host.weights_of(vae))))
     return with_full(perceiver, autoencoder)
 
 
-def scaling_factor(perceiver: Perceiver) -> float:
+def latent_scaling(perceiver: Perceiver) -> float:
     known = perceiver.autoencoder or latent_space(perceiver.recipe.base)
     return known.scaling_factor
 
@@ -362,11 +362,11 @@ class PerceiveTasks(io.ComfyNode):
         places = [name for name in TASK_INPUTS if perceptions.get(name) is not None]
         perceivers = one_autoencoder([prepared(perceptions[name], vae, vae_precision) for name in places])
         if latent is not None and image is None:
-            samples = check_latent(latent["samples"]) * scaling_factor(perceivers[0])
+            samples = check_latent(latent["samples"]) * latent_scaling(perceivers[0])
             tick = host.ticker(passes_of_tasks(perceivers, len(samples), batch_size, None))
             maps = predict_latent_tasks(perceivers, samples, batch_size=batch_size, tick=tick)
         elif image is not None and latent is None:
-            pictures = as_rgb(check_image(image)).movedim(-1, 1)
+            pictures = as_rgb(checked_image(image)).movedim(-1, 1)
             tick = host.ticker(passes_of_tasks(perceivers, len(pictures), batch_size, resolution))
             maps = predict_tasks(perceivers, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
         else:
@@ -428,7 +428,7 @@ class PerceiveIntrinsics(io.ComfyNode):
         targets = [target for target in targets_of(perceiver) if target.recipe.task in TARGETS]
         if not targets:
             raise UserError(f"This checkpoint predicts {perceiver.recipe.task}: take Perceive for it.")
-        pictures = as_rgb(check_image(image)).movedim(-1, 1)
+        pictures = as_rgb(checked_image(image)).movedim(-1, 1)
         tick = host.ticker(passes_of_tasks(targets, len(pictures), batch_size, resolution))
         maps = predict_tasks(targets, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
         missing = {name: f"This checkpoint predicts no {name}: take another output." for name in TARGETS}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.crops import CORNERS, PADDING, boxes_of_mask, read_boxes
 from ..core.display.openpose import pose_keypoint, pose_picture
-from ..core.display.picture import as_rgb, check_image, choose, not_empty, ready_picture
+from ..core.display.picture import as_rgb, checked_image, choose, not_empty, ready_picture
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver
@@ -123,7 +123,7 @@ class PerceivePose(io.ComfyNode):
     ) -> io.NodeOutput:
         corners = choose(CORNERS, box_format, "box_format")
         perceiver = prepared(perception, vae, vae_precision)
-        pictures = as_rgb(check_image(image)).movedim(-1, 1)
+        pictures = as_rgb(checked_image(image)).movedim(-1, 1)
         size = (pictures.shape[-2], pictures.shape[-1])
         if boxes is not None and mask is not None:
             raise UserError("Boxes and a mask both say where people are: connect one of them.")
@@ -144,7 +144,7 @@ class PerceivePose(io.ComfyNode):
 
 def masks_of(mask: Tensor, count: int) -> Tensor:
     """(B, H, W): one for each image, or one for all. UserError for another number."""
-    masks = check_image(mask)[..., 0]
+    masks = checked_image(mask)[..., 0]
     if len(masks) not in (1, count):
         raise UserError(f"{len(masks)} masks came for {count} images: give one for all, or one for each.")
     return masks.expand(count, -1, -1)

@@ -6,8 +6,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..core.display.matting import pair
-from ..core.display.picture import LEVEL_MEANINGS, as_rgb, check_image, level
-from ..core.display.refine import feathered, grown, guided
+from ..core.display.picture import LEVEL_MEANINGS, as_rgb, checked_image, level
+from ..core.display.refine import feathered, grown, guided_filter
 from ..core.tasks import tasks_where
 from . import host
 from .notes import note, shown, telling
@@ -55,8 +55,8 @@ class RefineMask(io.ComfyNode):
     ) -> io.NodeOutput:
         mask = grown(level(read(map, LEVEL_MEANINGS, LEVELS, *tasks_where(selector="level"))), grow)
         if image is not None:
-            guide, mask = pair(as_rgb(check_image(image)).to(mask), mask)
-            mask = guided(mask, guide, fit_radius, fit_detail**2)
+            guide, mask = pair(as_rgb(checked_image(image)).to(mask), mask)
+            mask = guided_filter(mask, guide, fit_radius, fit_detail**2)
         note(doubt(map, LEVEL_MEANINGS, LEVELS))
         return io.NodeOutput(feathered(mask, feather).to(host.output_device()), ui=shown())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.display.distance import distance_of
 from ..core.display.glb import glb
-from ..core.display.layers import ALPHAS, COLOURS, PRECISIONS, Style, encode_frame, frames_of, planes_of, said
+from ..core.display.layers import ALPHAS, COLOURS, PRECISIONS, Style, channel_words, encode_frame, frames_of, planes_of
 from ..core.display.map_files import FORMATS, name_of, pages, texts_of
 from ..core.display.mesh import KINDS, grid_of, shape_of
 from ..core.display.picture import DEPTH_MEANINGS, FILE_MEANINGS, LEVEL_MEANINGS, as_rgb, choose, from_image
@@ -194,7 +194,7 @@ class SaveLayers(io.ComfyNode):
             names.append(f"{stem}_{number:05}_.{first_frame + frame:04}.exr")
             write_whole(folder / names[-1], encode_frame(planes, frame, texts))
             tick()
-        host.say(f"{told(names, subfolder)}: {said(planes)}")
+        host.say(f"{told(names, subfolder)}: {channel_words(planes)}")
         return io.NodeOutput(ui={"files": [ui.SavedResult(name, subfolder, io.FolderType.output) for name in names]})
 
 

@@ -52,7 +52,7 @@ def find_python(given: Path | None) -> str:
     )
 
 
-def render_views(
+def blender_views(
     room: Room, shelf: Shelf, size: tuple[int, int], samples: int, wanted: list[int], python: Path | None
 ) -> Iterator[tuple[int, View]]:
     """The wanted views of a room, as soon as each is there."""
@@ -67,7 +67,7 @@ def render_views(
             try:
                 for k in wanted:
                     arrays = _wait_for(folder / f"view{k:03d}.npz", process, log)
-                    yield k, _view(room, shelf, k, size, samples, arrays, labels, instances)
+                    yield k, _read_view(room, shelf, k, size, samples, arrays, labels, instances)
                 process.wait()
             finally:
                 process.kill()
@@ -114,7 +114,7 @@ def _write_job(
                 add(
                     placement.label,
                     placement.instance,
-                    _look(part.material, models),
+                    _material_row(part.material, models),
                     mesh,
                     hair=_hair(room, placement) if hair else None,
                 )
@@ -152,7 +152,7 @@ def _hair(room: Room, placement: Placement) -> dict[str, float]:
     }
 
 
-def _look(material: Material, models: Path) -> dict[str, Any]:
+def _material_row(material: Material, models: Path) -> dict[str, Any]:
     return {
         "colour": [float(value) for value in np.clip(material.colour, 0.09, 0.92)],
         "texture": str(models / material.texture) if material.texture else None,
@@ -171,7 +171,7 @@ def _panel_look(panel: Panel, folder: Path) -> dict[str, Any]:
     return {"colour": [1, 1, 1], "texture": str(path), "cutout": None, "glass": False, "gloss": panel.gloss}
 
 
-def _view(
+def _read_view(
     room: Room,
     shelf: Shelf,
     k: int,

@@ -100,15 +100,15 @@ def _pose_all(cache: Path, folder: Path, shared: Path, wanted: list[Path]) -> No
     for number, path in enumerate(wanted):
         if not path.is_file():
             vertices, joints = _pose(model, regressor, np.random.default_rng([SEED, number]))
-            _save(path, positions=vertices, joints=joints)
+            _save_body(path, positions=vertices, joints=joints)
     bones = np.array(model.bone_labels)
     strongest = model.vertex_bone_weights.argmax(dim=1)
     owner = model.vertex_bone_indices.gather(1, strongest[:, None])[:, 0].numpy()
     rest = _upright(model()["rest_vertices"][0].numpy())
-    _save(shared, faces=model.faces.numpy().astype(np.int64), bone=owner, bones=bones, rest=rest)
+    _save_body(shared, faces=model.faces.numpy().astype(np.int64), bone=owner, bones=bones, rest=rest)
 
 
-def _save(path: Path, **arrays: np.ndarray) -> None:
+def _save_body(path: Path, **arrays: np.ndarray) -> None:
     partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez_compressed(partial, **arrays)  # type: ignore
     os.replace(partial, path)

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from ..core.display.palettes import ROOMS, entries
+from ..core.display.palettes import ROOMS, palette_entries
 from .assets import Item
 
-CLASSES = tuple(name for _, name in entries(ROOMS))
+CLASSES = tuple(name for _, name in palette_entries(ROOMS))
 
 Role = Literal[
     "wall",  # back to a wall

@@ -34,9 +34,9 @@ def _render_mitsuba(plan: Plan, room: Room, number: int, wanted: list[int]) -> I
 
 
 def _render_blender(plan: Plan, room: Room, number: int, wanted: list[int]) -> Iterator[tuple[int, View]]:
-    from .blender import render_views
+    from .blender import blender_views
 
-    yield from render_views(room, open_shelf(), plan.size, plan.samples, wanted, plan.blender_python)
+    yield from blender_views(room, open_shelf(), plan.size, plan.samples, wanted, plan.blender_python)
 
 
 def _find_mitsuba(plan: Plan) -> None:

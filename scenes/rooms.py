@@ -246,7 +246,7 @@ class Builder:
         return Room(
             name,
             self.kind_name,
-            _triple(self.size),
+            _vector(self.size),
             tuple(self.panels),
             tuple(self.placements),
             str(self.rng.choice(SKIES if self.kind.walls else SKIES[1:])),
@@ -359,7 +359,7 @@ class Builder:
                 corner = (x - side / 2, height - 0.015, z - side / 2)
                 self.panels.append(
                     Panel(
-                        _triple(corner),
+                        _vector(corner),
                         (side, 0.0, 0.0),
                         (0.0, 0.0, side),
                         "lamp",
@@ -392,7 +392,7 @@ class Builder:
         tile: float,
         gloss: float = 0.0,
     ) -> None:
-        self.panels.append(Panel(_triple(corner), _triple(edge_u), _triple(edge_v), label, 0, texture, tile, gloss))
+        self.panels.append(Panel(_vector(corner), _vector(edge_u), _vector(edge_v), label, 0, texture, tile, gloss))
 
     def _of(self, role: str, label: str, category: str = "") -> list[Piece]:
         return [
@@ -502,7 +502,7 @@ class Builder:
                         f"body/{number:04d}",
                         "person",
                         self._next(),
-                        _triple(foot),
+                        _vector(foot),
                         float(self.rng.uniform(-np.pi, np.pi)),
                     ),
                     box,
@@ -541,7 +541,7 @@ class Builder:
         box = self._box(piece, foot, seat.yaw)
         legs = box.copy()
         if self._inside(box):
-            self._note(Placement(piece.item.id, piece.label, self._next(), _triple(foot), seat.yaw), legs)
+            self._note(Placement(piece.item.id, piece.label, self._next(), _vector(foot), seat.yaw), legs)
 
     def _on_bed(self, piece: Piece) -> None:
         if not self.beds:
@@ -551,7 +551,7 @@ class Builder:
             return
         foot = np.array(bed.position) + [0, bed_piece.item.top, 0]
         self._note(
-            Placement(piece.item.id, piece.label, self._next(), _triple(foot), bed.yaw + np.pi),
+            Placement(piece.item.id, piece.label, self._next(), _vector(foot), bed.yaw + np.pi),
             self._box(piece, foot, bed.yaw),
         )
 
@@ -618,7 +618,7 @@ class Builder:
             (inner, along * (wide - 2 * border), np.array([0, tall - 2 * border, 0]), art),
         )
         for at, u, v, texture in faces:
-            self.panels.append(Panel(_triple(at), _triple(u), _triple(v), "picture", instance, texture, 0.0, 0.2))
+            self.panels.append(Panel(_vector(at), _vector(u), _vector(v), "picture", instance, texture, 0.0, 0.2))
 
     def _pick(self, role: str, label: str, category: str = "", low: float = 0.0, high: float = 9.0) -> Piece | None:
         choice = [p for p in self._of(role, label, category) if low <= p.item.height < high]
@@ -638,7 +638,7 @@ class Builder:
         return fits
 
     def _put(self, piece: Piece, foot: np.ndarray, yaw: float, keep_clear: bool = True) -> Placement:
-        placement = Placement(piece.item.id, piece.label, self._next(), _triple(foot), float(yaw))
+        placement = Placement(piece.item.id, piece.label, self._next(), _vector(foot), float(yaw))
         box = self._box(piece, foot, yaw)
         if keep_clear:
             self._note(placement, box)
@@ -760,6 +760,6 @@ def _yaw(direction: np.ndarray) -> float:
     return float(np.arctan2(direction[0], direction[2]))
 
 
-def _triple(values: Iterable[float]) -> tuple[float, float, float]:
+def _vector(values: Iterable[float]) -> tuple[float, float, float]:
     x, y, z = (float(value) for value in values)
     return x, y, z

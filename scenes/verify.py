@@ -131,8 +131,8 @@ def read_maps(folder: Path, name: str) -> dict[str, Any]:
             f"{folder} has a damaged dataset.toml, or files of {name} in camera/, keypoints/ or depth/ ({error!r}): "
             f"remove {folder / 'camera' / name}.json and render again."
         ) from error
-    maps = {kind: read_picture(folder, kind, name) for kind in PICTURES}
-    levels = None if said.depth is not None else read_picture(folder, "depth", name)
+    maps = {kind: read_map(folder, kind, name) for kind in PICTURES}
+    levels = None if said.depth is not None else read_map(folder, "depth", name)
     return {
         **maps,
         "camera": said.camera,
@@ -177,7 +177,7 @@ def read_notes(folder: Path, name: str) -> Notes:
     )
 
 
-def read_picture(folder: Path, kind: str, name: str) -> np.ndarray:
+def read_map(folder: Path, kind: str, name: str) -> np.ndarray:
     """Of one map, colours in RGB order. UserError where there is none."""
     import cv2
 

@@ -23,7 +23,7 @@ from tiny_adapters import (
 from torch import nn
 
 from diffusion_perception.core.backbone import Context
-from diffusion_perception.core.checkpoints.adapters import Adapter, Delta, LowRank, check, merge
+from diffusion_perception.core.checkpoints.adapters import Adapter, Delta, LowRank, check_adapter, merge
 from diffusion_perception.core.checkpoints.attachment import Adapted, attach
 from diffusion_perception.core.checkpoints.layers import shapes_of
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
@@ -155,26 +155,26 @@ def for_width(width: int) -> Adapter:
     ],
 )
 def test_the_wrong_generation_is_named(adapter, base, sentence):
-    check(for_width(adapter), base_shapes(adapter))
+    check_adapter(for_width(adapter), base_shapes(adapter))
     with pytest.raises(CheckpointError, match=sentence):
-        check(for_width(adapter), base_shapes(base))
+        check_adapter(for_width(adapter), base_shapes(base))
 
 
 def test_an_adapter_of_self_attention_goes_by_its_header():
     adapter = adapter_of({"conv_in": LowRank(fixed(2, 4, 3, 3), fixed(320, 2))}, base="sd21")
     with pytest.raises(CheckpointError, match="is for SD2.1"):
-        check(adapter, base_shapes(768))
+        check_adapter(adapter, base_shapes(768))
 
 
 def test_inpainting_models_are_refused():
     with pytest.raises(CheckpointError, match="inpainting"):
-        check(for_width(768), base_shapes(768, channels=9))
+        check_adapter(for_width(768), base_shapes(768, channels=9))
 
 
 def test_layers_that_the_base_lacks_are_counted_and_named():
     layers = {"down_blocks.0.resnets.7.conv1": LowRank(fixed(2, 4), fixed(4, 2)), "conv_in": Delta(bias=fixed(320))}
     with pytest.raises(CheckpointError, match=r"lacks 2 of its 2 layers .*\(down_blocks.0.resnets.7.conv1, conv_in\)"):
-        check(adapter_of(layers), base_shapes(768))
+        check_adapter(adapter_of(layers), base_shapes(768))
 
 
 def test_layers_of_other_kinds_are_refused():

@@ -20,9 +20,9 @@ from diffusion_perception.core.codecs import (
     Unbounded,
     UnitRange,
     UnitVector,
-    stretch,
+    min_max,
 )
-from diffusion_perception.core.display.colour import PALETTES, classify, paint
+from diffusion_perception.core.display.colour import PALETTES, classify, paint_classes
 from diffusion_perception.core.image import RESIZE_RULES, Fit
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.tasks import TASKS
@@ -120,7 +120,7 @@ def test_the_late_stretch_comes_after_the_resize():
 
 
 def test_a_constant_image_stretches_to_zero():
-    assert torch.equal(stretch(torch.full((1, 1, 3, 3), 7.0)), torch.zeros(1, 1, 3, 3))
+    assert torch.equal(min_max(torch.full((1, 1, 3, 3), 7.0)), torch.zeros(1, 1, 3, 3))
 
 
 def test_vectors_get_their_length_back_after_a_resize():
@@ -172,7 +172,7 @@ def test_classes_of_colours_are_found_at_processing_size_and_brought_back_by_nea
     palette = PALETTES["furniture"]
     labels = torch.where(random(1, 16, 16, seed=seed) < 0.5, palette.index("chair"), palette.index("table"))
     codec = Recipe("segmentation", palette=palette.name).target_codec()
-    colours = paint(labels, palette).movedim(-1, 1)
+    colours = paint_classes(labels, palette).movedim(-1, 1)
     seen = codec.decode((colours + noise * random(1, 3, 16, 16, seed=seed, low=-1)) * 2 - 1)
     values, doubt = codec.settle(seen, Fit(RESIZE_RULES[rule], size, (16, 16)).restore)
     found = classify(values.movedim(1, -1), palette)

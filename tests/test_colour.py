@@ -14,7 +14,7 @@ from diffusion_perception.core.display.colour import (
     classify,
     colourise,
     is_class,
-    paint,
+    paint_classes,
     palette_named,
 )
 
@@ -83,7 +83,7 @@ def test_the_number_of_an_nyu40_class_is_the_data_sets_own():
 
 def test_every_palette_colour_is_its_own_class_and_clearly_so(palette):
     index = torch.arange(len(palette.classes))[None, None]
-    found, clearness = classify(paint(index, palette), palette)
+    found, clearness = classify(paint_classes(index, palette), palette)
     assert found.flatten().equal(palette.first())
     assert (clearness == 1).all()
 
@@ -93,7 +93,7 @@ def test_noise_below_half_the_distance_between_colours_changes_no_class(palette)
     closest = torch.pdist(colours).min().item() / 255
     index = palette.first().unique().repeat(8)[None, None]
     noise = torch.nn.functional.normalize(torch.randn(*index.shape, 3), dim=-1) * closest * 0.49
-    found, clearness = classify(paint(index, palette) + noise, palette)
+    found, clearness = classify(paint_classes(index, palette) + noise, palette)
     assert found.equal(index)
     assert (clearness > 0).all()
 
@@ -111,7 +111,7 @@ def test_the_class_is_that_of_the_nearest_colour(palette):
 
 def test_a_picture_larger_than_one_chunk_is_classified_whole(palette):
     index = torch.randint(len(palette.classes), (1, 300, 300))
-    assert classify(paint(index, palette), palette)[0].equal(palette.first()[index])
+    assert classify(paint_classes(index, palette), palette)[0].equal(palette.first()[index])
 
 
 @given(st.integers(0, 149), st.booleans())
@@ -130,7 +130,7 @@ def test_a_misspelt_class_is_refused_with_the_right_spelling():
 
 def test_classes_of_one_colour_are_picked_together():
     ade = PALETTES["ade20k"]
-    index, _ = classify(paint(torch.tensor([[[6, 48, 2]]]), ade), ade)
+    index, _ = classify(paint_classes(torch.tensor([[[6, 48, 2]]]), ade), ade)
     for name in ("road", "skyscraper"):
         assert is_class(index, ade.indices(name), ade).tolist() == [[[True, True, False]]]
     assert not is_class(index, [], ade).any()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_perception.core.display.colour import PALETTES, paint
+from diffusion_perception.core.display.colour import PALETTES, paint_classes
 from diffusion_perception.core.display.doubts import doubted
 from diffusion_perception.core.display.picture import (
     CLASS_MEANINGS,
@@ -54,7 +54,7 @@ def sphere(background: float | tuple[float, float, float]) -> torch.Tensor:
 
 def segments(palette: str) -> torch.Tensor:
     index = torch.arange(12).repeat_interleave(10)[None, None].expand(1, 90, 120)
-    return paint(index, PALETTES[palette])
+    return paint_classes(index, PALETTES[palette])
 
 
 @pytest.mark.parametrize("name", ["normals", "segmentation", "depth", "matte"])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from diffusion_perception.core.ensemble import MAX_EDGE, MERGES, affine, direction, median, shrink
-from diffusion_perception.core.pipeline import merge
+from diffusion_perception.core.ensemble import MAX_EDGE, MERGES, direction, merge_affine, merge_median, shrink
+from diffusion_perception.core.pipeline import merge_members
 from diffusion_perception.core.recipe import Recipe
 
 SEEDS = st.integers(0, 10**6)
@@ -40,7 +40,7 @@ def vectors(count: int = 3, height: int = 12, width: int = 10, seed: int = 0) ->
 def test_depth_is_merged_as_diffusers_merges_it(count):
     members = maps(count)
     expected, deviation = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True, output_uncertainty=True)
-    merged, uncertainty = affine(members)
+    merged, uncertainty = merge_affine(members)
     assert_close(merged, expected, atol=1e-6, rtol=0)
     assert_close(uncertainty, deviation, atol=1e-6, rtol=0)
 
@@ -49,7 +49,7 @@ def test_depth_larger_than_the_solver_is_merged_as_diffusers_merges_it():
     members = maps(2, 6, MAX_EDGE + 60)
     assert shrink(members).shape == (2, 1, 5, MAX_EDGE)
     expected, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True)
-    assert_close(affine(members)[0], expected, atol=1e-6, rtol=0)
+    assert_close(merge_affine(members)[0], expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(60, 80), (96, 64)])
@@ -58,7 +58,7 @@ def test_depth_is_aligned_at_edge_50_as_diffusers_does_it_when_told_to(size):
     members = maps(5, *size, spread=0.2)
     expected, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True, max_res=50)
     usual, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True)
-    assert_close(affine(members, 50)[0], expected, atol=1e-6, rtol=0)
+    assert_close(merge_affine(members, 50)[0], expected, atol=1e-6, rtol=0)
     assert (expected - usual).abs().max() > 1e-3
     assert all(MERGES[name](members, 50)[0].shape == MERGES[name](members)[0].shape for name in MERGES)
 
@@ -68,8 +68,8 @@ def test_a_recipe_says_at_which_edge_its_ensemble_is_aligned():
     recipe = Recipe("depth", paradigm="stochastic", ensemble_size=3)
     expected, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True, max_res=50)
     usual, _ = MarigoldDepthPipeline.ensemble_depth(members.clone(), True, True)
-    assert_close(merge(members, 3, replace(recipe, ensemble_edge=50))[0], expected, atol=1e-6, rtol=0)
-    assert_close(merge(members, 3, recipe)[0], usual, atol=1e-6, rtol=0)
+    assert_close(merge_members(members, 3, replace(recipe, ensemble_edge=50))[0], expected, atol=1e-6, rtol=0)
+    assert_close(merge_members(members, 3, recipe)[0], usual, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -85,7 +85,7 @@ def test_normals_are_merged_as_diffusers_merges_them(count):
 @given(seed=SEEDS, count=st.integers(2, 4))
 def test_scale_and_shift_of_a_member_do_not_matter(seed, count):
     members = maps(count, seed=seed, spread=0)
-    merged, uncertainty = affine(members)
+    merged, uncertainty = merge_affine(members)
     scene = members[0] - members[0].min()
     assert_close(merged[0], scene / scene.max(), atol=0.02, rtol=0)
     assert uncertainty.max() < 0.02
@@ -129,13 +129,13 @@ def test_flat_members_are_merged_without_nan(merge):
 
 def test_the_median_of_an_even_number_is_the_lower_of_the_two():
     members = torch.tensor([0.1, 0.2, 0.6, 0.9]).view(4, 1, 1, 1)
-    merged, uncertainty = median(members)
+    merged, uncertainty = merge_median(members)
     assert_close(merged.item(), 0.2)
     assert_close(uncertainty.item(), 0.1)
 
 
 def test_a_deviation_is_averaged_over_channels():
     members = torch.tensor([[0.0, 0.0], [0.1, 0.4], [0.2, 0.8]]).view(3, 2, 1, 1)
-    merged, uncertainty = median(members)
+    merged, uncertainty = merge_median(members)
     assert_close(merged.flatten(), torch.tensor([0.1, 0.4]))
     assert_close(uncertainty.item(), (0.1 + 0.4) / 2)

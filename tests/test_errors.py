@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_perception.core import pipeline
 from diffusion_perception.core.checkpoints.context import read_context
 from diffusion_perception.core.checkpoints.describe import describe
-from diffusion_perception.core.checkpoints.tensors import read_json, read_shapes
+from diffusion_perception.core.checkpoints.tensors import read_object, read_shapes
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.recipe import KEY, Recipe, from_header
 from diffusion_perception.core.skeletons import Skeleton
@@ -118,7 +118,7 @@ READ: dict[str, tuple[str, Callable[[bytes], bytes], Callable[[Path], object]]] 
     "model": ("any.safetensors", safetensors, lambda file: describe(file)),
     "pickle": ("any.bin", bytes, read_shapes),
     "state": ("state.pt", bytes, state.read),
-    "config of a network": ("config.json", bytes, read_json),
+    "config of a network": ("config.json", bytes, read_object),
 }
 """{door: (file, what stands round the bytes, what reads it)}"""
 

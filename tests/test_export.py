@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diffusion_perception.core.checkpoints.adapter_file import describe_adapter, read_adapter, write_adapter
 from diffusion_perception.core.checkpoints.adapters import Adapter, Delta, LowRank
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
-from diffusion_perception.core.checkpoints.extract import Source, difference, extract, truncate
+from diffusion_perception.core.checkpoints.extract import Source, extract, truncate, weight_difference
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.recipe import Recipe
@@ -163,7 +163,7 @@ def test_rounding_to_half_precision_is_no_training(dtype):
 def test_a_small_change_is_training_even_beside_rounding():
     old = torch.linspace(-1, 1, 64).reshape(8, 8)
     new = (old * 1.01).half()
-    assert difference(source({"x.weight": new}), source({"x.weight": old}), "x.weight") is not None
+    assert weight_difference(source({"x.weight": new}), source({"x.weight": old}), "x.weight") is not None
 
 
 def test_a_widened_conv_in_is_extracted_and_runs(tmp_path, base):

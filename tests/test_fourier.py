@@ -18,7 +18,7 @@ from diffusion_perception.core.checkpoints.architecture import UNetArchitecture
 from diffusion_perception.core.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffusion_perception.core.checkpoints.context import read_context
 from diffusion_perception.core.checkpoints.networks import as_unet, find_vae
-from diffusion_perception.core.checkpoints.tensors import CheckpointError, find_files, network, pick_unet, read_json
+from diffusion_perception.core.checkpoints.tensors import CheckpointError, find_files, network, pick_unet, read_object
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.fourier import FourierBlock
 from diffusion_perception.core.pipeline import predict
@@ -164,7 +164,7 @@ def test_a_file_that_lost_its_block_or_a_part_of_it_is_refused(tmp_path):
 
 def golden_checkpoint(folder) -> Checkpoint:
     unet, shape = as_unet(
-        network(find_files(folder / "unet"), pick_unet), read_json(folder / "unet" / "config.json"), folder
+        network(find_files(folder / "unet"), pick_unet), read_object(folder / "unet" / "config.json"), folder
     )
     recipe = Recipe("disparity", timestep=1, prediction_type="sample", tokens=2, resize="genpercept")
     context = Context(read_context(folder / "empty_text_embed.safetensors"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffusion_perception.core.display.layers import Style, encode_frame, frames_of, planes_of, said
+from diffusion_perception.core.display.layers import Style, channel_words, encode_frame, frames_of, planes_of
 from diffusion_perception.core.display.map_files import KEY
 from diffusion_perception.core.perception_map import Convention, Crops, PerceptionMap
 from diffusion_perception.core.srgb import to_linear
@@ -111,7 +111,7 @@ def test_all_that_there_is_lies_in_one_file_and_a_second_of_a_kind_gets_a_number
     assert set(meaning) == {
         "RGB", "A", "Z", "disparity", "N", "segmentation", "mask", "roughness", "albedo", "depth_2", "image_2"
     }  # fmt: skip
-    assert said(planes_of(maps[:4], matte(), Style())) == "RGB, A, Z, disparity.Y, N.XYZ"
+    assert channel_words(planes_of(maps[:4], matte(), Style())) == "RGB, A, Z, disparity.Y, N.XYZ"
 
 
 def test_a_matte_alone_is_the_alpha_and_one_map_serves_all_frames():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
 
-from diffusion_perception.core.display.normals import UNIT, combined, reoriented, scaled, turned
+from diffusion_perception.core.display.normals import UNIT, combined, reoriented, scale_slopes, turned
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -41,9 +41,9 @@ def test_flat_detail_leaves_the_base_and_a_flat_base_the_detail():
 
 def test_strength_is_how_steep_slopes_are():
     detail = facing(20)
-    half = scaled(detail, 0.5)
+    half = scale_slopes(detail, 0.5)
     assert torch.allclose(half[..., :2] / half[..., 2:], detail[..., :2] / detail[..., 2:] / 2, rtol=1e-4)
-    assert torch.allclose(scaled(detail, 0), torch.tensor([0.0, 0.0, 1.0]))
+    assert torch.allclose(scale_slopes(detail, 0), torch.tensor([0.0, 0.0, 1.0]))
 
 
 @pytest.mark.parametrize("angles", [(30, 0, 0), (0, 40, 0), (0, 0, 50), (-70, 20, 130), (180, 0, 0)])

@@ -22,7 +22,7 @@ from diffusion_perception.core.display.picture import (
     LEVEL_MEANINGS,
     NORMAL_MEANINGS,
     as_map,
-    check_image,
+    checked_image,
     classes_of,
     depth_picture,
     from_image,
@@ -313,14 +313,14 @@ def test_images_of_any_channels_and_precision_and_masks_are_read(shape, dtype):
 @pytest.mark.parametrize("shape", [(2, 1, 64, 96), (1, 1, 64, 96), (2, 1, 16, 17), (1, 1, 3, 5), (3, 1, 5, 2)])
 def test_a_mask_may_have_its_channel_where_torch_has_it(shape):
     mask = torch.rand(shape)
-    assert torch.equal(check_image(mask)[..., 0], mask[:, 0])
+    assert torch.equal(checked_image(mask)[..., 0], mask[:, 0])
     (read,) = (from_image(mask, meaning) for meaning in [FILE_MEANINGS["values 0..1"]])
     assert torch.equal(read.values, mask[:, 0, ..., None])
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64, 3), (2, 1, 5, 4), (1, 1, 7, 1)])
 def test_a_picture_of_one_row_is_no_mask(shape):
-    assert check_image(torch.rand(shape)).shape == shape
+    assert checked_image(torch.rand(shape)).shape == shape
 
 
 def test_a_gray_image_keeps_its_very_values():

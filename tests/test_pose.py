@@ -18,12 +18,12 @@ from diffusion_perception.core.perception_map import Convention, Crops, Percepti
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.pose import (
     Person,
-    alone,
     crop_size,
     passes_of_people,
     people_of,
     predict_people,
     similarity,
+    suppressed,
 )
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.skeletons import COCO, SKELETONS
@@ -217,9 +217,9 @@ def test_similarity_is_cocos():
 
 def test_of_two_boxes_around_one_person_the_surer_stays():
     people = [someone(0.5, 0.7), someone(0.0, 0.9), someone(40.0, 0.2)]
-    kept = alone(people, COCO)
+    kept = suppressed(people, COCO)
     assert [person.score for person in kept] == [0.9, 0.2]
-    assert len(alone(people, COCO, same=1.0)) == 3
+    assert len(suppressed(people, COCO, same=1.0)) == 3
 
 
 def test_a_detectors_score_is_a_factor_of_the_persons():

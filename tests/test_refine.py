@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch.testing import assert_close
 
-from diffusion_perception.core.display.refine import feathered, grown, guided
+from diffusion_perception.core.display.refine import feathered, grown, guided_filter
 
 MASK = torch.rand(2, 23, 31, generator=torch.Generator().manual_seed(0))
 
@@ -30,7 +30,7 @@ def test_growing_and_shrinking_is_that_of_a_disc(pixels):
 def test_no_pixels_change_nothing():
     assert grown(MASK, 0).equal(MASK)
     assert feathered(MASK, 0).equal(MASK)
-    assert guided(MASK, torch.rand(2, 23, 31, 3), 0, 1e-4).equal(MASK)
+    assert guided_filter(MASK, torch.rand(2, 23, 31, 3), 0, 1e-4).equal(MASK)
 
 
 @pytest.mark.parametrize("pixels", [0.5, 3, 10])
@@ -71,7 +71,7 @@ def test_the_guided_filter_is_its_authors_equations(radius, epsilon):
     random = np.random.default_rng(1)
     image, mask = random.random((13, 17, 3)), random.random((13, 17))
     expected = by_hand(mask, image, radius, epsilon).clip(0, 1)
-    found = guided(torch.from_numpy(mask)[None].float(), torch.from_numpy(image)[None].float(), radius, epsilon)
+    found = guided_filter(torch.from_numpy(mask)[None].float(), torch.from_numpy(image)[None].float(), radius, epsilon)
     assert np.abs(found[0].numpy() - expected).max() < 2e-3
 
 
@@ -84,7 +84,7 @@ def test_a_coarse_mask_follows_the_edge_of_its_picture():
     coarse = (
         torch.nn.functional.avg_pool2d(truth[:, None], 8).round().repeat_interleave(8, 2).repeat_interleave(8, 3)[:, 0]
     )
-    fine = guided(coarse, image, 8, 1e-4)
+    fine = guided_filter(coarse, image, 8, 1e-4)
     assert_close(fine.mean(), truth.mean(), atol=0.01, rtol=0)
     wrong = [((mask > 0.5) != (truth > 0.5)).float().mean() for mask in (fine, coarse)]
     assert wrong[0] < 0.25 * wrong[1]

@@ -7,7 +7,7 @@ import torch
 
 from diffusion_perception.core.display.colour import COLORMAPS, colourise
 from diffusion_perception.core.display.legend import BACKGROUND, MARGIN, ROW
-from diffusion_perception.core.display.scale import BAR, UNKNOWN, bar, scaled, ticks
+from diffusion_perception.core.display.scale import BAR, UNKNOWN, bar, ticks, with_scale
 from diffusion_perception.core.display.sheet import Cell, sheet
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
 
@@ -31,7 +31,7 @@ def test_ticks_are_round_numbers(given, expected):
 def test_a_map_is_coloured_from_its_least_to_its_largest_value_and_what_is_unknown_stands_out():
     values = torch.linspace(2, 10, 96 * 80).reshape(1, 96, 80, 1).clone()
     values[0, 0, 0] = torch.nan
-    made, said = scaled(PerceptionMap("depth", values, METRIC), "turbo")
+    made, said = with_scale(PerceptionMap("depth", values, METRIC), "turbo")
     assert made.shape[1] == 96
     low = values[0, 0, 1, 0].item()
     expected = colourise((values[..., 0].nan_to_num() - low) / (10 - low), "turbo")
@@ -56,7 +56,7 @@ def test_the_bar_has_the_colours_of_its_numbers_from_above_downwards():
 @pytest.mark.parametrize("unit", [METRIC, Convention()])
 def test_pictures_of_any_size_and_constant_maps_have_a_scale(size, unit):
     for colormap in COLORMAPS:
-        made, _ = scaled(PerceptionMap("depth", torch.full((2, *size, 1), 0.5), unit), colormap)
+        made, _ = with_scale(PerceptionMap("depth", torch.full((2, *size, 1), 0.5), unit), colormap)
         assert made.shape[:2] == (2, size[0])
         assert made.shape[2] > size[1] + BAR
         assert ((made >= 0) & (made <= 1)).all()
@@ -64,14 +64,14 @@ def test_pictures_of_any_size_and_constant_maps_have_a_scale(size, unit):
 
 def test_the_ends_may_be_given_so_that_frames_of_runs_compare():
     values = torch.full((1, 64, 64, 1), 3.0)
-    made, said = scaled(PerceptionMap("depth", values, METRIC), "gray", (2.0, 6.0))
+    made, said = with_scale(PerceptionMap("depth", values, METRIC), "gray", (2.0, 6.0))
     assert made[0, 0, 0].tolist() == pytest.approx([0.25] * 3, abs=1e-6)
     assert said == "depth from 2 to 6 metres"
 
 
 def test_a_map_of_several_channels_has_no_scale():
     with pytest.raises(ValueError, match="3 channels, and a scale is of one"):
-        scaled(PerceptionMap("normal", torch.zeros(1, 4, 4, 3), Convention()), "gray")
+        with_scale(PerceptionMap("normal", torch.zeros(1, 4, 4, 3), Convention()), "gray")
 
 
 def test_pictures_stand_in_a_grid_under_their_names():

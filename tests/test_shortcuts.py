@@ -35,15 +35,15 @@ def drawn(*shape: int) -> Tensor:
 def test_winograd_is_the_convolution(batch, inputs, outputs, height, width):
     picture, (weight, bias) = drawn(batch, inputs, height, width), layer(inputs, outputs)
     right = F.conv2d(picture.double(), weight.double(), bias.double(), padding=1)
-    assert (winograd.convolve(picture, weight, bias) - right).abs().max() < 5e-6
-    without = winograd.convolve(picture, weight, None) - (right - bias[:, None, None].double())
+    assert (winograd.winograd_convolution(picture, weight, bias) - right).abs().max() < 5e-6
+    without = winograd.winograd_convolution(picture, weight, None) - (right - bias[:, None, None].double())
     assert without.abs().max() < 5e-6
 
 
 def test_winograd_reads_any_memory():
     picture, held = drawn(2, 8, 12, 10), layer(8, 8)
     strided = picture.to(memory_format=torch.channels_last)
-    assert torch.equal(winograd.convolve(strided, *held), winograd.convolve(picture, *held))
+    assert torch.equal(winograd.winograd_convolution(strided, *held), winograd.winograd_convolution(picture, *held))
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 8), (1, 1), (16, 3)])
@@ -51,7 +51,7 @@ def test_a_doubled_picture_is_convolved_before_it_is_doubled(height, width):
     picture, (weight, bias) = drawn(2, 6, height, width), layer(6, 4)
     doubled = F.interpolate(picture.double(), scale_factor=2.0, mode="nearest")
     right = F.conv2d(doubled, weight.double(), bias.double(), padding=1)
-    assert (doubling.convolve(picture, weight, bias) - right).abs().max() < 5e-6
+    assert (doubling.convolve_doubled(picture, weight, bias) - right).abs().max() < 5e-6
 
 
 def crossing(tokens: int) -> tuple[Attention, Tensor, Tensor]:
@@ -167,7 +167,7 @@ def test_what_was_put_on_a_layer_before_is_put_back():
     own = convolution._conv_forward
     convolution._conv_forward = own
     with taken(of_vae(network, [])):
-        assert convolution._conv_forward is winograd.convolve
+        assert convolution._conv_forward is winograd.winograd_convolution
     assert convolution._conv_forward is own
 
 

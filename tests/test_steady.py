@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_perception.core.display.steady import Steadying, fitted, steadied
+from diffusion_perception.core.display.steady import Steadying, fit_line, steadied
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
 
@@ -114,7 +114,7 @@ def test_constant_and_empty_frames_are_left_as_they_are():
     assert torch.equal(steadied(depth(flat))[0].values[..., 0], flat)
     nothing = depth(flat, valid=torch.zeros(3, 6, 5, dtype=torch.bool))
     assert torch.equal(steadied(nothing)[0].values[..., 0], flat)
-    assert fitted(torch.zeros(0), torch.zeros(0), True)[0] == (1.0, 0.0)
+    assert fit_line(torch.zeros(0), torch.zeros(0), True)[0] == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(("strength", "cut"), [(-0.1, 0.3), (1.1, 0.3), (0.5, 0.0)])

@@ -17,8 +17,8 @@ from diffusion_perception.core.checkpoints.tensors import (
     network,
     pick_unet,
     pick_vae,
-    read_json,
     read_metadata,
+    read_object,
     read_shapes,
     shown,
 )
@@ -270,12 +270,12 @@ def test_damaged_json_is_refused(tmp_path, content):
     file = tmp_path / "unet" / "config.json"
     file.parent.mkdir()
     file.write_bytes(content.encode("latin-1"))
-    assert f"{tmp_path.name}/unet/config.json" in (sentence := refusal(read_json, file))
+    assert f"{tmp_path.name}/unet/config.json" in (sentence := refusal(read_object, file))
     assert "get the file again" in sentence
 
 
 def test_a_json_that_is_not_there_is_empty(tmp_path):
-    assert read_json(tmp_path / "config.json") == {}
+    assert read_object(tmp_path / "config.json") == {}
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_json_of_every_kind_is_named_by_its_repository(tmp_path):
         file = tmp_path / "repo" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{")
-        assert refusal(read_json, file).startswith(f"repo/{name} is not readable JSON")
+        assert refusal(read_object, file).startswith(f"repo/{name} is not readable JSON")
 
 
 @pytest.mark.parametrize("padding", range(0, 64, 8))

@@ -13,7 +13,7 @@ from diffusion_perception.core.checkpoints import vae_latents
 from diffusion_perception.core.checkpoints.describe import describe_latents
 from diffusion_perception.core.checkpoints.tensors import network, pick_vae
 from diffusion_perception.core.checkpoints.tiny_vae_file import Held, latents_of
-from diffusion_perception.core.checkpoints.vae_latents import KnownVAE, check_latents, recognised
+from diffusion_perception.core.checkpoints.vae_latents import KnownVAE, connected_vae_note, recognised
 from diffusion_perception.core.recipe import Recipe
 
 SD21, SD15, CUSTOM = (Recipe("depth", base=base) for base in ("sd21", "sd15", "custom"))
@@ -28,7 +28,7 @@ OWN = of(tiny.vae().state_dict())
 
 def refused(recipe, own, connected):
     with pytest.raises(ValueError, match="connect") as told:
-        check_latents(recipe, own, connected)
+        connected_vae_note(recipe, own, connected)
     assert "\n" not in str(told.value)
     return str(told.value)
 
@@ -46,9 +46,9 @@ def test_a_vae_is_told_by_layers_from_its_first_to_its_last_and_hosts_names_are_
 @pytest.mark.parametrize("recipe", [SD15, SD21, CUSTOM], ids=lambda recipe: recipe.base)
 def test_the_same_vae_is_silent_a_fine_tuned_one_said_another_refused(recipe):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        assert check_latents(recipe, OWN, of(stored(tiny.vae().state_dict(), dtype))) == ""
+        assert connected_vae_note(recipe, OWN, of(stored(tiny.vae().state_dict(), dtype))) == ""
     for share in (0.02, 0.1, 0.3):
-        note = check_latents(recipe, OWN, of(disturbed(tiny.vae().state_dict(), share)))
+        note = connected_vae_note(recipe, OWN, of(disturbed(tiny.vae().state_dict(), share)))
         assert "near it" in note
         assert "\n" not in note
     assert "makes other latents than the one that depth has" in refused(recipe, OWN, of(tiny.vae(5).state_dict()))
@@ -57,32 +57,32 @@ def test_the_same_vae_is_silent_a_fine_tuned_one_said_another_refused(recipe):
 def test_a_vae_with_another_decoder_is_silent():
     tensors = tiny.vae().state_dict()
     other = {name: value * 2 if name.startswith(("decoder", "post")) else value for name, value in tensors.items()}
-    assert check_latents(SD21, OWN, of(other)) == ""
+    assert connected_vae_note(SD21, OWN, of(other)) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
 def test_a_vae_of_8_bits_cannot_be_told_and_runs_where_latents_are_everybodys(dtype):
     rounded = of(stored(tiny.vae().state_dict(), dtype))
     assert rounded == {}
-    assert check_latents(SD21, OWN, rounded) == ""
+    assert connected_vae_note(SD21, OWN, rounded) == ""
     assert "cannot be compared" in refused(CUSTOM, OWN, rounded)
 
 
 def test_without_a_vae_to_compare_with_an_unknown_one_runs_and_a_known_one_is_looked_up(monkeypatch):
     right, wrong = OWN, of(tiny.vae(5).state_dict())
     for latents in (right, wrong):
-        assert check_latents(SD21, {}, latents) == ""
+        assert connected_vae_note(SD21, {}, latents) == ""
     rows = (KnownVAE("of Stable Diffusion", ("sd15", "sd21"), right), KnownVAE("the VAE of SDXL", (), wrong))
     monkeypatch.setattr(vae_latents, "KNOWN_VAES", rows)
     for recipe in (SD15, SD21):
-        assert check_latents(recipe, {}, right) == ""
+        assert connected_vae_note(recipe, {}, right) == ""
         assert "is the VAE of SDXL or made from it" in refused(recipe, {}, wrong)
         assert "the VAE of SDXL" in refused(recipe, {}, of(disturbed(tiny.vae(5).state_dict(), 0.1)))
-        assert check_latents(recipe, {}, of(tiny.vae(6).state_dict())) == ""
-        assert check_latents(recipe, {}, {}) == ""
+        assert connected_vae_note(recipe, {}, of(tiny.vae(6).state_dict())) == ""
+        assert connected_vae_note(recipe, {}, {}) == ""
     # what a network of its own kind perceives nobody knows; where the checkpoint has a VAE that one decides
-    assert check_latents(CUSTOM, {}, wrong) == ""
-    assert check_latents(SD21, wrong, wrong) == ""
+    assert connected_vae_note(CUSTOM, {}, wrong) == ""
+    assert connected_vae_note(SD21, wrong, wrong) == ""
     assert recognised(of(stored(tiny.vae().state_dict(), torch.bfloat16))) is rows[0]
 
 

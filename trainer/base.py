@@ -15,7 +15,7 @@ from ..core.checkpoints.context import prompt_tokens
 from ..core.checkpoints.fingerprint import Fingerprint, fingerprint
 from ..core.checkpoints.networks import Networks, as_vae, find_vae, open_networks
 from ..core.checkpoints.own_file import read_own
-from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, pick_vae, read_json, shown
+from ..core.checkpoints.tensors import CheckpointError, Weights, find_files, network, pick_vae, read_object, shown
 from ..core.generations import CUSTOM, GENERATIONS, LATENT, HeadRule
 from .config import Base as Settings
 from .config import ConfigError, check_known
@@ -131,9 +131,9 @@ def open_vae(path: Path, base: str = CUSTOM) -> tuple[Weights, VAEArchitecture]:
         files = find_files(path)
         if not files:
             raise CheckpointError(f"{shown(path)} holds no VAE: expected vae/ or its weights in it.")
-        return as_vae(network(files, pick_vae), read_json(path / "config.json"), path, base)
+        return as_vae(network(files, pick_vae), read_object(path / "config.json"), path, base)
     own = read_own(path)
-    config = own.field("vae") if own else read_json(path.with_name("config.json"))
+    config = own.field("vae") if own else read_object(path.with_name("config.json"))
     return as_vae(network((path,), pick_vae), config, path, base)
 
 

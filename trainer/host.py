@@ -25,7 +25,7 @@ from ..core.checkpoints.bases import one_by_one
 from ..core.checkpoints.checkpoint import Checkpoint
 from ..core.checkpoints.context import as_context, read_context, read_tensor, text_names, text_weights
 from ..core.checkpoints.fingerprint import fingerprint
-from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
+from ..core.checkpoints.tensors import CheckpointError, Weights, read_object, shown
 from ..core.checkpoints.tiny_vae_file import FULL
 from ..core.errors import UserError
 from ..core.fourier import FourierBlock
@@ -359,7 +359,7 @@ def text_network(folder: Path) -> nn.Module:
     """The text encoder that config.json describes, without weights. CheckpointError if it describes none."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    read_json(folder / "config.json")  # says in one sentence what is wrong with it
+    read_object(folder / "config.json")  # says in one sentence what is wrong with it
     try:
         with torch.device("meta"):
             return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))

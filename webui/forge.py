@@ -27,7 +27,7 @@ from ..core.checkpoints.context import text_weights
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
 from ..core.checkpoints.ldm_networks import as_convolution, filled, host_config
 from ..core.checkpoints.library import Library, Shared
-from ..core.checkpoints.tensors import CheckpointError, Weights, read_json, shown
+from ..core.checkpoints.tensors import CheckpointError, Weights, read_object, shown
 from ..core.errors import UserError
 from ..core.fourier import FourierBlock
 from ..core.generations import LATENT
@@ -296,7 +296,7 @@ def encode_prompt(folder: Path, tokens: list[int]) -> Tensor:
 
     weights = text_weights(folder)
     try:
-        encoder: Any = CLIPTextModel(CLIPTextConfig(**read_json(folder / "config.json"))).text_model
+        encoder: Any = CLIPTextModel(CLIPTextConfig(**read_object(folder / "config.json"))).text_model
     except (TypeError, ValueError) as error:
         told = shown(folder / "config.json")
         raise CheckpointError(f"{told} describes no text encoder ({error}): get the file again.") from error

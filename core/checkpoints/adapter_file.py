@@ -23,9 +23,9 @@ from .adapter_names import STABLE_DIFFUSION, Key, Layout, adapts
 from .adapters import Adapter, Delta, LowRank, Part, first
 from .architecture import UNetArchitecture
 from .clues import Clues
-from .families import recognise, title_of
+from .families import family_title, recognise
 from .fingerprint import is_fingerprint
-from .foreign_adapter import assemble, read_foreign, refuse_unread
+from .foreign_adapter import assembled_parts, read_foreign, refuse_unread
 from .own_file import OwnFile, Stored, read_own, write_own
 from .published import describe_licence
 from .tensors import CheckpointError, find_files, read_metadata, read_shapes, shown
@@ -91,7 +91,7 @@ def own_adapter(own: OwnFile) -> Adapter:
     names = [name for name in own.shapes if not name.startswith(BESIDE)]
     keys = {name: Key(match[1], match[2]) for name in names if (match := OWN.fullmatch(name))}
     refuse_unread(file, [name for name in names if name not in keys], len(names))
-    adapter = Adapter(file, assemble(file, keys, lambda layer, rank: 1.0), "own", recipes=recipes)
+    adapter = Adapter(file, assembled_parts(file, keys, lambda layer, rank: 1.0), "own", recipes=recipes)
     return replace(adapter, **{name: manifest[name] for name in MANIFEST if name in manifest})
 
 
@@ -154,7 +154,7 @@ def describe_adapter(path: Path) -> dict[str, Any]:
     family = adapter.recipes[0].family if adapter.recipes else row.name if row else ""
     return {
         "path": path.name,
-        "family": title_of(family),
+        "family": family_title(family),
         "spelling": adapter.spelling,
         "base": adapter.base or "not said",
         "fingerprint": "of the checkpoint it was trained on" if adapter.fingerprint else "none",

@@ -14,7 +14,7 @@ from ..backbone import Shapes
 from ..generations import GENERATIONS, INPAINTING, title_by_width, title_of
 from ..recipe import Recipe
 from .fingerprint import Fingerprint, matches
-from .layers import kind_of
+from .layers import layer_kind
 from .tensors import CheckpointError, shown
 
 
@@ -44,7 +44,7 @@ class LowRank:
 
     def beside(self, layer: nn.Module, x: Tensor) -> Tensor:
         """What it adds to the layer's output for the input x."""
-        kind = kind_of(layer)
+        kind = layer_kind(layer)
         thin = kind.run(layer, x, self.down, None)
         if kind.channels_first:
             return F.conv2d(thin, self.up[:, :, None, None], self.bias)
@@ -70,7 +70,7 @@ class Delta:
         return Delta(moved(self.weight, like), moved(self.bias, like))
 
     def beside(self, layer: nn.Module, x: Tensor) -> Tensor:
-        kind = kind_of(layer)
+        kind = layer_kind(layer)
         if self.weight is not None:
             # every kind of layer is linear in (weight, bias) together
             return kind.run(layer, x, self.weight, self.bias)
@@ -160,7 +160,7 @@ class Adapter:
         return found
 
 
-def check(adapter: Adapter, shapes: Shapes) -> None:
+def check_adapter(adapter: Adapter, shapes: Shapes) -> None:
     """CheckpointError, in one sentence, if the adapter is not for a network with these weights."""
     channels = shapes.get("conv_in.weight", (0, 0))[1]
     if channels == INPAINTING:
@@ -174,7 +174,7 @@ def check(adapter: Adapter, shapes: Shapes) -> None:
             f"{adapter.name} is for {wanted} ({adapter.context_dim}-wide text), the loaded model is {found} "
             f"({width}-wide text): load the model that it was made for, or get the adapter for this one."
         )
-    misfits = [name for name, part in adapter.parts.items() if not fits(name, part, shapes)]
+    misfits = [name for name, part in adapter.parts.items() if not fits_layer(name, part, shapes)]
     if misfits:
         raise CheckpointError(
             f"{adapter.name} was made for another network: the loaded model lacks {len(misfits)} of its "
@@ -187,7 +187,7 @@ def first(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def fits(name: str, part: Part, shapes: Shapes) -> bool:
+def fits_layer(name: str, part: Part, shapes: Shapes) -> bool:
     there = shapes.get(f"{name}.weight")
     if there is None or (part.bias is not None and tuple(part.bias.shape) != shapes.get(f"{name}.bias")):
         return False
@@ -205,7 +205,7 @@ def collapsed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def merge(adapter: Adapter, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights (by their diffusers names) with the adapter added in; those it leaves alone are the same tensors."""
-    check(adapter, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    check_adapter(adapter, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     merged = dict(weights)
     for name, part in adapter.parts.items():
         difference = part.difference()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..backbone import Backbone, Context, Features
-from .adapters import Adapter, Part, check, first
-from .layers import kind_of, shapes_of
+from .adapters import Adapter, Part, check_adapter, first
+from .layers import layer_kind, shapes_of
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[Rem
 
     def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole.append(inputs[0])
-        return (inputs[0][:, : channels_of(layer)], *inputs[1:])
+        return (inputs[0][:, : input_channels(layer)], *inputs[1:])
 
     def after(layer: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any], output: Tensor) -> Tensor:
         check_plain(name, inputs, options)
@@ -59,7 +59,7 @@ def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[Rem
         return output + added if added.ndim < output.ndim else added.add_(output)
 
     handles = [layer.register_forward_hook(after, with_kwargs=True)]
-    if name == "conv_in" and part.shape and part.shape[1] > channels_of(layer):
+    if name == "conv_in" and part.shape and part.shape[1] > input_channels(layer):
         # the layer itself cannot take the further channels: they go round it
         handles.append(layer.register_forward_pre_hook(before))
     return handles
@@ -75,9 +75,9 @@ def check_plain(name: str, inputs: tuple[Tensor, ...], options: dict[str, Any]) 
         )
 
 
-def channels_of(layer: nn.Module) -> int:
+def input_channels(layer: nn.Module) -> int:
     """What a convolution takes."""
-    return kind_of(layer).shape(layer)[1]
+    return layer_kind(layer).shape(layer)[1]
 
 
 def eager() -> AbstractContextManager[object]:
@@ -97,7 +97,7 @@ class Adapted:
     """A backbone with an adapter beside its weights, for the duration of each call."""
 
     def __init__(self, net: Backbone, adapter: Adapter) -> None:
-        check(adapter, shapes_of(net.modules()))
+        check_adapter(adapter, shapes_of(net.modules()))
         self.net, self.adapter = net, adapter
         self.in_channels = adapter.in_channels or net.in_channels
 

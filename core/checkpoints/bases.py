@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..recipe import Recipe
 from ..tasks import task_named
 from .adapter_file import clues_of, read_adapter
-from .adapters import Adapter, check
+from .adapters import Adapter, check_adapter
 from .architecture import UNetArchitecture
 from .checkpoint import Checkpoint, is_called
 from .context import find_context
@@ -45,7 +45,7 @@ def open_adapted(base: Networks, path: Path, family: str = "auto", task: str = "
     it, or merge it. CheckpointError if they do not fit.
     """
     adapter = read_adapter(absolute(path), base.layout)
-    check(adapter, base.unet.shapes)
+    check_adapter(adapter, base.unet.shapes)
     recipe = recipe_of(adapter, base.architecture, family, task)
     own = read_own(adapter.path) if adapter.recipes else None
     context = context_of(own, adapter.path, recipe, base.architecture) or (None if recipe.prompt else base.context)

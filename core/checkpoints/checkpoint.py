@@ -12,7 +12,7 @@ from ..recipe import Recipe
 from ..tasks import task_named
 from .clues import Clues, task_in
 from .context import find_context
-from .families import FAMILIES, Family, family_named, fits, recipe_for, recognise, with_heads
+from .families import FAMILIES, Family, family_named, recipe_for, recognise, takes_inputs, with_heads
 from .networks import (
     Networks,
     absolute,
@@ -21,13 +21,13 @@ from .networks import (
     of_folder,
     of_own,
     of_single,
-    places,
+    places_beside,
     unet_folders,
 )
 from .own_file import OwnFile, read_own
 from .recipes_beside import context_named, recipes_beside
-from .strangers import plain, refuse_pickle
-from .tensors import INNER_HEAD, CheckpointError, Weights, find_files, keep, network, pick_head, read_json, shown
+from .strangers import refuse_pickle, unknown_unet
+from .tensors import INNER_HEAD, CheckpointError, Weights, find_files, keep, network, pick_head, read_object, shown
 from .tiny_vae_file import own_light
 
 
@@ -123,7 +123,7 @@ def own_checkpoint(file: OwnFile, networks: Networks, recipe: Recipe) -> Checkpo
 
 def context_beside(networks: Networks, recipe: Recipe) -> Context | None:
     """The text context of a recipe that lies beside its network."""
-    return find_context(places(networks.path), networks.architecture, recipe)
+    return find_context(places_beside(networks.path), networks.architecture, recipe)
 
 
 def siblings_of(recipe: Recipe, recipes: Iterable[Recipe]) -> tuple[Recipe, ...]:
@@ -186,8 +186,8 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
         networks.architecture,
         folder.name,
         folder.parent.name,
-        read_json(folder.parent / "model_index.json"),
-        read_json(folder.parent / "scheduler" / "scheduler_config.json"),
+        read_object(folder.parent / "model_index.json"),
+        read_object(folder.parent / "scheduler" / "scheduler_config.json"),
         head_name,
         head_shapes=head.shapes if head else {},
     )
@@ -265,7 +265,7 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> tuple[list[Recip
     """
     row: Family | None = recognise(clues) if family == "auto" else family_named(family)
     wanted = task_named(task).name if task else ""
-    if row is None and (sentence := plain(path, clues)):
+    if row is None and (sentence := unknown_unet(path, clues)):
         raise UnsuitedError(sentence)
     if row is None:
         raise UnsuitedError(f"{shown(path)} is a UNet with {doubt(clues)}.")
@@ -282,20 +282,20 @@ def refuse_headless(path: Path, clues: Clues, recipe: Recipe, unet: Weights) -> 
     named = with_heads(clues.folder)
     if recipe.head or ("conv_out.weight" in unet.shapes and not named):
         return
-    rows = named or [row for row in FAMILIES.values() if row.beside.heads and fits(row, clues)]
+    rows = named or [row for row in FAMILIES.values() if row.beside.heads and takes_inputs(row, clues)]
     ways = " or ".join(f"as {row.name}, with {row.beside.heads[0]}/ beside it" for row in rows)
     raise UnsuitedError(f"{shown(path)} was trained for a head: run it {ways}.")
 
 
 def several(row: Family, clues: Clues) -> bool:
     """Whether one network of it answers several tasks."""
-    return len(row.tasks(clues)) > 1 and fits(row, clues)
+    return len(row.tasks(clues)) > 1 and takes_inputs(row, clues)
 
 
 def doubt(clues: Clues) -> str:
     """Why no family is recognised, and what to do."""
     channels = clues.architecture.in_channels
-    rows = [row for row in FAMILIES.values() if fits(row, clues)]
+    rows = [row for row in FAMILIES.values() if takes_inputs(row, clues)]
     if not rows:
         return (
             f"{channels} input channels; expected 4 (image), 8 (image and target), or 4 more than its "

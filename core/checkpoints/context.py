@@ -17,7 +17,7 @@ from ..generations import END, START
 from ..plain_files import read_npy
 from ..recipe import Recipe
 from .architecture import UNetArchitecture
-from .tensors import CheckpointError, Weights, find_files, keep, network, read_json, read_shapes, shown
+from .tensors import CheckpointError, Weights, find_files, keep, network, read_object, read_shapes, shown
 
 CONTEXT_FILES = ("empty_text_embed.safetensors", "empty_text_embed.npy")
 
@@ -67,11 +67,11 @@ def prompt_tokens(text_encoder: Path, words: list[int], padded: bool = False) ->
     """The token ids of a prompt whose words have these, by the tokenizer beside the encoder: from start to end, padded
     to 77 or not."""
     folder = text_encoder.parent / "tokenizer"
-    whole = read_json(folder / "tokenizer.json")
-    vocabulary = read_json(folder / "vocab.json") or table(table(whole, "model"), "vocab")
+    whole = read_object(folder / "tokenizer.json")
+    vocabulary = read_object(folder / "vocab.json") or table(table(whole, "model"), "vocab")
     start, end = vocabulary.get("<|startoftext|>", START), vocabulary.get("<|endoftext|>", END)
     # SD1 pads with the end, SD2 with "!"; where both files speak, the map is right
-    said = {**read_json(folder / "tokenizer_config.json"), **read_json(folder / "special_tokens_map.json")}
+    said = {**read_object(folder / "tokenizer_config.json"), **read_object(folder / "special_tokens_map.json")}
     stated = said.get("pad_token") or "<|endoftext|>"
     pad = vocabulary.get(str(stated.get("content") if isinstance(stated, dict) else stated), end)
     if not all(isinstance(token, int) for token in (start, end, pad)):

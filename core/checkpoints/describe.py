@@ -12,7 +12,7 @@ import numpy as np
 from ..backbone import Shapes
 from .architecture import UNetArchitecture
 from .checkpoint import Checkpoint, UnsuitedError, open_all
-from .families import title_of
+from .families import family_title
 from .networks import absolute, as_vae, needed_unet_folders, unet_folders, vae_of
 from .published import describe_licence
 from .strangers import refuse_pickle
@@ -61,7 +61,7 @@ def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
     recipe = checkpoint.recipe
     return {
         **describe_unet(checkpoint.path, checkpoint.unet.shapes),
-        "family": title_of(recipe.family),
+        "family": family_title(recipe.family),
         **describe_licence(recipe.licence, recipe.family),
         "context": f"{tuple(checkpoint.context.tokens.shape)}" if checkpoint.context else encoder,
         "id": recipe.id,

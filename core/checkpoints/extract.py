@@ -45,8 +45,8 @@ def extract_ranks(
 ) -> Iterator[dict[int | None, Extracted]]:
     """The same for several ranks, {rank: part} layer by layer, at the cost of one."""
     for layer in common_layers(tuned.shapes, base.shapes):
-        weight = difference(tuned, base, f"{layer}.weight")
-        bias = difference(tuned, base, f"{layer}.bias")
+        weight = weight_difference(tuned, base, f"{layer}.weight")
+        bias = weight_difference(tuned, base, f"{layer}.bias")
         if weight is None and bias is None:
             continue
         bias = None if bias is None else stored(f"{layer}.bias", bias, dtype)
@@ -83,7 +83,7 @@ def grew_from(name: str, tuned: tuple[int, ...], base: tuple[int, ...]) -> bool:
     return collapsed(tuned) == collapsed(base)
 
 
-def difference(tuned: Source, base: Source, name: str) -> Tensor | None:
+def weight_difference(tuned: Source, base: Source, name: str) -> Tensor | None:
     """tuned - base in single precision, further input channels as they are; None if it is no more than rounding."""
     if name not in tuned.shapes:
         return None

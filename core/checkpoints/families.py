@@ -687,10 +687,12 @@ def is_genpercept(clues: Clues) -> bool:
 
 def recognise(clues: Clues) -> Family | None:
     """The first family that these clues fit."""
-    return next((family for family in FAMILIES.values() if fits(family, clues) and family.recognise(clues)), None)
+    return next(
+        (family for family in FAMILIES.values() if takes_inputs(family, clues) and family.recognise(clues)), None
+    )
 
 
-def fits(family: Family, clues: Clues) -> bool:
+def takes_inputs(family: Family, clues: Clues) -> bool:
     """Whether its UNet takes what the family feeds it, and gives what the family reads."""
     net = clues.architecture
     several = net.out_channels > LATENT
@@ -710,7 +712,7 @@ def family_named(name: str) -> Family:
     return FAMILIES[name]
 
 
-def title_of(name: str) -> str:
+def family_title(name: str) -> str:
     """What people call the family of that name, also one that this version does not know."""
     return FAMILIES[name].title if name in FAMILIES else name or UNSAID
 
@@ -720,7 +722,7 @@ def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
 
     UserError, without a full stop, if nothing says its task, its task is another, or its network is no such one.
     """
-    if not fits(family, clues):
+    if not takes_inputs(family, clues):
         raise UserError(misfit(family, clues.architecture))
     held = tuple(filter(None, family.tasks(clues)))
     wanted = family.instead.get(task, task) or next(iter(held), "")

@@ -18,7 +18,7 @@ from .adapter_names import TEXT_ENCODER, Key, Layout, other_method, other_networ
 from .adapters import Adapter, Delta, LowRank, Part, first
 from .fingerprint import Fingerprint, fingerprint
 from .strangers import refuse_names
-from .tensors import CheckpointError, header_object, read, read_json, read_shapes, shown
+from .tensors import CheckpointError, header_object, read, read_object, read_shapes, shown
 
 ScaleOf = Callable[[str, int], float]
 """(layer, rank) -> what its matrices' product is multiplied by"""
@@ -53,7 +53,9 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
         )
     known = {name: key for name, key in keys.items() if whole or key.role != "base"}
     refuse_unread(file, [name for name in ours if name not in known], len(ours))
-    parts = assemble(file, {name: key for name, key in keys.items() if key.role != "base"}, scales(file, metadata))
+    parts = assembled_parts(
+        file, {name: key for name, key in keys.items() if key.role != "base"}, scales(file, metadata)
+    )
     adapter = Adapter(
         file,
         parts,
@@ -121,7 +123,7 @@ def fingerprint_of(file: Path, base: Mapping[str, Key]) -> Fingerprint:
     return fingerprint(lambda wanted: read(file, {names[wanted]: wanted})[names[wanted]])
 
 
-def assemble(file: Path, keys: Mapping[str, Key], scale_of: ScaleOf) -> dict[str, Part]:
+def assembled_parts(file: Path, keys: Mapping[str, Key], scale_of: ScaleOf) -> dict[str, Part]:
     """The parts that the named tensors make. CheckpointError where they do not belong together."""
     tensors = read(file, {each: each for name in keys for each in (name, *factors_of(name))})
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -239,6 +241,6 @@ def is_meant(layer: str, pattern: str) -> bool:
 
 def peft_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if file.stem == PEFTS:
-        return read_json(file.parent / CONFIG)
+        return read_object(file.parent / CONFIG)
     config = header_object(metadata, "lora_adapter_metadata", file)
     return {name.removeprefix("unet."): value for name, value in config.items()}

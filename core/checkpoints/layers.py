@@ -30,7 +30,7 @@ class Kind(NamedTuple):
         return told or isinstance(layer, self.layer)
 
 
-def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve_as(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """With the layer's own stride and padding, whichever kind of padding that is; a matrix is a 1x1 kernel."""
     kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
     return nn.Conv2d._conv_forward(layer, x, kernel, bias)  # pyright: ignore[reportPrivateUsage]
@@ -46,7 +46,7 @@ KINDS = (
     ),
     Kind(
         nn.Conv2d,
-        convolve,
+        convolve_as,
         lambda layer: (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size),
         channels_first=True,
     ),
@@ -65,7 +65,7 @@ KINDS = (
 )
 
 
-def kind_of(layer: nn.Module) -> Kind:
+def layer_kind(layer: nn.Module) -> Kind:
     """UserError for a layer that nothing can run beside."""
     for kind in KINDS:
         if kind.fits(layer):
@@ -78,7 +78,7 @@ def shapes_of(layers: Mapping[str, nn.Module]) -> Shapes:
     shapes = {}
     for name, layer in layers.items():
         if any(kind.fits(layer) for kind in KINDS):
-            shape = kind_of(layer).shape(layer)
+            shape = layer_kind(layer).shape(layer)
             shapes[f"{name}.weight"] = shape
             if getattr(layer, "bias", None) is not None:
                 shapes[f"{name}.bias"] = shape[:1]

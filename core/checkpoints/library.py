@@ -112,7 +112,7 @@ class Walk:
             (self._links if folder.is_symlink() else self._real).append(folder)
 
 
-def entries(folder: Path) -> list[Path]:
+def folder_entries(folder: Path) -> list[Path]:
     """What lies in a folder and is not hidden; nothing where it cannot be looked into."""
     try:
         return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
@@ -124,7 +124,7 @@ def candidates(root: Path) -> Iterator[tuple[Path, Kind]]:
     """Files, and folders that are one checkpoint or adapter, each with its kind; of several UNets each of them too."""
     walk = Walk(root)
     for folder in walk:
-        held = entries(folder)
+        held = folder_entries(folder)
         unets = [] if folder == root else unets_in(folder)
         repository = bool(unets) and unets != [folder]
         kind: Kind = "" if folder == root else kind_of_folder(folder, unets)
@@ -235,7 +235,7 @@ def files_in(path: Path) -> Iterator[Path]:
         return
     walk = Walk(path)
     for folder in walk:
-        held = entries(folder)
+        held = folder_entries(folder)
         walk.add(path for path in held if os.path.isdir(path))
         yield from (path for path in held if not os.path.isdir(path))
 

@@ -26,7 +26,7 @@ from .tensors import (
     pick_unet,
     pick_vae,
     quantised,
-    read_json,
+    read_object,
     read_shapes,
     shown,
 )
@@ -60,7 +60,7 @@ def open_networks(path: Path) -> Networks:
     path = absolute(path)
     refuse_pickle(path)
     found = of_folder(inner(path)) if path.is_dir() else of_file(path)
-    return replace(found, context=find_context(places(found.path), found.architecture))
+    return replace(found, context=find_context(places_beside(found.path), found.architecture))
 
 
 def inner(folder: Path) -> Path:
@@ -96,12 +96,12 @@ def of_single(path: Path) -> Networks:
 
 def of_folder(folder: Path) -> Networks:
     """Those of a UNet's folder, and beside it."""
-    unet, architecture = as_unet(network(find_files(folder), pick_unet), read_json(folder / "config.json"), folder)
+    unet, architecture = as_unet(network(find_files(folder), pick_unet), read_object(folder / "config.json"), folder)
     vae = vae_of(folder, architecture.base)
     return Networks(folder, unet, architecture, *vae, text_encoder=find_text_encoder(folder.parent))
 
 
-def places(path: Path) -> tuple[Path, ...]:
+def places_beside(path: Path) -> tuple[Path, ...]:
     """The folders where what belongs to a UNet is looked for: beside its file, or in its folder and beside that."""
     return (path, path.parent) if path.is_dir() else (path.parent,)
 
@@ -158,14 +158,16 @@ def find_head(folder: Path) -> tuple[str, Weights | None]:
 
 def vae_of(path: Path, base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in a file, else beside it; in a UNet's folder or beside that. base: the generation of that UNet."""
-    return find_vae(places(path), base) if path.is_dir() else or_beside(path, network((path,), pick_vae), {}, base)
+    return (
+        find_vae(places_beside(path), base) if path.is_dir() else or_beside(path, network((path,), pick_vae), {}, base)
+    )
 
 
 def or_beside(
     path: Path, inside: Weights, config: Mapping[str, Any], base: str
 ) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in a file, if there is one, else that beside it."""
-    return as_vae(inside, config, path, base) if inside.shapes else find_vae(places(path), base)
+    return as_vae(inside, config, path, base) if inside.shapes else find_vae(places_beside(path), base)
 
 
 def find_vae(folders: tuple[Path, ...], base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
@@ -175,7 +177,7 @@ def find_vae(folders: tuple[Path, ...], base: str = CUSTOM) -> tuple[Weights | N
         files = find_files(folder / "vae")
         if files:
             weights = network((*files, *trained), beside.pick_vae)
-            return as_vae(weights, read_json(folder / "vae" / "config.json"), files[0], base)
+            return as_vae(weights, read_object(folder / "vae" / "config.json"), files[0], base)
     if trained:
         raise CheckpointError(
             f"{shown(trained[0])} is a decoder without its encoder: put the vae/ of {beside.vae} beside it."

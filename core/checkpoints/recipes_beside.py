@@ -18,14 +18,14 @@ from ..recipe import KEY, Recipe, from_header, to_header
 from ..whole_file import write_whole
 from .architecture import UNetArchitecture
 from .context import PROMPTS_FILE, as_context, read_context
-from .tensors import CheckpointError, read_json, read_shapes, save_tensors, shown
+from .tensors import CheckpointError, read_object, read_shapes, save_tensors, shown
 
 FILE = "diffusion_perception.json"
 
 
 def recipes_beside(folder: Path) -> tuple[Recipe, ...]:
     """Those of a repository's folder; none where there is no such file. CheckpointError if it is damaged."""
-    found = read_json(folder / FILE)
+    found = read_object(folder / FILE)
     try:
         return (
             from_header({key: json.dumps(value) for key, value in found.items()}, shown(folder / FILE)) if found else ()

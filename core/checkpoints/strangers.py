@@ -17,7 +17,7 @@ from ..backbone import Shapes
 from ..generations import GENERATIONS, INPAINTING, LATENT
 from .adapter_names import OTHERS, adapts
 from .clues import Clues
-from .tensors import CheckpointError, Weights, find_files, pick_unet, pick_vae, read_json, read_shapes, shown
+from .tensors import CheckpointError, Weights, find_files, pick_unet, pick_vae, read_object, read_shapes, shown
 
 
 @dataclass(frozen=True)
@@ -349,9 +349,9 @@ def refuse_stranger(weights: Weights, config: Mapping[str, Any], path: Path) -> 
         names=names_in(weights),
         unet=weights.shapes,
         config=config,
-        index=read_json(folder.parent / "model_index.json") if folder else {},
+        index=read_object(folder.parent / "model_index.json") if folder else {},
         place=f"{path.name}/{path.parent.name}".lower(),
-        beside=frozenset(entries(folder.parent)) if folder and folder.name.startswith("unet") else frozenset(),
+        beside=frozenset(names_inside(folder.parent)) if folder and folder.name.startswith("unet") else frozenset(),
     )
     say(path, next((row for row in STRANGERS if row.tells(seen)), None))
 
@@ -367,7 +367,7 @@ def refuse_names(path: Path, names: Iterable[str]) -> None:
 
 def refuse_closed(path: Path) -> None:
     """CheckpointError for a folder without a UNet that holds, or is, what a row is called: its content cannot tell."""
-    held = [str(read_json(path / "model_index.json").get("_class_name", "")), *entries(path)]
+    held = [str(read_object(path / "model_index.json").get("_class_name", "")), *names_inside(path)]
     say(path, next((row for row in STRANGERS if any(re.fullmatch(row.called, name) for name in held if name)), None))
 
 
@@ -389,7 +389,7 @@ def names_in(weights: Weights) -> tuple[str, ...]:
     return tuple(name for file in weights.files for name in read_shapes(file))
 
 
-def entries(folder: Path) -> list[str]:
+def names_inside(folder: Path) -> list[str]:
     """What lies in a folder, nothing where it cannot be looked into."""
     try:
         return sorted(os.listdir(folder))
@@ -424,7 +424,7 @@ PLAIN = (
 )
 
 
-def plain(path: Path, clues: Clues) -> str:
+def unknown_unet(path: Path, clues: Clues) -> str:
     """A sentence for a UNet that no family recognises, if it is one that makes pictures; "" if nothing tells."""
     channels = clues.architecture.in_channels
     base = GENERATIONS.get(clues.architecture.base)

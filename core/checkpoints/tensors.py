@@ -102,7 +102,7 @@ def find_files(folder: Path, stems: tuple[str, ...] = STEMS) -> tuple[Path, ...]
 
 def shards(index: Path) -> tuple[Path, ...]:
     """The files that an index of shards names, all beside it."""
-    listed = read_json(index).get("weight_map")
+    listed = read_object(index).get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise CheckpointError(f"{shown(index)} lists no weight files: get the file again.")
     return tuple(index.parent / name for name in sorted({Path(name).name for name in listed.values()}))
@@ -355,7 +355,7 @@ def check_exists(file: Path) -> None:
         raise CheckpointError(f"There is no file {file}: check the path" + (f", or {known}." if known else "."))
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     """A JSON object, {} where there is no such file. CheckpointError if it is damaged."""
     if not os.path.isfile(file):
         return {}

@@ -14,7 +14,7 @@ from ..backbone import Shapes
 from ..errors import UserError
 from ..generations import GENERATIONS, LATENT, SD_LATENTS, SDXL, latent_space, share_latents
 from ..recipe import Recipe
-from ..tiny_vae import Role, build_light, channels_of, kind_of
+from ..tiny_vae import Role, build_light, decoder_channels, light_kind
 from .fingerprint import Fingerprint, fingerprint, is_fingerprint, matches
 from .own_file import KEYS, OwnFile, read_own
 from .tensors import CheckpointError, Weights, brought, keep, network, pick_vae, shown, unpickle
@@ -167,7 +167,7 @@ def shifted(name: str, by: int) -> str:
 def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
     """CheckpointError unless it is a light half of this role, for latents of four channels and the task's pictures."""
     try:
-        kind = kind_of(shapes)
+        kind = light_kind(shapes)
         with torch.device("meta"):
             build_light(shapes)
     except UserError as error:
@@ -180,9 +180,9 @@ def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
         raise CheckpointError(
             f"{shown(path)} is for latents of {latent} channels; {SD_LATENTS.title} has {SD_LATENTS.channels}."
         )
-    if role == "decoder" and channels_of(shapes) < recipe.channels:
+    if role == "decoder" and decoder_channels(shapes) < recipe.channels:
         raise CheckpointError(
-            f"{shown(path)} holds a light decoder of {channels_of(shapes)} channel; "
+            f"{shown(path)} holds a light decoder of {decoder_channels(shapes)} channel; "
             f"{recipe.id} needs {recipe.channels}: train one for it."
         )
 

@@ -35,7 +35,7 @@ def recognised(latents: Fingerprint) -> KnownVAE | None:
     return min(near, key=lambda pair: pair[0])[1] if near else None
 
 
-def check_latents(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> str:
+def connected_vae_note(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> str:
     """What a person should know who connects a VAE to a checkpoint; "" if all is well, or nothing can be told.
 
     own: of the VAE that the checkpoint has, empty if it has none. UserError for a VAE that makes other latents.

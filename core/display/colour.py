@@ -29,7 +29,7 @@ class Palette:
     @classmethod
     def parse(cls, name: str, text: str) -> Palette:
         """From 'RRGGBB class name, RRGGBB class name, ...'."""
-        colours, classes = zip(*palettes.entries(text))
+        colours, classes = zip(*palettes.palette_entries(text))
         return cls(name, classes, colours)
 
     def text(self) -> str:
@@ -138,7 +138,7 @@ def nearest(pixels: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
     return rank, 1 - (closest.clamp(min=0) / second.clamp(min=1e-6)).clamp(max=1).sqrt()
 
 
-def paint(index: Tensor, palette: Palette) -> Tensor:
+def paint_classes(index: Tensor, palette: Palette) -> Tensor:
     """Classes (B, H, W) -> their colours (B, H, W, 3) in [0, 1]."""
     return (palette.table() / 255).to(index.device)[index]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..tasks import TASKS
 from .colour import classify, palette_named
-from .picture import GREY, Meaning, as_rgb, check_image, in_colours
+from .picture import GREY, Meaning, as_rgb, checked_image, in_colours
 
 LOOKED_AT = 1 << 15
 """Pixels at most."""
@@ -20,7 +20,7 @@ CLEAR, MOST = 0.6, 0.6
 
 def sampled(image: Tensor) -> Tensor:
     """Pixels (N, 3) from all over a picture."""
-    pixels = as_rgb(check_image(image)).reshape(-1, 3)
+    pixels = as_rgb(checked_image(image)).reshape(-1, 3)
     return pixels[:: max(len(pixels) // LOOKED_AT, 1)]
 
 

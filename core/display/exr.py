@@ -68,7 +68,7 @@ def exr(channels: Sequence[Channel], attributes: dict[str, str], compression: st
     height, width = ordered[0].values.shape
     head = header(width, height, ordered, attributes, row.number)
     # a line holds all of the first channel, then all of the second
-    planes = [np.ascontiguousarray(c.values, kind_of(c).dtype).view(np.uint8).reshape(height, -1) for c in ordered]
+    planes = [np.ascontiguousarray(c.values, channel_type(c).dtype).view(np.uint8).reshape(height, -1) for c in ordered]
     lines = np.hstack(planes)
     blocks = [
         struct.pack("<ii", y, len(data)) + data
@@ -79,14 +79,16 @@ def exr(channels: Sequence[Channel], attributes: dict[str, str], compression: st
     return b"".join((head, starts.tobytes(), *blocks))
 
 
-def kind_of(channel: Channel) -> Kind:
+def channel_type(channel: Channel) -> Kind:
     return HALF if channel.half else FLOAT
 
 
 def header(width: int, height: int, channels: Sequence[Channel], attributes: dict[str, str], compression: int) -> bytes:
     """Magic number, version 2, and the attributes that every reader asks for."""
     window = struct.pack("<4i", 0, 0, width - 1, height - 1)
-    listed = b"".join(c.name.encode() + b"\0" + struct.pack("<iB3xii", kind_of(c).number, 0, 1, 1) for c in channels)
+    listed = b"".join(
+        c.name.encode() + b"\0" + struct.pack("<iB3xii", channel_type(c).number, 0, 1, 1) for c in channels
+    )
     rows = [
         ("channels", "chlist", listed + b"\0"),
         ("compression", "compression", bytes([compression])),

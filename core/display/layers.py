@@ -170,6 +170,6 @@ def encode_frame(planes: Sequence[Plane], frame: int, texts: dict[str, str]) -> 
     return exr(channels, {KEY: json.dumps(meaning), **texts})
 
 
-def said(planes: Sequence[Plane]) -> str:
+def channel_words(planes: Sequence[Plane]) -> str:
     """Which channels there are, in words."""
     return ", ".join(f"{plane.name}.{plane.letters}" if plane.name else plane.letters for plane in planes)

@@ -57,10 +57,10 @@ def png_text(keyword: str, text: str) -> Chunk:
 
 def exr32(values: np.ndarray, attributes: dict[str, str] | None = None) -> bytes:
     """(H, W, C) -> the bytes of an uncompressed scan-line OpenEXR file of 32-bit floats."""
-    return exr(channels_of(values), attributes or {}, "none")
+    return exr(layer_channels(values), attributes or {}, "none")
 
 
-def channels_of(values: np.ndarray, half: bool = False) -> list[Channel]:
+def layer_channels(values: np.ndarray, half: bool = False) -> list[Channel]:
     """(H, W, C) as a file's only layer: gray, colours, colours with alpha, or numbers."""
     count = values.shape[-1]
     names = EXR_CHANNELS.get(count) or [f"{number:03}" for number in range(count)]
@@ -139,15 +139,15 @@ def texts_of(chunks: Iterable[Chunk]) -> dict[str, str]:
 
 
 def encode_exr32(page: Page, chunks: Iterable[Chunk]) -> bytes:
-    return exr(channels_of(page.values), header_of(page, chunks), "none")
+    return exr(layer_channels(page.values), header_of(page, chunks), "none")
 
 
 def encode_exr32_zip(page: Page, chunks: Iterable[Chunk]) -> bytes:
-    return exr(channels_of(page.values), header_of(page, chunks))
+    return exr(layer_channels(page.values), header_of(page, chunks))
 
 
 def encode_exr16_zip(page: Page, chunks: Iterable[Chunk]) -> bytes:
-    return exr(channels_of(page.values, half=True), header_of(page, chunks))
+    return exr(layer_channels(page.values, half=True), header_of(page, chunks))
 
 
 def header_of(page: Page, chunks: Iterable[Chunk]) -> dict[str, str]:

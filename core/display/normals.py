@@ -17,7 +17,7 @@ UNIT = Convention(low=-1.0, axes=CAMERA, unit=True)
 """How vectors of this module are to be read as a map."""
 
 
-def scaled(detail: Tensor, strength: float) -> Tensor:
+def scale_slopes(detail: Tensor, strength: float) -> Tensor:
     """Normals with slopes that much as steep: 0 faces the camera everywhere."""
     return F.normalize(detail * detail.new_tensor([strength, strength, 1]), dim=-1)
 
@@ -47,7 +47,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> Tensor:
 def combined(base: PerceptionMap, detail: PerceptionMap, strength: float) -> PerceptionMap:
     """Two maps of normals as one; unknown where the base is, and the base where the detail is unknown."""
     check_together([base, detail])
-    under, over = vectors_of(base, CAMERA), scaled(vectors_of(detail, CAMERA), strength)
+    under, over = vectors_of(base, CAMERA), scale_slopes(vectors_of(detail, CAMERA), strength)
     known = trusted(base).expand(len(over), -1, -1) if len(under) == 1 else trusted(base)
     return PerceptionMap("normal", reoriented(under, over.to(under)), UNIT, base.recipe, known)
 

@@ -192,7 +192,7 @@ def fingers(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, radius: f
 def dots(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, colours: Sequence[Colour], radius: float) -> None:
     for number, (point, sure) in enumerate(zip(points, known)):
         if sure:
-            paint(canvas, point, radius, colours[number % len(colours)], lambda x, y: x**2 + y**2 <= radius**2)
+            paint_where(canvas, point, radius, colours[number % len(colours)], lambda x, y: x**2 + y**2 <= radius**2)
 
 
 def ellipse(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, colour: Sequence[float]) -> None:
@@ -204,7 +204,7 @@ def ellipse(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: floa
     def inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return ((x * across + y * down) / length) ** 2 + ((y * across - x * down) / radius) ** 2 <= 1
 
-    paint(canvas, (one + other) / 2, max(length, radius), colour, inside)
+    paint_where(canvas, (one + other) / 2, max(length, radius), colour, inside)
 
 
 def line(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, colour: Sequence[float]) -> None:
@@ -217,10 +217,10 @@ def line(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, 
         beyond = np.maximum(np.abs(x * across + y * down) - length, 0)
         return beyond**2 + (y * across - x * down) ** 2 <= radius**2
 
-    paint(canvas, (one + other) / 2, length + radius, colour, inside)
+    paint_where(canvas, (one + other) / 2, length + radius, colour, inside)
 
 
-def paint(
+def paint_where(
     canvas: np.ndarray,
     centre: np.ndarray,
     reach: float,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def entries(text: str) -> list[tuple[str, str]]:
+def palette_entries(text: str) -> list[tuple[str, str]]:
     """(RRGGBB, class name) of each, from 'RRGGBB class name, RRGGBB class name, ...'. UserError for anything else."""
     pairs = [entry.strip().split(maxsplit=1) for entry in text.replace("\n", " ").split(",")]
     return [(colour, name) for colour, name in pairs]
@@ -11,8 +11,8 @@ def entries(text: str) -> list[tuple[str, str]]:
 
 def recoloured(text: str, changes: str) -> str:
     """A palette with other colours for some of its classes."""
-    new = {name: colour for colour, name in entries(changes)}
-    return ", ".join(f"{new.get(name, colour)} {name}" for colour, name in entries(text))
+    new = {name: colour for colour, name in palette_entries(changes)}
+    return ", ".join(f"{new.get(name, colour)} {name}" for colour, name in palette_entries(text))
 
 
 # ADE20K's 150 scene-parsing classes (Zhou et al. 2017) in the colours that segmentation ControlNets were trained on:

@@ -15,7 +15,7 @@ from ..geometry import NORMAL_AXES, Axes, change_axes, decode_normals, encode_no
 from ..image import FEW, all_finite
 from ..perception_map import Convention, PerceptionMap, from_camera
 from ..tasks import TASKS
-from .colour import COLORMAPS, PALETTES, Palette, classify, colourise, is_class, paint, palette_named
+from .colour import COLORMAPS, PALETTES, Palette, classify, colourise, is_class, paint_classes, palette_named
 from .openpose import pose_picture
 
 LARGEST = 1e38
@@ -91,7 +91,7 @@ def completed(map: PerceptionMap, meaning: Meaning) -> PerceptionMap:
 
 def from_image(image: Tensor, meaning: Meaning) -> PerceptionMap:
     """IMAGE (B, H, W, 1, 3 or 4) or MASK (B, H, W), any float type -> a map of the task that it is said to hold."""
-    values = check_image(image)
+    values = checked_image(image)
     if meaning.task in TASKS:
         values = as_rgb(values) if TASKS[meaning.task].channels == 3 else as_gray(values)
     return PerceptionMap(meaning.task, values.contiguous(), meaning.convention)
@@ -101,7 +101,7 @@ CHANNELS = (1, 3, 4)
 """That the last axis of an IMAGE may have."""
 
 
-def check_image(image: Tensor) -> Tensor:
+def checked_image(image: Tensor) -> Tensor:
     """IMAGE or MASK -> (B, H, W, C) float32. UserError if it has no pixels or one that is no number.
 
     A mask may come without its batch, or with its one channel where torch has channels: (B, 1, H, W).
@@ -135,7 +135,7 @@ COLOURFUL, SOME = 0.1, 0.01
 
 def in_colours(image: Tensor) -> bool:
     """Whether an IMAGE or MASK is plainly no gray picture, which compression may tint a little."""
-    pixels = as_rgb(check_image(image))
+    pixels = as_rgb(checked_image(image))
     return bool(((pixels.amax(-1) - pixels.amin(-1) > COLOURFUL).float().mean() > SOME).item())
 
 
@@ -355,7 +355,7 @@ class Classes(NamedTuple):
 
     def picture(self) -> Tensor:
         """Clean palette colours (B, H, W, 3)."""
-        return paint(self.index, self.palette)
+        return paint_classes(self.index, self.palette)
 
     def mask(self, picked: list[int]) -> Tensor:
         """(B, H, W), 1 where the class is one that is picked."""

@@ -64,7 +64,7 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 """Of red, green and blue: the six different entries of a covariance."""
 
 
-def guided(mask: Tensor, image: Tensor, radius: int, epsilon: float) -> Tensor:
+def guided_filter(mask: Tensor, image: Tensor, radius: int, epsilon: float) -> Tensor:
     """(B, H, W) -> locally a linear function of the colours of its picture (B, H, W, 3), so that it follows its edges.
 
     The guided filter with a guide in colours (He, Sun and Tang, 2010). radius in pixels; epsilon: what variance of the

@@ -63,7 +63,7 @@ def anchor(font: object) -> str | None:
     return "lm" if hasattr(font, "getmask2") and hasattr(font, "path") else None
 
 
-def scaled(map: PerceptionMap, colormap: str, ends: Span | None = None) -> tuple[Tensor, str]:
+def with_scale(map: PerceptionMap, colormap: str, ends: Span | None = None) -> tuple[Tensor, str]:
     """A map of one channel (B, H, W + a bar, 3), and in words which range its colours have: `ends`, or its own.
 
     UserError for a map of several channels.

@@ -63,7 +63,7 @@ class Steadying:
         line, unlike = SAME, torch.inf
         if before.shape == values.shape:
             both = known & known_before
-            line, unlike = fitted(values[both], before[both], shifts)
+            line, unlike = fit_line(values[both], before[both], shifts)
         if unlike > self.cut:
             self.begun.append(self.count)
             return SAME
@@ -90,7 +90,7 @@ def steadied(map: PerceptionMap, strength: float = 0.95, cut: float = 0.3) -> tu
     return replace(map, values=line(made).where(known[..., None], map.values.float())), steadying.begun
 
 
-def fitted(now: Tensor, before: Tensor, shifts: bool) -> tuple[Line, float]:
+def fit_line(now: Tensor, before: Tensor, shifts: bool) -> tuple[Line, float]:
     """The line that brings values (N,) to those of the same pixels before, and how unlike they are then: the median
     difference in deviations of `before`.
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .losses import at_least_float32, check
+from .losses import at_least_float32, check_shapes
 
 SMALLEST_DEPTH = 1e-6
 """Aligned depths are never below this, metres."""
@@ -68,7 +68,7 @@ class Fit:
     shift: Tensor
 
 
-def affine(moments: Moments) -> Fit:
+def fit_affine(moments: Moments) -> Fit:
     """argmin sum (s p + t - y)^2. A constant p gives s = 0 and t = mean y; no valid pixel gives s = 1 and t = 0."""
     # what rounding leaves of the variance of a constant
     noise = moments.count * (16 * torch.finfo(torch.float64).eps * moments.p).square()
@@ -91,7 +91,7 @@ def identity(moments: Moments) -> Fit:
     return Fit(torch.ones_like(moments.p), torch.zeros_like(moments.p))
 
 
-def same(values: Tensor) -> Tensor:
+def unaligned(values: Tensor) -> Tensor:
     return values
 
 
@@ -123,9 +123,9 @@ class Alignment:
 
     name: str
     solve: Callable[[Moments], Fit]
-    into: Map = same
+    into: Map = unaligned
     """Depth of the truth -> the space of the fit, which is the one that the prediction is affine in."""
-    back: Map = same
+    back: Map = unaligned
     """That space -> depth."""
     fits_truth: Map = anywhere
     """Where a truth takes part in the fit, besides being valid."""
@@ -139,7 +139,7 @@ class Alignment:
         GenPercept's evaluation of ETH3D (MAX_EDGE), which means to shrink both sides but resizes the rows' length
         alone.
         """
-        check(prediction, target, valid)
+        check_shapes(prediction, target, valid)
         p, y, used = thinned(prediction, target, valid.expand_as(target), max_edge)
         used = used & self.fits_truth(y) & self.fits_prediction(p)
         p, y = p.masked_fill(~used, 0), self.into(y.masked_fill(~used, 1)).masked_fill(~used, 0)
@@ -185,19 +185,19 @@ ALIGNMENTS: dict[str, Alignment] = {
     alignment.name: alignment
     for alignment in (
         # Marigold's and GenPercept's evaluation of depth
-        Alignment("least-square", affine),
+        Alignment("least-square", fit_affine),
         # their evaluation of disparity models
-        Alignment("least-square-disparity", affine, torch.reciprocal, from_disparity, positive, positive),
+        Alignment("least-square-disparity", fit_affine, torch.reciprocal, from_disparity, positive, positive),
         # DepthMaster's
         Alignment(
             "least-square-sqrt-disparity",
-            affine,
+            fit_affine,
             lambda depth: depth.rsqrt(),
             from_root_disparity,
             positive,
             positive,
         ),
-        Alignment("least-square-log", affine, torch.log, from_log, positive),
+        Alignment("least-square-log", fit_affine, torch.log, from_log, positive),
         Alignment("scale", scale_only),
         Alignment("none", identity),
     )

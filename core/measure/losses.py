@@ -51,12 +51,12 @@ class Reduction:
 
 def mse(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Squared difference, averaged over valid values. For pixels, and for latents with `valid_cells` as valid."""
-    return over_values(difference(prediction, target, valid).square(), valid)
+    return over_values(masked_difference(prediction, target, valid).square(), valid)
 
 
 def l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Absolute difference, averaged over valid values."""
-    return over_values(difference(prediction, target, valid).abs(), valid)
+    return over_values(masked_difference(prediction, target, valid).abs(), valid)
 
 
 def dice(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -76,7 +76,7 @@ def disagreement(p: Tensor, y: Tensor) -> Tensor:
 
 def heatmaps(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Squared difference, averaged over the valid values of the heatmaps of labelled keypoints: those not all 0."""
-    squares = difference(prediction, target, valid).square()
+    squares = masked_difference(prediction, target, valid).square()
     labelled = target.masked_fill(~valid, 0).flatten(2).amax(2)[..., None, None] > 0
     return Reduction(squares.masked_fill(~labelled, 0).sum()[None], (valid & labelled).sum()[None])
 
@@ -108,7 +108,7 @@ def gradient(prediction: Tensor, target: Tensor, valid: Tensor, scales: int = 4)
     Multi-scale gradient matching (MegaDepth, Li and Snavely 2018; MiDaS, Ranftl et al. 2020). One term per scale,
     over the valid values at that scale; the terms are added, not averaged.
     """
-    gap = difference(prediction, target, valid)
+    gap = masked_difference(prediction, target, valid)
     steps = [2**scale for scale in range(scales)]
     return joined([steepness(gap[..., ::step, ::step], valid[..., ::step, ::step], (2, 3)) for step in steps])
 
@@ -119,7 +119,7 @@ def vertical_gradient(prediction: Tensor, target: Tensor, valid: Tensor) -> Redu
     Its code differs from `gradient` with one scale in leaving out d/dx (a horizontal ramp costs nothing); same
     divisor.
     """
-    return steepness(difference(prediction, target, valid), valid, (2,))
+    return steepness(masked_difference(prediction, target, valid), valid, (2,))
 
 
 def angular(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -158,7 +158,7 @@ def virtual_normal(
     quarter of lowest loss goes, here per image instead of per batch (else the loss would depend on how images are
     grouped). Weighted by kept triplets.
     """
-    check(prediction, target, valid)
+    check_shapes(prediction, target, valid)
     triplets = [
         triplet_errors(p[0], y[0], v[0], camera, int(seed), sample_ratio, offset)
         for p, y, v, camera, seed in zip(prediction, target, valid, intrinsics, seeds)
@@ -198,7 +198,7 @@ def laplacian_pyramid(prediction: Tensor, target: Tensor, valid: Tensor, levels:
     that a constant offset costs too. Blurs are normalised by the valid mask: nothing leaks in from outside or from
     beyond the border. One term per level, over the cells of that level which have a valid pixel under them.
     """
-    gap, mask = difference(prediction, target, valid), valid
+    gap, mask = masked_difference(prediction, target, valid), valid
     terms = []
     for level in range(levels):
         band = gap
@@ -223,7 +223,7 @@ def scale_invariant(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduct
 
 def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """-log softmax of logits (B, K, H, W) at the class index in target (B, 1, H, W), averaged over valid pixels."""
-    check(prediction[:, :1], target, valid)
+    check_shapes(prediction[:, :1], target, valid)
     classes = target.masked_fill(~valid, 0)[:, 0].long()
     if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < prediction.shape[1]:
         raise UserError(
@@ -240,7 +240,7 @@ def valid_cells(valid: Tensor, factor: int = 8) -> Tensor:
     return F.max_pool2d((~valid).float(), factor) == 0
 
 
-def check(prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+def check_shapes(prediction: Tensor, target: Tensor, valid: Tensor) -> None:
     """Refuse shapes that broadcasting would silently accept."""
     expected = (len(target), 1, *target.shape[2:])
     if prediction.shape != target.shape or valid.shape != expected or valid.dtype != torch.bool:
@@ -266,11 +266,11 @@ def widest_on(device: torch.device) -> torch.dtype:
 
 def masked(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Both in at least float32, 0 where not valid. The fill comes first: 0 * NaN would be NaN."""
-    check(prediction, target, valid)
+    check_shapes(prediction, target, valid)
     return at_least_float32(prediction).masked_fill(~valid, 0), at_least_float32(target).masked_fill(~valid, 0)
 
 
-def difference(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def masked_difference(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """prediction - target, 0 where not valid."""
     prediction, target = masked(prediction, target, valid)
     return prediction - target
@@ -285,7 +285,7 @@ def over_images(
     error: Callable[[Tensor, Tensor], Tensor], prediction: Tensor, target: Tensor, valid: Tensor
 ) -> Reduction:
     """Sum over images of `error` of an image's valid values (N,) and (N,) in float64, weighted by their number."""
-    check(prediction, target, valid)
+    check_shapes(prediction, target, valid)
     pairs = [(widest(p[v]), widest(y[v])) for p, y, v in zip(prediction, target, valid.expand_as(target))]
     errors = [error(p, y) if p.numel() else p.sum() for p, y in pairs]
     return Reduction(torch.stack(errors).sum()[None], counts([p.numel() for p, _ in pairs], valid))
@@ -347,7 +347,7 @@ def hdn(
     contexts: Callable[[Tensor, Tensor, torch.Generator], list[Tensor]],
 ) -> Reduction:
     """Sum of `hdn_error` over the contexts of each image, weighted by their pixels, each as often as it took part."""
-    check(prediction, target, valid)
+    check_shapes(prediction, target, valid)
     errors, numbers = [], []
     for image, truth, mask, seed in zip(prediction, target, valid, seeds):
         p, y = widest(image[mask]), widest(truth[mask])

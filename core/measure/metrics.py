@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..skeletons import COCO_SIGMAS
-from .losses import Reduction, check
+from .losses import Reduction, check_shapes
 
 Measure = Callable[..., Reduction]
 
@@ -48,7 +48,7 @@ def over(numbers: list[Tensor], size: int = 1) -> Reduction:
 
 def images(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Each image (C, H, W) in float64 on the CPU, 0 where not valid; those without a valid pixel are left out."""
-    check(prediction, target, valid)
+    check_shapes(prediction, target, valid)
     prediction, target, valid = (tensor.detach().cpu() for tensor in (prediction, target, valid))
     for p, y, v in zip(prediction.double(), target.double(), valid):
         if v.any():
@@ -72,7 +72,7 @@ def by_depths(measure: Callable[[Tensor, Tensor], Tensor]) -> Measure:
 
     @wraps(measure)
     def measured(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
-        check(prediction, target, valid)
+        check_shapes(prediction, target, valid)
         return values(prediction, target, valid & (target > 0))
 
     return measured
@@ -140,7 +140,7 @@ def silog(p: Tensor, y: Tensor) -> Tensor:
 
 
 @by_values
-def mse(p: Tensor, y: Tensor) -> Tensor:
+def mean_squared_error(p: Tensor, y: Tensor) -> Tensor:
     """mean (p - y)^2."""
     return (p - y).square().mean()
 
@@ -219,7 +219,7 @@ def angle_histogram(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduct
     return Reduction(counts, counts.sum().long()[None])
 
 
-def stretched(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def binarised(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The prediction stretched per image to [0, 1] unless it is constant, and the target as bool, cut above CUT.
 
     So do the published evaluations of masks (DIS5K, PySODMetrics).
@@ -241,7 +241,7 @@ def f_curve(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """
     curves = []
     for p, y, v in images(prediction, target, valid):
-        mask, truth = stretched(p[v].numpy(), y[v].numpy())
+        mask, truth = binarised(p[v].numpy(), y[v].numpy())
         hits, positives = level_counts(mask, truth), level_counts(mask, np.ones_like(truth))
         precision, recall = hits / np.maximum(positives, 1), hits / max(truth.sum(), 1)
         product = precision * recall
@@ -253,7 +253,7 @@ def f_curve(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
 @by_pictures
 def mae(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """mean |p - y| of a stretched mask and a cut target (Perazzi et al. 2012); `mad` does neither."""
-    mask, truth = stretched(p[valid], y[valid])
+    mask, truth = binarised(p[valid], y[valid])
     return np.abs(mask - truth).mean()
 
 
@@ -332,7 +332,7 @@ def e_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     pixels and divided by N - 1. The threshold at 0 selects everything, so that even a perfect mask stays a little
     below 1.
     """
-    mask, truth = stretched(p[valid], y[valid])
+    mask, truth = binarised(p[valid], y[valid])
     size, objects = truth.size, int(truth.sum())
     selected = level_counts(mask, np.ones_like(truth))
     if objects in (0, size):
@@ -349,13 +349,13 @@ def e_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
 def on_background(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`stretched` by the valid pixels, 0 and False elsewhere."""
     mask, truth = np.zeros_like(p), np.zeros(p.shape, dtype=bool)
-    mask[valid], truth[valid] = stretched(p[valid], y[valid])
+    mask[valid], truth[valid] = binarised(p[valid], y[valid])
     return mask, truth
 
 
 def iou_counts(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Intersection and union, in pixels, of what is at least 0.5 in the prediction, above CUT in the target."""
-    check(prediction, target, valid)
+    check_shapes(prediction, target, valid)
     one, other = (prediction >= 0.5) & valid, (target.float() > float(CUT)) & valid
     return Reduction((one & other).sum().cpu().double()[None], (one | other).sum().cpu()[None])
 
@@ -406,7 +406,7 @@ def conn(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
 
 def confusion(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Pixels by target class (row) and predicted class (column), (CLASSES, CLASSES), from indices (B, 1, H, W)."""
-    check(prediction, target, valid)
+    check_shapes(prediction, target, valid)
     pairs = [labels.detach()[valid].cpu().long() for labels in (prediction, target)]
     for labels in pairs:
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
@@ -451,7 +451,7 @@ def instances(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[tup
 
     From heatmaps (B, K, H, W): a keypoint whose target is 0 everywhere is not labelled.
     """
-    check(prediction, target, valid)
+    check_shapes(prediction, target, valid)
     for p, y, v in zip(prediction.detach().cpu(), target.detach().cpu(), valid.cpu()):
         points, _ = peaks(p.masked_fill(~v, -math.inf))
         truth, labelled = peaks(y.masked_fill(~v, 0))
@@ -622,7 +622,7 @@ def angle_rows() -> list[Metric]:
         Metric("median-angle", "median", angle_histogram, False, 0, "set", "deg", middle),
         Metric("rmse-angle", "RMSE", by_angles(torch.square), False, 0, "set", "deg", root),
         Metric("mean-angle-per-image", "mean", by_image_angles(torch.mean), False, 0, unit="deg"),
-        Metric("median-angle-per-image", "median", by_image_angles(median), False, 0, unit="deg"),
+        Metric("median-angle-per-image", "median", by_image_angles(median_angle), False, 0, unit="deg"),
         Metric("rmse-angle-per-image", "RMSE", by_image_angles(root_mean_square), False, 0, unit="deg"),
     ]
     for limit in (5, 7.5, 11.25, 22.5, 30):
@@ -632,7 +632,7 @@ def angle_rows() -> list[Metric]:
     return rows
 
 
-def median(angle: Tensor) -> Tensor:
+def median_angle(angle: Tensor) -> Tensor:
     return torch.tensor(np.median(angle.numpy()))
 
 
@@ -669,7 +669,7 @@ METRICS: dict[str, Metric] = {
         Metric("e-measure", "Eφ mean", e_measure, True, 1),
         Metric("iou", "IoU", iou_counts, True, 1, "set"),
         Metric("sad", "SAD", sad, False, 0),
-        Metric("mse", "MSE", mse, False, 0),
+        Metric("mse", "MSE", mean_squared_error, False, 0),
         Metric("mad", "MAD", mad, False, 0),
         Metric("grad", "Grad", grad, False, 0),
         Metric("conn", "Conn", conn, False, 0),

@@ -32,11 +32,11 @@ def encode(folder: str, tokens: list[int]) -> dict:
     from pathlib import Path
 
     from diffusion_perception.core.checkpoints.context import text_weights
-    from diffusion_perception.core.checkpoints.tensors import read_json
+    from diffusion_perception.core.checkpoints.tensors import read_object
     from diffusion_perception.nodes.host import encode_prompt
 
     path = Path(folder)
-    return {"context": encode_prompt(text_weights(path), read_json(path / "config.json"), tokens)}
+    return {"context": encode_prompt(text_weights(path), read_object(path / "config.json"), tokens)}
 
 
 def rewrite(folder: Path, change) -> None:
