@@ -13,7 +13,7 @@ from diffusion_perception.trainer.checks import check_said
 from diffusion_perception.trainer.config import Config, ConfigError
 from diffusion_perception.trainer.journal import Journal
 from diffusion_perception.trainer.loop import fit
-from diffusion_perception.trainer.trackers import TRACKERS, flat, start_trackers
+from diffusion_perception.trainer.trackers import TRACKERS, Tracker, flat, start_trackers
 from diffusion_perception.trainer.train import prepare
 
 
@@ -48,6 +48,16 @@ def test_others_that_are_not_installed_are_named(name, monkeypatch):
 def test_an_unknown_tracker_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match=r"tensorbord.*tensorboard"):
         check_said(Config(trackers=("tensorbord",)))
+
+
+def test_one_that_cannot_be_reached_is_said_in_a_sentence(tmp_path, monkeypatch):
+    class Deaf:
+        def start(self):
+            raise RuntimeError("no account\nlong story")
+
+    monkeypatch.setitem(TRACKERS, "tensorboard", Tracker(lambda out: Deaf()))
+    with pytest.raises(ConfigError, match=r"^trackers: tensorboard could not be started \(no account\): mend it, or"):
+        start_trackers(Config(out=str(tmp_path)))
 
 
 def test_a_config_is_flat_for_those_who_show_it():

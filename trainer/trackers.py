@@ -67,16 +67,21 @@ def is_installed(name: str) -> bool:
 
 
 def start_trackers(config: Config) -> list[GeneralTracker]:
-    """Those that the config names, ready to be told numbers."""
-    started = []
-    for name in filter(is_installed, config.trackers):
-        row = TRACKERS[name]
-        tracker = row.open(Path(config.out))
+    """Those that the config names, ready to be told numbers. ConfigError for one that cannot be reached."""
+    return [started(name, config) for name in filter(is_installed, config.trackers)]
+
+
+def started(name: str, config: Config) -> GeneralTracker:
+    row = TRACKERS[name]
+    tracker = row.open(Path(config.out))
+    try:
         tracker.start()
         if row.takes_config:
             tracker.store_init_configuration(dict(flat(asdict(config))))
-        started.append(tracker)
-    return started
+    except Exception as error:  # noqa: BLE001 - each has errors of its own: no account, no network, no right to write
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"trackers: {name} could not be started ({reason}): mend it, or leave it out.") from error
+    return tracker
 
 
 def flat(table: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
