@@ -121,7 +121,7 @@ def test_a_folder_called_as_the_table_says_is_told_with_its_task_and_licence(pla
     _, row = PLACES[place.lower()]
     clues = clues_of(place, row.families[0])
     family = recognise(clues)
-    assert family is not None
+    assert family is not None, "say in SAID what lies beside its weights"
     assert family.name == row.families[0]
     assert recipe_for(family, clues, "").licence == row.licence
     if place in CARDS:

@@ -252,7 +252,7 @@ def test_every_family_gives_a_recipe_for_every_task_of_its(family):
     clues = Clues(network_of(family), "unet", "x", head="dpt_head_identity", head_shapes=HEAD)
     for task in ANSWERS.get(family.name, TASKS):
         recipe = recipe_for(family, clues, task)
-        assert (recipe.task, recipe.family) == (task, family.name)
+        assert (recipe.task, recipe.family) == (task, family.name), "say in ANSWERS which tasks are its"
         assert recipe.convention() is not None
     for task in set(TASKS) - set(ANSWERS.get(family.name, TASKS)) - set(family.instead):
         with pytest.raises(ValueError, match=f"trained for .*, not for {task}"):

@@ -12,6 +12,8 @@ name but for the ending; subfolders are fine (images/a/1.jpg goes with depth/a/1
     segmentation/  class numbers (greyscale or paletted PNG, NPY), or a picture in the classes' colours
     albedo/        the colour of surfaces without light; a colour picture
     shading/       the light that falls on them: image = albedo * shading, all linear; a colour or grey picture
+    irradiance/, residual/, material/  pictures like shading; material has roughness in red and metallicity in green
+    roughness/, metallic/  levels, as a mask has them: 0 is smooth, or no metal
     keypoints/     COCO JSON, one file a picture, see below
     valid/         where the truth can be trusted: 0 is not. Applies to every kind of truth
     camera/        JSON, one file a picture, with "K": the camera matrix (3x3) in pixels, the first one's middle at 0.5
@@ -43,7 +45,7 @@ dataset.toml. This is everything that it can say, with what holds where nothing 
     axes = ["right", "up", "back"] # where red, green and blue point; or "opengl", "directx", "opencv", "controlnet_bae"
     encoding = ""                  # "unsigned" (0..white) or "signed" (-1..1); integers are unsigned, floats signed
 
-    [mask]                         # and [matte]
+    [mask]                         # and [matte], [roughness], [metallic]
     white = 255                    # the level that counts as 1; the largest of its type
     invert = false                 # true: black is the object
     invalid = []                   # levels at which it is unknown
@@ -56,7 +58,7 @@ dataset.toml. This is everything that it can say, with what holds where nothing 
     ignore = [255]                 # class numbers that are not truth
     offset = 0                     # the number of the first class in the files
 
-    [albedo]                       # and [shading]
+    [albedo]                       # and [shading], [irradiance], [residual], [material]
     colour = ""                    # "srgb" or "linear"; integers are srgb, floats linear
     scale = 1.0                    # the value of white
     invalid = 0                    # all channels at this level: unknown
