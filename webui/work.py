@@ -25,7 +25,7 @@ def as_tensor(picture: np.ndarray) -> Tensor:
         raise UserError(
             f"A picture of {picture.dtype} and shape {picture.shape} came: expected 8 bits, gray, RGB or RGBA."
         )
-    return as_rgb(torch.from_numpy(np.ascontiguousarray(levels)).float() / 255).movedim(-1, 0)[None]
+    return as_rgb(torch.from_numpy(np.array(levels, order="C")).float() / 255).movedim(-1, 0)[None]
 
 
 def as_levels(picture: Tensor) -> np.ndarray:

@@ -213,6 +213,7 @@ for _ in range(2):
     imported = {{name for name in sys.modules if name.startswith("diffusion_perception.webui.")}}
     light = {{f"diffusion_perception.webui.{{name}}" for name in ("entry", "extras", "generated", "hosts")}}
     assert imported == light or _, imported
+    assert "torch" not in sys.modules or _, "networks are imported before anybody asks"
     assert len(script_callbacks.image_saved) == 1
     (callback,) = script_callbacks.before_ui
     callback()

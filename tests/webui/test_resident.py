@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -190,6 +191,26 @@ def test_a_weight_is_told_as_it_was_before_the_users_loras(ldm, model):
     assert torch.equal(backbone.weight(f"{name}.weight"), before)
     with pytest.raises(KeyError):
         backbone.weight("nowhere.weight")
+
+
+def test_a_model_in_eight_bits_perceives_and_what_it_is_cannot_be_told(ldm, model, tmp_path, monkeypatch, caplog):
+    """As the WebUI keeps one: Linear and convolutions in 8 bits, which its autocast widens for each call."""
+    from modules import devices
+
+    from diffusion_perception.webui.work import perceive
+
+    adapter = replace(adapter_for(tiny.unet(generation=1), tmp_path), fingerprint={"conv_in.weight": [0.0] * 40})
+    write_adapter(adapter.path, adapter)
+    monkeypatch.setattr(devices, "dtype_unet", torch.bfloat16)
+    for layer in model.model.diffusion_model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.to(torch.float8_e4m3fn)
+    before = states(model)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    map = ldm.in_turn(lambda: perceive(ldm.MODELS.perceiver(the_choice(ldm)), picture))
+    assert map.values.isfinite().all()
+    assert is_as(model, before)
+    assert "whether it is this one cannot be told, for the weights are kept in 8 bits" in caplog.text
 
 
 def sdxl(model) -> None:
