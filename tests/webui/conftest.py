@@ -24,16 +24,23 @@ def is_hosts(name: str) -> bool:
     return name.split(".")[0] in HOSTS or name.startswith("diffusion_perception.webui.")
 
 
-@pytest.fixture
-def models(monkeypatch, tmp_path) -> Iterator[None]:
-    """One file of three recipes in models/perception; what is imported of a host is forgotten afterwards."""
+@pytest.fixture(scope="session")
+def own(tmp_path_factory) -> Path:
+    """A file of three recipes."""
     small: dict[str, Any] = {"base": "custom", "resolution": 64}
     recipes = [
         Recipe("depth", **small),
         Recipe("normal", **small, axes=("right", "up", "back")),
         Recipe("matte", **small),
     ]
-    tiny.write_own(tmp_path / "perception" / "own.safetensors", recipes)
+    return tiny.write_own(tmp_path_factory.mktemp("own") / "own.safetensors", recipes)
+
+
+@pytest.fixture
+def models(monkeypatch, tmp_path, own) -> Iterator[None]:
+    """That file in models/perception, and a broken one; what is imported of a host is forgotten afterwards."""
+    (tmp_path / "perception").mkdir()
+    (tmp_path / "perception" / own.name).hardlink_to(own)
     (tmp_path / "perception" / "broken.safetensors").write_bytes(b"no tensors")
     monkeypatch.setenv("STAND_IN_MODELS", str(tmp_path))
     before = {name for name in sys.modules if is_hosts(name)}

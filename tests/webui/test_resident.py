@@ -17,8 +17,8 @@ from diffusion_perception.core.backbone import Context
 from diffusion_perception.core.checkpoints.adapter_file import write_adapter
 from diffusion_perception.core.checkpoints.adapters import Adapter
 from diffusion_perception.core.checkpoints.attachment import Adapted
-from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
+from diffusion_perception.core.checkpoints.tiny_vae_file import Held
 from diffusion_perception.core.pipeline import Perceiver, predict, predict_latent
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.host import DiffusersAutoencoder, DiffusersBackbone
@@ -58,21 +58,19 @@ def adapter_for(network, tmp_path, name: str = "adapter") -> Adapter:
 
 
 @pytest.fixture
-def model(ldm, tmp_path, monkeypatch):
+def model(ldm, monkeypatch):
     """A model that the host has loaded: of SD 1's kind, its VAE in half precision."""
     from modules import devices, shared
 
     monkeypatch.setattr(devices, "dtype_unet", torch.float32)
-    unet = tiny.unet(generation=1)
-    held = (tiny.unet_architecture(unet), unet.state_dict())
-    path = tiny.write_own(tmp_path / "model.safetensors", [RECIPE], unet=held)
-    found, host = open_checkpoint(path), ldm.LdmHost()
-    vae = copy.deepcopy(host.autoencoder(found.vae, found.vae_architecture).network).half()
+    unet, autoencoder = tiny.unet(generation=1), tiny.vae()
+    network = ldm.load_backbone(Held.of(unet.state_dict()), tiny.unet_architecture(unet)).network
+    vae = ldm.load_autoencoder(Held.of(autoencoder.state_dict()), tiny.vae_architecture(autoencoder)).network.half()
     mean = vae.encode
     vae.encode = lambda image: Posterior(mean(image))
     prompts = []
     made = SimpleNamespace(
-        model=Wrapper(host.backbone(found.unet, found.architecture).network),
+        model=Wrapper(network),
         first_stage_model=vae,
         scale_factor=0.18215,
         lowvram=False,
