@@ -35,9 +35,9 @@ test-host: $(READY)
 	python=$$($(BIN)/python tools/comfyui.py python-for "$(COMFYUI_DIR)") && COMFYUI_DIR="$(COMFYUI_DIR)" \
 		HOST_PYTHON=$$python DIFFUSION_PERCEPTION_DYNAMIC_VRAM=$(DYNAMIC_VRAM) $(BIN)/pytest -q -rs $(or $(TESTS),tests/host)
 
-# The tests of tests/webui in a real Forge or Forge Neo: make test-webui WEBUI_DIR=... [WEBUI_PYTHON=...]
+# The tests of tests/webui in a real Forge, Forge Neo or AUTOMATIC1111's: make test-webui WEBUI_DIR=... [WEBUI_PYTHON=...]
 test-webui: $(READY)
-	@test -d "$(WEBUI_DIR)/modules_forge" || { echo "WEBUI_DIR=$(WEBUI_DIR) is not the folder of a Forge"; exit 2; }
+	@test -f "$(WEBUI_DIR)/webui.py" || { echo "WEBUI_DIR=$(WEBUI_DIR) is not the folder of a WebUI"; exit 2; }
 	WEBUI_DIR="$(WEBUI_DIR)" WEBUI_PYTHON="$(WEBUI_PYTHON)" $(BIN)/pytest -q -rs tests/webui
 
 # Nothing to do where there is one; DIFFUSION_PERCEPTION_NO_HOST=1 skips it, and the tests that need it.

@@ -62,6 +62,7 @@ def host_estimates(sides: list[int]) -> dict[str, Any]:
     """Inside ComfyUI: bytes of work by what works and side; `kept free`: what it leaves of a card when it loads."""
     import comfy.model_management as management
 
+    from diffusion_perception.core.vae_tiles import TILES
     from diffusion_perception.nodes import host
     from diffusion_perception.nodes.load import LoadModel
 
@@ -75,7 +76,7 @@ def host_estimates(sides: list[int]) -> dict[str, Any]:
         return [encode, vae.memory_used_decode((1, 4, cells, cells), autoencoder.dtype)]
 
     unet = model.backbone.patcher.model
-    tile = host.TILES[0] * 8
+    tile = TILES[0] * 8
     found = {
         "unet": [unet.memory_required([1, 4, side // 8, side // 8]) for side in sides],
         "full": [halves(full, side) for side in sides],

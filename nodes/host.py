@@ -6,7 +6,6 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +30,12 @@ from torch import Tensor, nn
 from ..core.backbone import Context, Features
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.attachment import Adapted, uncompiled
-from ..core.checkpoints.context import text_weights
-from ..core.checkpoints.layers import shapes_of
-from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
-from ..core.checkpoints.ldm_networks import as_convolution, filled, host_config
+from ..core.checkpoints.context import PUT_PROMPT, PUT_TEXT, text_weights
+from ..core.checkpoints.ldm_names import rename, unet_to_ldm
+from ..core.checkpoints.ldm_networks import filled, host_config, unet_tensors, vae_config, vae_tensors
 from ..core.checkpoints.library import Shared
 from ..core.checkpoints.networks import Networks
+from ..core.checkpoints.resident import NO_UNET, resident_networks
 from ..core.checkpoints.tensors import CheckpointError, Weights, read_object, shown
 from ..core.checkpoints.tiny_vae_file import Held
 from ..core.errors import UserError
@@ -49,8 +48,8 @@ from ..core.image import CELL
 from ..core.pipeline import Perceiver
 from ..core.seen_pictures import SeenPictures
 from ..core.shortcuts import Way, of_unet, of_vae, serve, suiting, taken
-from ..core.tiles import in_tiles, norms_as_in, overview
 from ..core.tiny_vae import build_light
+from ..core.vae_tiles import DECODE, ENCODE, Half, Shortage, at_once_or_in_tiles
 
 log = logging.getLogger(__name__)
 management = comfy.model_management
@@ -154,22 +153,8 @@ def by_pytorch(function: Callable[..., Tensor], *given: Any, **named: Any) -> Te
     return attention.attention_pytorch(*given, **named)
 
 
-class Half(NamedTuple):
-    """What a VAE does in one direction."""
-
-    name: str
-    """Its method, and the end of the name of the host's estimate of its memory."""
-    units: tuple[int, int]
-    """Pixels of a latent cell in what goes in and in what comes out."""
-
-
 SEEN = SeenPictures()
 """By the nodes that ran last: several that perceive one picture share its encode, a quarter of the work of each."""
-ENCODE, DECODE = Half("encode", (CELL, 1)), Half("decode", (1, CELL))
-TILES = (64, 32)
-"""Sides of the tiles, in latent cells, in which a VAE works where memory does not suffice; tried in turn."""
-OVERLAP = 16
-"""Of neighbouring tiles, in cells."""
 FULL_PRECISION = "full"
 PRECISIONS: dict[str, Callable[[comfy.sd.VAE], torch.dtype]] = {
     FULL_PRECISION: lambda vae: torch.float32,
@@ -229,20 +214,10 @@ class HostAutoencoder:
                 return getattr(network, half.name)(part).float()
 
         with loaded(self.vae.patcher, memory), casting(network):
-            with unless_short_of_memory():
-                result = compute(given)
-                if half is ENCODE:
-                    SEEN.keep(network, self.how, given, result)
-                return result
-            # not inside the handler: until that is left, the error holds all that the attempt had allocated
-            for tile in TILES:
-                management.soft_empty_cache()
-                small = overview(given, tile, half.units[0])
-                with unless_short_of_memory(), norms_as_in(network, partial(compute, small)):
-                    result = in_tiles(compute, given, tile, OVERLAP, half.units)
-                    self.say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
-                    return result
-        raise management.OOM_EXCEPTION(TOO_LARGE.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
+            result, at_once = at_once_or_in_tiles(half, compute, given, network, SHORTAGE, self.say)
+        if half is ENCODE and at_once:
+            SEEN.keep(network, self.how, given, result)
+        return result
 
 
 def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
@@ -260,37 +235,17 @@ def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[N
     )
 
 
-IN_TILES = (
-    "There was not enough memory to {half} {size} pixels at once: it was done in overlapping tiles of {pixels}, "
-    "which moves values a little and most at their seams; a lower resolution needs none."
-)
-TOO_LARGE = (
-    "There is not enough memory to {half} {size} pixels, not even in tiles of {pixels}: choose a lower resolution, "
-    "half precision for the VAE, or unload other models."
-)
-
-
-def size_of(given: Tensor, half: Half) -> str:
-    """Width x height in pixels of the picture that goes into a VAE or comes out of it."""
-    height, width = (length // half.units[0] * CELL for length in given.shape[-2:])
-    return f"{width}x{height}"
-
-
-@contextmanager
-def unless_short_of_memory() -> Iterator[None]:
-    """Leaves the block quietly if the device's memory does not suffice."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-
-
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether the host takes an error for that."""
     if hasattr(management, "is_oom"):
         return management.is_oom(error)
     return isinstance(error, management.OOM_EXCEPTION)
+
+
+SHORTAGE = Shortage(
+    is_out_of_memory, lambda: management.soft_empty_cache(), lambda text: management.OOM_EXCEPTION(text)
+)
+"""The host's names are read when they are called."""
 
 
 class HostHead:
@@ -345,14 +300,7 @@ class ComfyHost:
     """ComfyUI as core's Host: networks that it loads, offloads and evicts."""
 
     perceiver = HostPerceiver
-    advice = (
-        "put its empty_text_embed.safetensors or .npy ({width} wide, {tokens} tokens), or a text_encoder/ folder, "
-        "beside it"
-    )
-    prompt_advice = (
-        "put a text_encoder/ and a tokenizer/ folder beside it, or the prompt's embedding ({width} wide, {tokens} "
-        "tokens) as {task} in text_embeds.safetensors"
-    )
+    advice, prompt_advice = PUT_TEXT, PUT_PROMPT
 
     def backbone(self, weights: Weights, architecture: UNetArchitecture) -> HostBackbone:
         return SHARED(load_backbone, weights, architecture)
@@ -484,12 +432,7 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackb
     # what the network was made with is never filled, and so takes no memory, where what is read can stand in its place
     fresh = not streams(patcher) and torch.device(at_first).type == "cpu"
     tensors = weights.load(dtype, copy=True) if fresh else weights.load()
-    names = rename(tensors, unet_to_ldm(architecture.attention, architecture.layers))
-    renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
-    if "out.2.weight" not in renamed:
-        # a UNet that was trained for a head has no way out of its own; these are never read
-        out = {name: tensor for name, tensor in model.diffusion_model.state_dict().items() if name.startswith("out.")}
-        renamed |= {name: torch.zeros_like(tensor) for name, tensor in out.items()}
+    renamed = unet_tensors(tensors, architecture, model.diffusion_model, dtype)
     filled(model.diffusion_model, renamed, weights, assign=fresh or streams(patcher), dtype=dtype)
     return HostBackbone(patcher)
 
@@ -507,26 +450,9 @@ def add_fourier(network: nn.Module, width: int, dtype: torch.dtype) -> None:
 
 def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> HostAutoencoder:
     """A VAE that the host owns, in single precision."""
-    widths, channels = architecture.widths, architecture.latent_channels
-    config = {
-        "double_z": True,
-        "z_channels": channels,
-        "resolution": 256,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": widths[0],
-        "ch_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": architecture.layers,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    tensors = weights.load()
-    names = rename(tensors, vae_to_ldm(len(widths), architecture.layers))
-    if len(names) != len(tensors):
-        unknown = sorted(set(tensors) - set(names))
-        raise CheckpointError(f"{weights.path.name} is not a Stable Diffusion VAE: it holds {unknown[0]}.")
-    renamed = {ldm: as_convolution(tensors[name], ldm) for name, ldm in names.items()}
-    vae = comfy.sd.VAE(sd=renamed, config={"params": {"ddconfig": config, "embed_dim": channels}}, dtype=torch.float32)
+    settings = {"ddconfig": vae_config(architecture), "embed_dim": architecture.latent_channels}
+    renamed = vae_tensors(weights.load(), architecture, weights)
+    vae = comfy.sd.VAE(sd=renamed, config={"params": settings}, dtype=torch.float32)
     return HostAutoencoder(vae, architecture.scaling_factor)
 
 
@@ -538,22 +464,13 @@ def resident(patcher: comfy.model_patcher.ModelPatcher, clean: bool) -> HostBack
     model = patcher.model
     config = getattr(model.model_config, "unet_config", {})
     if not {"context_dim", "num_res_blocks", "transformer_depth", "channel_mult"} <= config.keys():
-        kind = type(model.model_config).__name__
-        raise CheckpointError(
-            f"The loaded model is {kind}, not a Stable Diffusion UNet: load an SD 1.x or 2.x checkpoint."
-        )
+        raise CheckpointError(NO_UNET.format(kind=type(model.model_config).__name__))
     return HostBackbone(without_loras(patcher) if clean and has_loras(patcher) else patcher)
 
 
 def resident_base(backbone: HostBackbone, vae: comfy.sd.VAE) -> Networks:
     """What an adapter is opened on, where the networks are in memory and not on disk."""
-    shapes = shapes_of(backbone.modules())
-    unet = Weights((Path("the loaded model"),), {}, dict(shapes))
-    try:
-        architecture = UNetArchitecture.from_weights(shapes)
-    except UserError as error:
-        raise CheckpointError(f"The loaded model cannot be used: {error}.") from None
-    return Networks(unet.path, unet, architecture, weights_of(vae))
+    return resident_networks(backbone.modules(), weights_of(vae))
 
 
 def weights_of(vae: comfy.sd.VAE) -> Weights:

@@ -58,10 +58,15 @@ ROOMS = {
     "webui": Room(
         rooms=frozenset({"core"}),
         files={
+            "api.py": frozenset({"PIL", "fastapi", "modules"}),
             "entry.py": frozenset({"modules"}),
             "extras.py": frozenset({"PIL", "gradio", "modules"}),
             "forge.py": frozenset({"backend", "modules", "modules_forge"}),
+            "generated.py": frozenset({"PIL", "gradio", "modules"}),
+            "hosts.py": frozenset({"modules"}),
+            "ldm.py": frozenset({"ldm", "modules"}),
             "preprocessors.py": frozenset({"modules_forge"}),
+            "settings.py": frozenset({"gradio", "modules"}),
         },
         inside_functions=frozenset({"transformers"}),
     ),

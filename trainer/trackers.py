@@ -78,7 +78,7 @@ def started(name: str, config: Config) -> GeneralTracker:
         tracker.start()
         if row.takes_config:
             tracker.store_init_configuration(dict(flat(asdict(config))))
-    except Exception as error:  # noqa: BLE001 - each has errors of its own: no account, no network, no right to write
+    except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(f"trackers: {name} could not be started ({reason}): mend it, or leave it out.") from error
     return tracker

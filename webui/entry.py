@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
+from typing import Any
 
 from modules import script_callbacks
 
+from .hosts import is_known
+
 log = logging.getLogger(__name__)
 NO_HOST = (
-    "Diffusion Perception runs in WebUIs of the Forge family, whose networks come from `backend`; this WebUI has none, "
-    "and nothing was added to it: use it in Forge, or in ComfyUI."
+    "Diffusion Perception runs in WebUIs of the Forge family, whose networks come from `backend`, and in "
+    "AUTOMATIC1111's, whose come from `ldm`; this WebUI has neither, and nothing was added to it: use one of these, or "
+    "ComfyUI."
 )
-
-
-def is_forge() -> bool:
-    """Whether this is a WebUI of the Forge family."""
-    return find_spec("modules_forge") is not None and find_spec("backend") is not None
 
 
 def register() -> None:
     """To be called each time that scripts are executed: the host forgets callbacks before."""
-    if is_forge():
+    if is_known():
         # in API mode too, after all scripts and before the page
         script_callbacks.on_before_ui(offer_preprocessors)
+        script_callbacks.on_ui_settings(offer_settings)
+        script_callbacks.on_app_started(offer_routes)
         script_callbacks.on_image_saved(write_beside)
     else:
         log.warning(NO_HOST)
@@ -36,6 +36,20 @@ def offer_preprocessors() -> None:
     offer()
 
 
+def offer_settings() -> None:
+    """For the page of settings."""
+    from .settings import offer
+
+    offer()
+
+
+def offer_routes(demo: Any, app: Any) -> None:
+    """For programs. app: the host's server."""
+    from .api import offer
+
+    offer(app)
+
+
 def write_beside(params: script_callbacks.ImageSaveParams) -> None:
     """Of a map that Extras saved, its raw values."""
     from .extras import write_beside
@@ -45,8 +59,9 @@ def write_beside(params: script_callbacks.ImageSaveParams) -> None:
 
 def scripts() -> dict[str, type]:
     """The classes that the host registers as scripts, each under its one name; no base class may be among them."""
-    if not is_forge():
+    if not is_known():
         return {}
     from .extras import PerceptionExtras
+    from .generated import PerceptionGenerated
 
-    return {"PerceptionExtras": PerceptionExtras}
+    return {"PerceptionExtras": PerceptionExtras, "PerceptionGenerated": PerceptionGenerated}

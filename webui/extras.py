@@ -57,12 +57,13 @@ class PerceptionExtras(ScriptPostprocessing):
 
     def add(self, pp: PostprocessedImage, choice: Choice, raw: str, cut_out: bool) -> None:
         """One map, and its cut-out where it has one."""
-        from . import forge
+        from .hosts import here, ticker
         from .work import controlnet_picture, perceive
 
+        host = here()
         picture = np.asarray(pp.image.convert("RGB"))
         # Extras hold the lock of the queue
-        map = forge.on_main_thread(lambda: perceive(forge.MODELS.perceiver(choice), picture, forge.tick), locked=True)
+        map = host.in_turn(lambda: perceive(host.MODELS.perceiver(choice), picture, ticker()), locked=True)
         shown = Image.fromarray(controlnet_picture(map))
         shown.perception = Beside(map, RAW[raw])  # pyright: ignore[reportAttributeAccessIssue]
         pp.extra_images.append(pp.create_copy(shown, nametags=[nametag(choice)], disable_processing=True))
@@ -76,10 +77,10 @@ class PerceptionExtras(ScriptPostprocessing):
 
 def offered() -> dict[str, Choice]:
     """{what the page shows: what it is}"""
-    from . import forge
-    from .models import choices
+    from .hosts import here
+    from .models import choices, labelled
 
-    return {f"{choice.task}: {choice.name}": choice for choice in choices(forge.LIBRARY)}
+    return labelled(choices(here().LIBRARY))
 
 
 def nametag(choice: Choice) -> str:

@@ -5,10 +5,11 @@ All that is called `backend` is named here alone: Forge Neo changes it often.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -16,18 +17,18 @@ from backend import memory_management
 from backend.nn.unet import IntegratedUNet2DConditionModel
 from backend.nn.vae import IntegratedAutoencoderKL, Upsample
 from backend.patcher.base import ModelPatcher
-from modules import call_queue, shared
+from modules import call_queue, sd_models, shared
 from modules.paths import models_path
 from modules_forge import main_thread
 from torch import Tensor, nn
 
 from ..core.backbone import Context, Features
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
-from ..core.checkpoints.context import text_weights
-from ..core.checkpoints.ldm_names import rename, unet_to_ldm, vae_to_ldm
-from ..core.checkpoints.ldm_networks import as_convolution, filled, host_config
+from ..core.checkpoints.ldm_networks import filled, host_config, layers_of, paths_of, unet_tensors, vae_tensors
 from ..core.checkpoints.library import Library, Shared
-from ..core.checkpoints.tensors import CheckpointError, Weights, read_object, shown
+from ..core.checkpoints.resident import NO_UNET
+from ..core.checkpoints.tensors import CheckpointError, Weights
+from ..core.checkpoints.tiny_vae_file import Held
 from ..core.errors import UserError
 from ..core.fourier import FourierBlock
 from ..core.generations import LATENT
@@ -37,11 +38,15 @@ from ..core.image import CELL
 from ..core.pipeline import Perceiver
 from ..core.shortcuts import of_unet, of_vae, serve, taken
 from ..core.tiny_vae import build_light
-from .models import Models, folders
+from ..core.vae_tiles import DECODE, ENCODE, Half, Shortage, at_once_or_in_tiles
+from .models import NO_MODEL, PLACE, Models, folders
+from .resident import Resident
+from .settings import more_folders
+from .text import Texts
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-PACK_WEIGHTS = Path(__file__).parent.parent / "weights"
-LIBRARY = Library(lambda: folders(models_path, PACK_WEIGHTS), "models/perception")
+LIBRARY = Library(lambda: folders(models_path, more_folders()), PLACE)
 NOT_TAKEN = ("image_size", "attn_precision", "legacy", "use_temporal_attention", "use_temporal_resblock")
 """Settings of ComfyUI's UNet that this one does not know."""
 BYTES_A_CELL, BYTES_A_PIXEL = 20_000, 8_000
@@ -83,11 +88,7 @@ class ForgeBackbone:
         return deepest, deep, middle, fine
 
     def modules(self) -> dict[str, nn.Module]:
-        held = dict(self.network.named_modules())
-        layers, depth = self.config["num_res_blocks"][0], self.config["transformer_depth"]
-        attention = tuple(depth[level * layers] > 0 for level in range(len(self.config["channel_mult"])))
-        names = rename(held, {ldm: name for name, ldm in unet_to_ldm(attention, layers).items()})
-        return {name: held[ldm] for ldm, name in names.items() if getattr(held[ldm], "weight", None) is not None}
+        return layers_of(self.network)
 
     def run(self, latent: Tensor, timestep: Tensor, context: Context, transformer_options: dict[str, Any]) -> Tensor:
         """One pass. transformer_options must be fresh: the network writes into it."""
@@ -112,28 +113,51 @@ class ForgeAutoencoder:
         self.patcher, self.scaling_factor = patcher, scaling_factor
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.run(self.mean, image, image.shape[-2] * image.shape[-1]) * self.scaling_factor
+        return self.run(ENCODE, self.mean, image) * self.scaling_factor
 
     def decode(self, latent: Tensor) -> Tensor:
-        pixels = latent.shape[-2] * latent.shape[-1] * CELL**2
-        return self.run(self.patcher.model.decode, latent / self.scaling_factor, pixels)
+        return self.run(DECODE, self.patcher.model.decode, latent / self.scaling_factor)
 
     def mean(self, image: Tensor) -> Tensor:
         """Of the posterior; the host's own encode() draws from it."""
         network = self.patcher.model
         return network.quant_conv(network.encoder(image)).chunk(2, 1)[0]
 
-    def run(self, half: Callable[[Tensor], Tensor], given: Tensor, pixels: int) -> Tensor:
-        """One pass of a half. UserError if the memory does not suffice."""
+    def run(self, half: Half, network_half: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+        """One pass of a half; in overlapping tiles, and said so, if memory does not suffice."""
+        network = self.patcher.model
+        pixels = given.shape[-2] * given.shape[-1] * (CELL // half.units[0]) ** 2
         device = loaded(self.patcher, given.shape[0] * pixels * BYTES_A_PIXEL)
-        given = given.to(device, torch.float32)
-        try:
-            with vae_shortcuts(self.patcher.model, given):
-                return half(given).float()
-        except torch.cuda.OutOfMemoryError:
-            raise UserError(
-                f"There is not enough memory for a picture of {pixels} pixels: choose a smaller one."
-            ) from None
+
+        def compute(part: Tensor) -> Tensor:
+            part = part.to(device, torch.float32)
+            with vae_shortcuts(network, part):
+                return network_half(part).float()
+
+        with casting(network):
+            return at_once_or_in_tiles(half, compute, given, network, SHORTAGE, log.warning)[0]
+
+
+SHORTAGE = Shortage(
+    lambda error: isinstance(error, torch.cuda.OutOfMemoryError), memory_management.soft_empty_cache, UserError
+)
+
+
+@contextmanager
+def casting(network: nn.Module) -> Iterator[None]:
+    """Layers of the host cast their weights to the input's dtype while this lasts; nothing is copied or kept."""
+    layers: list[Any] = [layer for layer in network.modules() if getattr(layer, CASTS, None) is False]
+    for layer in layers:
+        setattr(layer, CASTS, True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            setattr(layer, CASTS, False)
+
+
+CASTS = "parameters_manual_cast"
+"""What says so in a layer of the host."""
 
 
 def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
@@ -173,18 +197,10 @@ class ForgeLight:
 SHARED = Shared()
 
 
-class ForgeHost:
+class ForgeHost(Texts):
     """A WebUI of the Forge family as core's Host: networks that it loads, offloads and evicts."""
 
     perceiver = Perceiver
-    advice = (
-        "put its empty_text_embed.safetensors or .npy ({width} wide, {tokens} tokens), or a text_encoder/ folder, "
-        "beside it"
-    )
-    prompt_advice = (
-        "put a text_encoder/ and a tokenizer/ folder beside it, or the prompt's embedding ({width} wide, {tokens} "
-        "tokens) as {task} in text_embeds.safetensors"
-    )
 
     def backbone(self, weights: Weights, architecture: UNetArchitecture) -> ForgeBackbone:
         return SHARED(load_backbone, weights, architecture)
@@ -198,17 +214,61 @@ class ForgeHost:
     def light(self, weights: Weights) -> ForgeLight:
         return SHARED(ForgeLight, weights)
 
-    def words(self, text_encoder: Path, prompt: str) -> list[int]:
-        return words(text_encoder.parent / "tokenizer", prompt)
 
-    def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
-        return encode_prompt(text_encoder, tokens)
+class ResidentBackbone(ForgeBackbone):
+    """The UNet of the model that is loaded, with the user's LoRAs in it."""
 
-    def empty_prompt(self, base: str, tokens: int) -> None:
-        """The host has it of the model that is loaded alone."""
+    def weight(self, name: str) -> Tensor:
+        """One by its diffusers name as it was before the user's LoRAs. KeyError if there is none."""
+        layer, _, kind = name.rpartition(".")
+        path = paths_of(self.network)[layer]
+        # Neo keeps them as ComfyUI does, the older ones where they merge
+        kept = self.patcher.backup if hasattr(self.patcher, "backup") else self.patcher.lora_loader.backup
+        before = kept.get(f"diffusion_model.{path}.{kind}")
+        if before is None:
+            return self.network.get_submodule(path).get_parameter(kind).detach()
+        return getattr(before, "weight", before).detach()
 
 
-MODELS = Models(LIBRARY, ForgeHost)
+def resident(model: Any = None) -> Resident:
+    """The model that is loaded, or this one of the host's. CheckpointError, in one sentence, if it cannot perceive."""
+    if model is None:
+        try:
+            sd_models.forge_model_reload()  # what the page has chosen
+        except ValueError as error:
+            raise CheckpointError(NO_MODEL) from error
+        model = shared.sd_model
+    held = getattr(model, "forge_objects", None)
+    if held is None:
+        raise CheckpointError(NO_MODEL)
+    network: Any = getattr(held.unet.model, "diffusion_model", None)
+    if not isinstance(network, IntegratedUNet2DConditionModel):
+        raise CheckpointError(NO_UNET.format(kind=type(model).__name__))
+    backbone = ResidentBackbone(held.unet, network, network.computation_dtype)
+    vae = held.vae.first_stage_model
+    autoencoder = ForgeAutoencoder(held.vae.patcher, scaling_factor(model))
+    return Resident(backbone, autoencoder, Held.of(vae.state_dict()), partial(encode, model))
+
+
+def scaling_factor(model: Any) -> float:
+    """What the latents of a model of the host's are multiplied by."""
+    vae = model.forge_objects.vae.first_stage_model
+    # Neo keeps it with what else it knows of latents
+    return vae.scaling_factor if hasattr(vae, "scaling_factor") else vae.latent_format.scale_factor
+
+
+def encode(model: Any, prompt: str) -> Tensor:
+    """(1, 77, D) float32 of a prompt by its last layer, whichever the user has chosen."""
+    engine = model.text_processing_engine
+    chosen = engine.clip_skip
+    model.set_clip_skip(1)
+    try:
+        return model.get_learned_conditioning([prompt]).float()
+    finally:
+        model.set_clip_skip(chosen)
+
+
+MODELS = Models(LIBRARY, ForgeHost, resident)
 
 
 def load_backbone(weights: Weights, architecture: UNetArchitecture) -> ForgeBackbone:
@@ -220,33 +280,21 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> ForgeBack
         network = IntegratedUNet2DConditionModel(**config)
         if architecture.fourier:
             network.middle_block.append(FourierBlock(architecture.widths[-1]))
-    tensors = weights.load(dtype, copy=True)
-    names = rename(tensors, unet_to_ldm(architecture.attention, architecture.layers))
-    renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
-    if "out.2.weight" not in renamed:
-        # a UNet that was trained for a head has no way out of its own; these are never read
-        out = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("out.")}
-        renamed |= {name: torch.zeros(tensor.shape, dtype=dtype) for name, tensor in out.items()}
-    filled(network, renamed, weights, assign=True)
+    tensors = unet_tensors(weights.load(dtype, copy=True), architecture, network, dtype)
+    filled(network, tensors, weights, assign=True)
     return ForgeBackbone(owned(network, memory_management.unet_offload_device()), network, dtype)
 
 
 def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> ForgeAutoencoder:
     """A VAE that the host owns, in single precision."""
-    widths = architecture.widths
     with torch.device("meta"):
         network = IntegratedAutoencoderKL(
-            block_out_channels=[*widths],
+            block_out_channels=[*architecture.widths],
             layers_per_block=architecture.layers,
             latent_channels=architecture.latent_channels,
         )
-    tensors = weights.load(torch.float32, copy=True)
-    names = rename(tensors, vae_to_ldm(len(widths), architecture.layers))
-    if len(names) != len(tensors):
-        unknown = sorted(set(tensors) - set(names))
-        raise CheckpointError(f"{weights.path.name} is not a Stable Diffusion VAE: it holds {unknown[0]}.")
-    renamed = {ldm: as_convolution(tensors[name], ldm) for name, ldm in names.items()}
-    patcher = owned(filled(network, renamed, weights, assign=True), memory_management.vae_offload_device())
+    tensors = vae_tensors(weights.load(torch.float32, copy=True), architecture, weights)
+    patcher = owned(filled(network, tensors, weights, assign=True), memory_management.vae_offload_device())
     return ForgeAutoencoder(patcher, architecture.scaling_factor)
 
 
@@ -277,36 +325,11 @@ def loaded(patcher: ModelPatcher, memory: float) -> torch.device:
     return patcher.load_device
 
 
-def words(tokenizer: Path, prompt: str) -> list[int]:
-    """The token ids of a prompt, without start and end. CheckpointError if the folder holds no CLIP tokenizer."""
-    from transformers import CLIPTokenizer
-
-    try:
-        clip = CLIPTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{shown(tokenizer)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."
-        ) from error
-    return clip(prompt, add_special_tokens=False)["input_ids"]
-
-
-def encode_prompt(folder: Path, tokens: list[int]) -> Tensor:
-    """(1, L, D) float32 of L token ids, by transformers' CLIP. CheckpointError for weights that are not its own."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    weights = text_weights(folder)
-    try:
-        encoder: Any = CLIPTextModel(CLIPTextConfig(**read_object(folder / "config.json"))).text_model
-    except (TypeError, ValueError) as error:
-        told = shown(folder / "config.json")
-        raise CheckpointError(f"{told} describes no text encoder ({error}): get the file again.") from error
-    filled(encoder, weights.load(torch.float32), weights)
-    return encoder(torch.tensor([tokens]))[0].float()
-
-
-def on_main_thread(function: Callable[[], Result], locked: bool = False) -> Result:
+def in_turn(function: Callable[[], Result], locked: bool = False) -> Result:
     """What a function gives that moves the host's networks, which only one thread may do. locked: the caller holds
     the lock of the queue."""
+    # as the host runs its own networks, whose weights it may have made so
+    function = torch.inference_mode()(function)
     if threading.current_thread() is threading.main_thread():
         return function()
     answers: list[Result] = []
@@ -324,9 +347,3 @@ def on_main_thread(function: Callable[[], Result], locked: bool = False) -> Resu
     if errors:
         raise errors[0]
     return answers[0]
-
-
-def tick() -> None:
-    """To be called after every pass. UserError where the user interrupted."""
-    if shared.state.interrupted or shared.state.skipped:
-        raise UserError("Perceiving was interrupted.")

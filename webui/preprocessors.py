@@ -1,19 +1,21 @@
-"""ControlNet preprocessors of the Forge family: one for each recipe of each checkpoint, for their sliders name none."""
+"""ControlNet preprocessors: one for each recipe of each checkpoint, for their sliders name none."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from modules_forge.shared import add_supported_preprocessor, supported_preprocessors
-from modules_forge.supported_preprocessor import Preprocessor, PreprocessorParameter
 
-from . import forge
-from .models import Choice, choices
+from ..core.checkpoints.library import contents
+from ..core.errors import UserError
+from .hosts import here, is_forge, ticker
+from .models import Choice, choices, labelled
+from .settings import chosen
 from .work import controlnet_picture, perceive, pose_json
 
-SUFFIX = "_perception "
+SUFFIX = "_perception"
 
 
 class Kind(NamedTuple):
@@ -39,21 +41,49 @@ PRIORITY, DEMO = 1, 0
 """Below the host's own, so that no type has ours as its default; the demo last."""
 
 
-class PerceptionPreprocessor(Preprocessor):
-    """Picture in, the picture that the task's ControlNet reads out, at its own size."""
+class Registry(NamedTuple):
+    """Where a host keeps its preprocessors."""
 
-    def __init__(self, choice: Choice) -> None:
-        super().__init__()
-        kind = KINDS.get(choice.task)
-        self.choice = choice
-        self.name = f"{kind.prefix if kind else choice.task}{SUFFIX}{choice.name}"
-        self.tags = [kind.tag] if kind else []
-        self.model_filename_filters = [kind.filter] if kind else []
-        self.sorting_priority = DEMO if choice.is_demo else PRIORITY
-        # the recipe knows its own; hidden, and with a true range, since hosts check what is hidden too
-        self.slider_resolution = PreprocessorParameter(
-            label="Resolution", minimum=64, maximum=2048, value=512, step=8, visible=False
-        )
+    base: type
+    """What they derive from."""
+    parameter: Callable[..., Any]
+    """What makes one of its sliders."""
+    add: Callable[[Any], None]
+    held: tuple[dict[str, Any], ...]
+    """Those that are offered, by their names; in all of these."""
+
+
+def registry() -> Registry | None:
+    """Forge's, or that of the extension sd-webui-controlnet; None where that is not installed."""
+    if is_forge():
+        from modules_forge import shared, supported_preprocessor
+
+        base, parameter = supported_preprocessor.Preprocessor, supported_preprocessor.PreprocessorParameter
+        return Registry(base, parameter, shared.add_supported_preprocessor, (shared.supported_preprocessors,))
+    # not to be imported: whose `scripts` comes first on the path nobody knows
+    theirs: Any = sys.modules.get("scripts.supported_preprocessor")
+    if theirs is None:
+        return None
+    base = theirs.Preprocessor
+    held = base.all_processors, base.all_processors_by_name
+    return Registry(base, theirs.PreprocessorParameter, base.add_supported_preprocessor, held)
+
+
+class Perceiving:
+    """Picture in, the picture that the task's ControlNet reads out, at its own size. To be put before a host's base."""
+
+    name: str
+    task: str
+    fixed: Choice | None
+    """None for what the user's settings say, as they are when it is asked."""
+
+    @property
+    def choice(self) -> Choice:
+        """UserError where nothing answers for the task any more."""
+        found = self.fixed or chosen(self.task, labelled(available()))
+        if found is None:
+            raise UserError(f"No file perceives {self.task}: put one into {here().LIBRARY.place} and reload the page.")
+        return found
 
     def __call__(
         self,
@@ -63,15 +93,58 @@ class PerceptionPreprocessor(Preprocessor):
         **kwargs: Any,
     ) -> np.ndarray:
         """uint8 (H, W, 1, 3 or 4) -> uint8 (H, W, 3). What else a host gives is not looked at."""
-        map = forge.on_main_thread(lambda: perceive(forge.MODELS.perceiver(self.choice), input_image, forge.tick))
+        host = here()
+        choice = self.choice
+        map = host.in_turn(lambda: perceive(host.MODELS.perceiver(choice), input_image, ticker()))
         if json_pose_callback is not None and "openpose" in self.name:
             json_pose_callback(pose_json(map))
         return controlnet_picture(map)
 
+    def __hash__(self) -> int:
+        """Of name and file: sd-webui-controlnet keeps answers, and compares preprocessors, by it."""
+        try:
+            choice = self.choice
+            held = contents(here().LIBRARY.resolve(choice.file, choice.adapter))
+        except UserError:  # it was taken away
+            held = ()
+        return hash((self.name, held))
+
+    def __eq__(self, other: object) -> bool:
+        return hash(self) == hash(other)
+
+
+def preprocessor(registry: Registry, task: str, choice: Choice | None) -> Any:
+    """One for a registry, for a choice or for what the settings say."""
+    kind = KINDS.get(task)
+    name = f"{kind.prefix if kind else task}{SUFFIX}" + (f" {choice.name}" if choice else "")
+    made: Any = type("PerceptionPreprocessor", (Perceiving, registry.base), {})
+    one: Any = made() if is_forge() else made(name=name)
+    one.task, one.fixed, one.name = task, choice, name
+    one.tags = [kind.tag] if kind else []
+    one.model_filename_filters = [kind.filter] if kind else []
+    one.sorting_priority = DEMO if choice and choice.is_demo else PRIORITY
+    # the recipe knows its own; hidden, and with a true range, since hosts check what is hidden too
+    one.slider_resolution = registry.parameter(
+        label="Resolution", minimum=64, maximum=2048, value=512, step=8, visible=False
+    )
+    return one
+
 
 def offer() -> None:
     """Put one for each choice into the host's list, in the place of those that were offered before."""
-    for name in [name for name in supported_preprocessors if SUFFIX in name]:
-        del supported_preprocessors[name]
-    for choice in choices(forge.LIBRARY):
-        add_supported_preprocessor(PerceptionPreprocessor(choice))
+    there = registry()
+    if there is None:
+        return
+    for held in there.held:
+        for name in [name for name, one in held.items() if hasattr(one, "fixed")]:
+            del held[name]
+    found = available()
+    for task in dict.fromkeys(choice.task for choice in found):
+        there.add(preprocessor(there, task, None))
+    for choice in found:
+        there.add(preprocessor(there, choice.task, choice))
+
+
+def available() -> list[Choice]:
+    """AUTOMATIC1111's asks at any time, even while its model is generating: no adapters there."""
+    return choices(here().LIBRARY, adapters=is_forge())

@@ -14,7 +14,7 @@ from ..core.display.openpose import pose_keypoint, pose_picture
 from ..core.display.picture import as_rgb, classes_of, palette_of, ready_picture
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
-from ..core.pipeline import Perceiver, predict
+from ..core.pipeline import Perceiver, predict, predict_latent
 from ..core.pose import predict_people
 
 
@@ -25,7 +25,7 @@ def as_tensor(picture: np.ndarray) -> Tensor:
         raise UserError(
             f"A picture of {picture.dtype} and shape {picture.shape} came: expected 8 bits, gray, RGB or RGBA."
         )
-    return as_rgb(torch.from_numpy(np.ascontiguousarray(levels)).float() / 255).movedim(-1, 0)[None]
+    return as_rgb(torch.from_numpy(np.array(levels, order="C")).float() / 255).movedim(-1, 0)[None]
 
 
 def as_levels(picture: Tensor) -> np.ndarray:
@@ -35,9 +35,18 @@ def as_levels(picture: Tensor) -> np.ndarray:
 
 def perceive(perceiver: Perceiver, picture: np.ndarray, tick: Tick = lambda: None) -> PerceptionMap:
     """A map of the picture at its own size; of keypoints, the whole picture is one person."""
+    return perceive_tensor(perceiver, as_tensor(picture), tick)
+
+
+def perceive_tensor(perceiver: Perceiver, picture: Tensor, tick: Tick = lambda: None) -> PerceptionMap:
+    """The same of (1, 3, H, W) in [0, 1]."""
     by = {"image": predict, "person": predict_people}[perceiver.recipe.row.per]
-    with torch.inference_mode():
-        return by(perceiver, as_tensor(picture), tick=tick)
+    return by(perceiver, picture, tick=tick)
+
+
+def perceive_latent(perceiver: Perceiver, latent: Tensor, tick: Tick = lambda: None) -> PerceptionMap:
+    """A map of the picture that a scaled latent (1, 4, h, w) stands for, at its size."""
+    return predict_latent(perceiver, latent.float(), tick=tick)
 
 
 def controlnet_picture(map: PerceptionMap) -> np.ndarray:

@@ -24,6 +24,14 @@ CONTEXT_FILES = ("empty_text_embed.safetensors", "empty_text_embed.npy")
 
 PROMPTS_FILE = "text_embeds.safetensors"
 """The embeddings of several prompts, each under the name of its task."""
+PUT_TEXT = (
+    "put its empty_text_embed.safetensors or .npy ({width} wide, {tokens} tokens), or a text_encoder/ folder, beside it"
+)
+PUT_PROMPT = (
+    "put a text_encoder/ and a tokenizer/ folder beside it, or the prompt's embedding ({width} wide, {tokens} tokens) "
+    "as {task} in text_embeds.safetensors"
+)
+"""What a person can do about a missing text context where a host takes it from files."""
 
 
 def find_context(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architecture import UNetArchitecture
+from .architecture import UNetArchitecture, VAEArchitecture
+from .ldm_names import rename, unet_to_diffusers, unet_to_ldm, vae_to_ldm
 from .tensors import CheckpointError, Weights
 
 
@@ -53,9 +54,61 @@ def host_config(architecture: UNetArchitecture) -> dict[str, Any]:
     }
 
 
+def vae_config(architecture: VAEArchitecture) -> dict[str, Any]:
+    """A VAE's settings as hosts name them."""
+    widths = architecture.widths
+    return {
+        "double_z": True,
+        "z_channels": architecture.latent_channels,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": widths[0],
+        "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": architecture.layers,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+
+
+def unet_tensors(
+    tensors: dict[str, Tensor], architecture: UNetArchitecture, network: nn.Module, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """A UNet's weights under LDM's names, for this network."""
+    names = rename(tensors, unet_to_ldm(architecture.attention, architecture.layers))
+    renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
+    if "out.2.weight" not in renamed:
+        # a UNet that was trained for a head has no way out of its own; these are never read
+        out = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("out.")}
+        renamed |= {name: torch.zeros(tensor.shape, dtype=dtype) for name, tensor in out.items()}
+    return renamed
+
+
+def vae_tensors(tensors: dict[str, Tensor], architecture: VAEArchitecture, weights: Weights) -> dict[str, Tensor]:
+    """A VAE's weights under LDM's names. CheckpointError if they are not those of a VAE alone."""
+    names = rename(tensors, vae_to_ldm(len(architecture.widths), architecture.layers))
+    if len(names) != len(tensors):
+        unknown = sorted(set(tensors) - set(names))
+        raise CheckpointError(f"{weights.path.name} is not a Stable Diffusion VAE: it holds {unknown[0]}.")
+    return {ldm: as_convolution(tensors[name], ldm) for name, ldm in names.items()}
+
+
 def as_convolution(tensor: Tensor, ldm: str) -> Tensor:
     """A host's VAE attention is 1x1 convolutions."""
     return tensor[..., None, None] if ".attn_1." in ldm and tensor.ndim == 2 else tensor
+
+
+def paths_of(network: nn.Module) -> dict[str, str]:
+    """{diffusers name: path in it} of all layers with weights of a UNet whose modules have LDM's names."""
+    held = [f"{name}.weight" for name, layer in network.named_modules() if hasattr(layer, "weight")]
+    named = unet_to_diffusers(held)
+    return {ours.removesuffix(".weight"): path.removesuffix(".weight") for path, ours in named.items()}
+
+
+def layers_of(network: nn.Module) -> dict[str, nn.Module]:
+    """{diffusers name: layer} of the same."""
+    held = dict(network.named_modules())
+    return {name: held[path] for name, path in paths_of(network).items()}
 
 
 def filled(

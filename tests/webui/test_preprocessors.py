@@ -24,7 +24,7 @@ from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.host import open_perceiver
 
 ROOT = Path(__file__).absolute().parents[2]
-STAND_IN = Path(__file__).absolute().parent / "stand_in"
+STAND_IN = [str(Path(__file__).absolute().parent / name) for name in ("stand_in", "stand_in_forge")]
 DEPTH = "depth_perception demo"
 
 
@@ -49,7 +49,9 @@ def test_each_recipe_of_each_file_is_offered_under_its_type(offered):
         "normal_perception own": (["NormalMap"], ["normal"]),
         "matte_perception own": ([], []),
     }
-    assert told == own | {name: row for name, row in told.items() if name.endswith(" demo")}
+    chosen = {name.removesuffix(" own"): row for name, row in own.items()}
+    demo = {name: row for name, row in told.items() if name.endswith(" demo") or f"{name} demo" in told}
+    assert told == own | chosen | demo
     assert told["seg_perception demo"] == (["Segmentation"], ["seg"])
     # the host's own have 100, and the second of a type is its default
     assert offered[DEPTH].sorting_priority < offered["depth_perception own"].sorting_priority < 100
@@ -130,7 +132,7 @@ def test_networks_run_on_the_main_thread_and_an_error_comes_back(forge):
     def work(function):
         def run():
             try:
-                seen.append(forge.on_main_thread(function))
+                seen.append(forge.in_turn(function))
             except ZeroDivisionError as error:
                 raised.append(error)
 
@@ -145,15 +147,33 @@ def test_networks_run_on_the_main_thread_and_an_error_comes_back(forge):
     assert seen == [threading.main_thread(), True]
     assert len(raised) == 1
     assert not call_queue.queue_lock.locked()
-    assert forge.on_main_thread(lambda: call_queue.queue_lock.locked()) is False  # a generation holds it already
+    assert forge.in_turn(lambda: call_queue.queue_lock.locked()) is False  # a generation holds it already
 
 
-def test_interrupting_stops_between_passes(forge, offered):
+class Pressed:
+    """A button that is pressed when it has been looked at once."""
+
+    skipped, looked = False, False
+
+    @property
+    def interrupted(self) -> bool:
+        before, self.looked = self.looked, True
+        return before
+
+
+def test_interrupting_stops_between_passes(forge, offered, monkeypatch):
     from modules import shared
 
-    shared.state.interrupted = True
+    monkeypatch.setattr(shared, "state", Pressed())
     with pytest.raises(ValueError, match="interrupted"):
         offered[DEPTH](levels(16, 16, 3), 512)
+
+
+def test_an_earlier_interruption_does_not_count(forge, offered, monkeypatch):
+    from modules import shared
+
+    monkeypatch.setattr(shared.state, "interrupted", True)  # the host remembers it until its next work begins
+    offered[DEPTH](levels(16, 16, 3), 512)
 
 
 def test_a_perceiver_is_loaded_once_and_few_are_kept(forge):
@@ -187,12 +207,13 @@ sys.path[:0] = {path}
 from modules import script_callbacks
 door = {door!r}
 for _ in range(2):
-    script_callbacks.before_ui.clear()
-    script_callbacks.image_saved.clear()
+    for told in (script_callbacks.before_ui, script_callbacks.image_saved):
+        told.clear()
     there = runpy.run_path(door)
     imported = {{name for name in sys.modules if name.startswith("diffusion_perception.webui.")}}
-    light = {{f"diffusion_perception.webui.{{name}}" for name in ("entry", "extras")}}
+    light = {{f"diffusion_perception.webui.{{name}}" for name in ("entry", "extras", "generated", "hosts")}}
     assert imported == light or _, imported
+    assert "torch" not in sys.modules or _, "networks are imported before anybody asks"
     assert len(script_callbacks.image_saved) == 1
     (callback,) = script_callbacks.before_ui
     callback()
@@ -202,7 +223,7 @@ for _ in range(2):
 import diffusion_perception
 print(diffusion_perception.__file__)
 classes = [name for name, value in there.items() if isinstance(value, type) and not value.__module__ == "pathlib"]
-assert classes == ["PerceptionExtras"], classes
+assert classes == ["PerceptionExtras", "PerceptionGenerated"], classes
 """
 
 
@@ -215,7 +236,7 @@ def test_the_door_opens_in_a_folder_of_any_name_twice_and_beside_an_installed_co
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("raise SystemExit('another version got in')")
     door = str(clone / "scripts" / "diffusion_perception.py")
-    source = INSIDE.format(path=[str(installed.parent), str(STAND_IN)], door=door, depth=DEPTH)
+    source = INSIDE.format(path=[str(installed.parent), *STAND_IN], door=door, depth=DEPTH)
     there = {**os.environ, "STAND_IN_MODELS": str(tmp_path / "models")}
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=there, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -227,7 +248,8 @@ def test_a_webui_without_a_backend_is_told_in_a_sentence(tmp_path):
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "__init__.py").touch()
-    (modules / "script_callbacks.py").write_text((STAND_IN / "modules" / "script_callbacks.py").read_text())
+    for name in ("script_callbacks.py", "shared.py"):
+        (modules / name).write_text((Path(STAND_IN[0]) / "modules" / name).read_text())
     door = str(ROOT / "scripts" / "diffusion_perception.py")
     source = f"import runpy, sys\nsys.path.insert(0, {str(tmp_path)!r})\nrunpy.run_path({door!r})"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Tests in a real WebUI of the Forge family, where WEBUI_DIR names one: what it offers, and what its networks answer.
+"""Tests in a real WebUI, where WEBUI_DIR names one: what it offers, and what its networks answer.
 
 WEBUI_PYTHON is the Python of its environment, the one in its venv/ if left out.
 """
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ import tiny
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from tiny_adapters import kinds_of_adapters
 
+from diffusion_perception.core.checkpoints.adapter_file import write_adapter
 from diffusion_perception.core.display.picture import ready_picture
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
@@ -30,14 +33,24 @@ from diffusion_perception.webui.work import controlnet_picture
 
 ROOT = Path(__file__).absolute().parents[2]
 FOLDER = Path(os.environ.get("WEBUI_DIR", ""))
-if not (FOLDER / "modules_forge").is_dir():
-    pytest.skip("WEBUI_DIR names no WebUI: nothing here was tried in a real Forge", allow_module_level=True)
+if not (FOLDER / "webui.py").is_file():
+    pytest.skip("WEBUI_DIR names no WebUI: nothing here was tried in a real Forge or A1111", allow_module_level=True)
 
 PYTHON = os.environ.get("WEBUI_PYTHON") or str(FOLDER / "venv" / "bin" / "python")
-IS_NEO = (FOLDER / "requirements.txt").is_file()
+IS_FORGE = (FOLDER / "modules_forge").is_dir()
+IS_NEO = IS_FORGE and (FOLDER / "requirements.txt").is_file()
+A1111 = (
+    *("--use-cpu", "all", "--no-half", "--skip-version-check", "--no-download-sd-model", "--do-not-download-clip"),
+    "--skip-load-model-at-start",
+)
+CPU = ("--cpu", "--skip-python-version-check") if IS_NEO else ("--always-cpu",) if IS_FORGE else A1111
+CREDENTIALS = ("me", "secret")
+CONTROLNET = FOLDER / "extensions" / "sd-webui-controlnet"
+"""AUTOMATIC1111's has it from this extension; the Forge family brings its own."""
 ARGUMENTS = [
     *("--skip-prepare-environment", "--skip-torch-cuda-test", "--nowebui", "--api", "--server-name", "127.0.0.1"),
-    *(("--cpu", "--skip-python-version-check") if IS_NEO else ("--always-cpu",)),
+    *("--api-auth", ":".join(CREDENTIALS)),
+    *CPU,
 ]
 STARTED_IN = 300
 TASKS = {"depth": "depth", "normal": "normal", "mask": "mask", "albedo": "albedo"}
@@ -68,20 +81,27 @@ class WebUI:
         self.place, self.log = f"http://127.0.0.1:{port}", log
 
     def get(self, path: str) -> dict:
-        return requests.get(self.place + path, timeout=60).json()
+        return requests.get(self.place + path, timeout=60, auth=CREDENTIALS).json()
+
+    def post(self, path: str, content: dict) -> requests.Response:
+        return requests.post(self.place + path, json=content, timeout=300, auth=CREDENTIALS)
 
     def detect(self, preprocessor: str, picture: np.ndarray) -> np.ndarray:
         """What "Run preprocessor" shows, uint8 (H, W, 3)."""
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "PNG")
-        asked = {
-            "controlnet_module": preprocessor,
-            "controlnet_input_images": [base64.b64encode(file.getvalue()).decode()],
-        }
-        answer = requests.post(self.place + "/controlnet/detect", json=asked, timeout=300)
+        asked = {"controlnet_module": preprocessor, "controlnet_input_images": [encoded(picture)]}
+        answer = self.post("/controlnet/detect", asked)
         assert answer.ok, self.log.read_text("utf-8", "replace")[-3000:]
-        shown = Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0].split(",")[-1])))
-        return np.asarray(shown.convert("RGB"))
+        return decoded(answer.json()["images"][0])
+
+
+def encoded(picture: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def decoded(text: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text.split(",")[-1]))).convert("RGB"))
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +110,16 @@ def webui(tmp_path_factory) -> Iterator[WebUI]:
     data = tmp_path_factory.mktemp("webui")
     (data / "extensions").mkdir()
     (data / "extensions" / "my pack.v2 (copy)").symlink_to(ROOT, target_is_directory=True)
+    if CONTROLNET.is_dir() and not IS_FORGE:
+        (data / "extensions" / CONTROLNET.name).symlink_to(CONTROLNET, target_is_directory=True)
     probe = data / "extensions" / "probe" / "scripts" / "probe.py"
     probe.parent.mkdir(parents=True)
     probe.write_text(PROBE, "utf-8")
     tiny.write_own(data / "models" / "perception" / "own.safetensors", RECIPES)
+    adapter = replace(
+        kinds_of_adapters(tiny.unet(generation=1))["every Linear"], recipes=(Recipe("depth", base="custom"),)
+    )
+    write_adapter(data / "models" / "perception" / "adapter.safetensors", adapter)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -115,7 +141,7 @@ def wait_for(webui: WebUI, process: subprocess.Popen) -> None:
     for _ in range(STARTED_IN):
         assert process.poll() is None, webui.log.read_text("utf-8", "replace")[-3000:]
         try:
-            if requests.get(webui.place + "/controlnet/module_list", timeout=60).ok:
+            if requests.get(webui.place + "/controlnet/module_list", timeout=60, auth=CREDENTIALS).ok:
                 return
         except requests.ConnectionError:
             pass
@@ -176,9 +202,7 @@ def test_extras_go_from_folder_to_folder_with_raw_values_and_cut_outs(webui, tmp
         info.add_text("parameters", "a room, Steps: 20")
         Image.fromarray(levels).save(folder / f"{name}.png", pnginfo=info)
     given = {"enable": True, "maps": ["depth: demo", "mask: demo"], "raw": "npy", "cut_out": True}
-    answer = requests.post(
-        webui.place + "/probe/extras", json={"folder": str(folder), "out": str(out), "given": given}, timeout=300
-    )
+    answer = webui.post("/probe/extras", {"folder": str(folder), "out": str(out), "given": given})
     assert answer.ok, webui.log.read_text("utf-8", "replace")[-3000:]
     kinds = ("", "-depth", "-mask", "-mask-cut-out")
     files = [f"{name}{kind}.png" for name in shown for kind in kinds]
@@ -191,3 +215,45 @@ def test_extras_go_from_folder_to_folder_with_raw_values_and_cut_outs(webui, tmp
         assert np.abs(picture_of_it - ready_picture(expected)[0].numpy() * 255).max() <= 1
         alpha = np.asarray(Image.open(out / f"{name}-mask-cut-out.png"))[..., 3]
         assert np.abs(alpha / 255 - np.load(out / f"{name}-mask.npy").clip(0, 1)).max() <= 0.503 / 255
+
+
+def test_programs_are_answered_as_predict_does(webui):
+    assert {"depth: demo", "depth: own", "normal: own"} <= {*webui.get("/perception/v1/maps")["maps"]}
+    shown = picture()
+    answer = webui.post("/perception/v1/perceive", {"image": encoded(shown), "map": "depth: demo", "raw": "npy"}).json()
+    expected = seen(ROOT / "weights" / "starter.safetensors", "depth", shown)
+    assert np.abs(decoded(answer["image"]) - ready_picture(expected)[0].numpy() * 255).max() <= 1
+    values = np.load(io.BytesIO(base64.b64decode(answer["raw"])))
+    assert np.abs(values - expected.values[0, ..., 0].numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("credentials", [None, ("me", "wrong")])
+def test_who_has_no_credentials_is_turned_away(webui, credentials):
+    asked = {"image": encoded(picture()), "map": "depth: demo"}
+    answer = requests.post(webui.place + "/perception/v1/perceive", json=asked, timeout=60, auth=credentials)
+    assert answer.status_code == 401
+    assert requests.get(webui.place + "/perception/v1/maps", timeout=60, auth=credentials).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"image": "/etc/passwd", "map": "depth: demo"}, "not a path or URL"),
+        ({"image": "https://example.org/a.png", "map": "depth: demo"}, "not a path or URL"),
+        ({"image": encoded(picture()), "map": "depth: gone"}, "There is no map 'depth: gone'"),
+    ],
+)
+def test_what_cannot_be_answered_is_told_in_a_sentence(webui, asked, said):
+    answer = webui.post("/perception/v1/perceive", asked)
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+
+
+def test_the_scripts_of_the_pages_are_there(webui):
+    assert "diffusion perception" in webui.get("/sdapi/v1/scripts")["txt2img"]
+
+
+def test_an_adapter_without_a_model_to_run_on_is_told_in_a_sentence(webui):
+    answer = webui.post("/perception/v1/perceive", {"image": encoded(picture()), "map": "depth: adapter"})
+    assert answer.status_code == 422, webui.log.read_text("utf-8", "replace")[-3000:]
+    assert "\n" not in answer.json()["detail"]

@@ -2,6 +2,8 @@
 
 before_ui = []
 image_saved = []
+ui_settings = []
+app_started = []
 
 
 class ImageSaveParams:
@@ -15,3 +17,11 @@ def on_before_ui(callback, *, name=None):
 
 def on_image_saved(callback, *, name=None):
     image_saved.append(callback)
+
+
+def on_ui_settings(callback, *, name=None):
+    ui_settings.append(callback)
+
+
+def on_app_started(callback, *, name=None):
+    app_started.append(callback)

@@ -19,3 +19,7 @@ should_use_bf16 = should_use_fp16
 
 def load_models_gpu(patchers, memory_required=0):
     pass
+
+
+def soft_empty_cache():
+    pass

@@ -1,0 +1,3 @@
+"""Another engine in the place of the loaded model's UNet, or none."""
+
+current_unet = None

@@ -1,0 +1,5 @@
+"""The name alone."""
+
+
+class ListConfig(list):
+    pass
