@@ -225,6 +225,8 @@ def without_effect(config: Config) -> Iterator[str]:
     for source in (*config.data, *config.validation):
         if config.tasks and source.tasks and not set(source.tasks) & set(config.tasks):
             yield f"{source.root} teaches {', '.join(source.tasks)} and the run learns none of that: leave it out."
+        if source.crop_at != "middle" and not source.crop:
+            yield f"crop_at of {source.root} has no effect here: it needs crop; leave it out, or set that."
     yield from idle_augmentation(config)
     yield from idle_targets(config)
 

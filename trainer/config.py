@@ -29,9 +29,9 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{name} = {value:g} is outside {low:g}..{high:g}.")
 
 
-def check_size(size: tuple[int, int]) -> None:
-    if any(length < 32 or length % 8 for length in size):
-        raise ConfigError(f"size = {list(size)}: height and width must be multiples of 8, and at least 32.")
+def check_size(size: tuple[int, ...], of: str = "") -> None:
+    if len(size) != 2 or any(length < 32 or length % 8 for length in size):
+        raise ConfigError(f"size = {list(size)}{of}: height and width must be multiples of 8, and at least 32.")
 
 
 def check_known(what: str, name: str, known: Iterable[str]) -> None:
@@ -63,11 +63,24 @@ class Source:
     reader: Annotated[str, "how it lies on disk, a row of trainer.data.published.DATASETS"] = "folder"
     tasks: Annotated[tuple[str, ...], "what it teaches; every task of the run if left out"] = ()
     weight: Annotated[float, "how often it is drawn, relative to the other datasets of its task"] = 1.0
+    size: Annotated[
+        tuple[int, ...], "height and width of its pictures, the run's if left out; a batch is of one dataset"
+    ] = ()
+    crop: Annotated[
+        tuple[int, ...], "height and width, in a picture's own pixels, of a window cut out of it first"
+    ] = ()
+    crop_at: Annotated[
+        Literal["middle", "bottom"], "where the window lies, always halfway across; KITTI's lies at the bottom"
+    ] = "middle"
     settings: Annotated[dict[str, Any], "further settings of the reader"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"weight = {self.weight:g} of {self.root} is not above 0.")
+        if self.size:
+            check_size(self.size, f" of {self.root}")
+        if self.crop and (len(self.crop) != 2 or min(self.crop) < 1):
+            raise ConfigError(f"crop = {list(self.crop)} of {self.root}: give height and width in pixels.")
 
 
 @dataclass(frozen=True)
@@ -302,6 +315,11 @@ class Config:
         """Those that teach a task."""
         listed = self.validation if validation else self.data
         return [source for source in listed if task in (source.tasks or self.tasks)]
+
+    def size_of(self, source: Source) -> tuple[int, int]:
+        """(H, W) of a dataset's pictures as they are learnt."""
+        height, width = source.size or self.size
+        return height, width
 
     def recipe_fields(self, task: str) -> dict[str, Any]:
         """What the config says about a task's recipe: its own table over the common one."""

@@ -79,7 +79,7 @@ def foretell(run: Run) -> None:
         return
     device = accelerator.device
     try:
-        found = estimate(config, run.learner, run.data[0], lambda: accelerator.autocast(), device)
+        found = estimate(config, run.learner, run.data.largest(), lambda: accelerator.autocast(), device)
     except UNFORESEEABLE as error:
         log.warning("Memory and time of a step cannot be foretold (%s).", next(iter(str(error).splitlines()), error))
         return

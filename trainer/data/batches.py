@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 TASK_ORDER, SOURCE_ORDER, RECORD_ORDER, AUGMENTATION, DRAWS = range(5)
 """What a random number is for: the first of the numbers that seed it."""
+LOOKED_THROUGH = 1000
+"""Micro-batches among which the largest is looked for."""
 ENOUGH = 50
 """So many records of a dataset must have been read before too many broken ones stop a run; at its end any number will
 do."""
@@ -209,11 +212,21 @@ class Batches(Dataset[Batch]):
         return task, turn * self.round.count(task) + before.count(task)
 
     def __getitem__(self, number: int) -> Batch:
+        feed, earlier = self.feed_of(number)
+        first = (earlier * self.processes + self.process) * self.batch_size
+        rows = [self.sample(feed, first + i) for i in range(self.batch_size)]
+        return collate(self.feeds[feed].recipe.id, rows)
+
+    def feed_of(self, number: int) -> tuple[int, int]:
+        """The feed of micro-batch `number`, and how many before it had that one."""
         task, visit = self.visit(number)
         feeds, earlier = self.drawn(task)
-        feed = feeds[visit]
-        first = (int(earlier[visit]) * self.processes + self.process) * self.batch_size
-        return collate(task, [self.sample(feed, first + i) for i in range(self.batch_size)])
+        return int(feeds[visit]), int(earlier[visit])
+
+    def largest(self) -> Batch:
+        """The first micro-batch of the largest pictures, which takes the most memory."""
+        areas = [math.prod(feed.augmentation.size or (0, 0)) for feed in self.feeds]
+        return self[max(range(min(self.count, LOOKED_THROUGH)), key=lambda number: areas[self.feed_of(number)[0]])]
 
     def drawn(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """For every visit of a task, which feed it draws, and how often that was drawn before."""
