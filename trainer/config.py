@@ -13,6 +13,7 @@ from ..core.errors import UserError, meant
 from ..core.tasks import TASKS
 from ..core.texts import read_text
 from .presets import PRESETS
+from .recipes.preset import Preset, under
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,6 +73,9 @@ class Source:
     crop_at: Annotated[
         Literal["middle", "bottom"], "where the window lies, always halfway across; KITTI's lies at the bottom"
     ] = "middle"
+    captions: Annotated[
+        str, "FILE in root, or its path, with a text for each picture: `file name<TAB>text` a line, or DMP's .jsonl"
+    ] = ""
     settings: Annotated[dict[str, Any], "further settings of the reader"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -267,6 +271,11 @@ class Config:
     save_every: Annotated[int, "optimiser steps between saved states"] = 500
     validate_every: Annotated[int, "optimiser steps between validations; 0 only at the end"] = 500
     validate_first: Annotated[bool, "measure before the first step too: what the base can do already"] = False
+    validation_share: Annotated[
+        float, "of the data that is held out to measure on, where no [[validation]] is; whole folders of pictures"
+    ] = 0.0
+    patience: Annotated[int, "validations in a row that may be no better than the best before the run ends; 0: all"] = 0
+    keep_states: Annotated[int, "last states that are kept, in states/, beside the one to go on from"] = 0
     validation_images: Annotated[int, "pictures of each task that a validation looks at; 0 is all"] = 100
     samples: Annotated[int, "sample pictures of each task per validation"] = 4
     log_every: Annotated[int, "optimiser steps between lines of the log"] = 10
@@ -294,8 +303,9 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "save_every", "log_every"):
             check_range(name, getattr(self, name), 1, 10**9)
-        for name in ("workers", "validate_every", "validation_images", "samples"):
+        for name in ("workers", "validate_every", "validation_images", "samples", "patience", "keep_states"):
             check_range(name, getattr(self, name), 0, 10**9)
+        check_range("validation_share", self.validation_share, 0, 0.9)
         check_range("seed", self.seed, 0, 2**31 - 1)
         check_size(self.size)
         for task in (*self.tasks, *self.turns, *self.objective.pixel_losses, *self.objective.task_weights):
@@ -315,6 +325,16 @@ class Config:
         """Those that teach a task."""
         listed = self.validation if validation else self.data
         return [source for source in listed if task in (source.tasks or self.tasks)]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything is held out."""
+        return bool(self.validation) or self.validation_share > 0
+
+    @property
+    def share_held_out(self) -> float:
+        """Of [[data]]."""
+        return 0.0 if self.validation else self.validation_share
 
     def size_of(self, source: Source) -> tuple[int, int]:
         """(H, W) of a dataset's pictures as they are learnt."""
@@ -347,7 +367,14 @@ def read(path: Path | None, flags: Mapping[str, Any] | None = None) -> Config:
     preset = str(table.get("preset", ""))
     if preset:
         check_known("preset", preset, PRESETS)
-    return build(Config, merged(PRESETS[preset].settings, table) if preset else table, "")
+        table = laid_under(PRESETS[preset], table)
+    return build(Config, table, "")
+
+
+def laid_under(preset: Preset, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's table over what its preset says, of its datasets too."""
+    datasets = {name: under(table[name], preset.data) for name in ("data", "validation") if name in table}
+    return merged(preset.settings, {**table, **datasets})
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
@@ -395,9 +422,11 @@ def build(cls: type, table: Any, where: str) -> Any:
 
 def check_key(key: str, known: Iterable[str], where: str) -> None:
     """ConfigError that names the nearest right key of the section, or the section in which there is such a key."""
+    if key in (known := list(known)):
+        return
     section = f"{where}." if where else ""
     elsewhere = [other for other, *_ in leaves() if other.rpartition(".")[2] == key]
-    if key not in known and elsewhere:
+    if elsewhere:
         raise ConfigError(f"There is no key '{section}{key}': did you mean {elsewhere[0]!r}?")
     check_known("key", f"{section}{key}", [f"{section}{name}" for name in known])
 

@@ -176,7 +176,7 @@ def answer(
 ) -> Mapping[str, Answer]:
     """The network's answer to one question about each picture, in the spaces that are asked for."""
     timesteps = draw_timesteps(batch.seeds, recipe, settings)
-    tokens = model.tokens(batch.task, len(batch))
+    tokens = model.told(batch)
     image = model.encode(batch.image, batch, "image")
     if model.head is not None:
         prediction = model.read_head(image, timesteps, tokens, batch.target.shape[-2:])

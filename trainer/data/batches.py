@@ -92,6 +92,8 @@ class Batch:
     """Which record each picture is, and whether it is flipped."""
     marks: tuple[Mark, ...] = ()
     """What their latents are kept under."""
+    prompts: tuple[str, ...] = ()
+    """The caption of each, where the dataset has them."""
     readings: tuple[Reading, ...] = field(default=())
     """Every record that was tried on the way, those too that another stands in for."""
 
@@ -119,6 +121,8 @@ class Feed:
     weight: float = 1.0
     origin: str = ""
     """Where the records lie: tells datasets apart."""
+    captions: Mapping[str, str] = field(default_factory=dict)
+    """{name of a record's picture: its text}; empty where the dataset has none."""
 
     @property
     def data(self) -> TaskData:
@@ -141,7 +145,8 @@ class Feed:
         values, valid = self.supervision.normalise(placed)
         if not valid.any():
             raise BrokenRecord(f"{self.records.name}: nothing of {placed.meta['record']} is valid.")
-        learnt = replace(placed, target=values, valid=valid)
+        told = {"prompt": self.captions[marks.picture]} if self.captions else {}
+        learnt = replace(placed, target=values, valid=valid, meta={**placed.meta, **told})
         mark = Mark(self.origin, WAYS[flipped], self.options, marks)
         return finish(learnt, self.data.resampling, self.augmentation, random), mark
 
@@ -363,6 +368,7 @@ def collate(task: str, rows: Sequence[Drawn]) -> Batch:
         intrinsics=torch.stack(known) if len(known) == len(samples) else None,
         keys=tuple(mark.key for mark in marks),
         marks=marks,
+        prompts=tuple(sample.meta["prompt"] for sample in samples if "prompt" in sample.meta),
         readings=tuple(reading for listed in readings for reading in listed),
     )
 

@@ -12,6 +12,8 @@ from ...core.tasks import task_named
 from ..config import Config, ConfigError, Source, build
 from .augment import Augmentation
 from .batches import Feed
+from .captions import captions_of
+from .parts import parted
 from .people import People, named_after
 from .published import open_dataset
 from .records import Records
@@ -30,9 +32,10 @@ def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
     for task in config.tasks:
         recipe = recipe_for(task, config, base)
         opened = [(source, open_source(source, recipe, config.size_of(source))) for source in config.sources(task)]
+        parts = [(source, *parted(records, config.share_held_out)) for source, records in opened]
         recipe = informed(recipe, [records for _, records in opened])
-        feeds += [feed(config, recipe, source, records, augmentation) for source, records in opened]
-        measured = [
+        feeds += [feed(config, recipe, source, learnt, augmentation) for source, learnt, _ in parts]
+        measured = [(source, kept) for source, _, kept in parts if kept is not None] + [
             (source, open_source(source, recipe, config.size_of(source)))
             for source in config.sources(task, validation=True)
         ]
@@ -101,7 +104,8 @@ def feed(config: Config, recipe: Recipe, source: Source, records: Records[Any], 
     options = build(TargetOptions, {**vars(default), **config.target_fields(recipe.row.name)}, "target")
     check_fit(records.name, recipe.row.name, records.convention, options)
     own = {"size": config.size_of(source)} if source.size else {}
-    return Feed(records, recipe, options, replace(augmentation, **own), source.weight, origin_of(source))
+    captions = captions_of(source, records) if source.captions else {}
+    return Feed(records, recipe, options, replace(augmentation, **own), source.weight, origin_of(source), captions)
 
 
 def origin_of(source: Source) -> str:

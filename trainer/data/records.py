@@ -136,6 +136,12 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
         sample = self.read(self.records[index])
         return sample if self.window is None else self.window(sample)
 
+    def only(self, indices: Iterable[int]) -> Records[Record]:
+        """Some of the same records, in that order."""
+        other = copy.copy(self)
+        other.records = [self.records[index] for index in indices]
+        return other
+
     def through(self, window: Callable[[Sample], Sample]) -> Records[Record]:
         """The same records, of which that is kept."""
         other = copy.copy(self)
