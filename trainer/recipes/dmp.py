@@ -47,7 +47,6 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "segmentation": ("segmentation", FLIPPED),
 }
 """{task: (for people, what is its own)}"""
-STORED = {"reader": "dmp"}
 CAPTIONED = {"captions": "metadata.jsonl"}
 
 
