@@ -272,7 +272,7 @@ def leave(run: Run, done: int) -> NoReturn:
 def gives_up(run: Run, done: int) -> bool:
     """Whether the held-out pictures have not been measured better for so long that the run ends after `done` steps; all
     processes say the same."""
-    if not run.config.patience or done % run.config.validate_every:
+    if not run.config.patience or not run.config.validate_every or done % run.config.validate_every:
         return False
     idle = int(run.progress.get("idle", 0)) if run.accelerator.is_main_process else 0
     if run.accelerator.num_processes > 1:

@@ -74,7 +74,7 @@ def from_json(line: str, where: str) -> tuple[str, str]:
         row = parse_json(line)
         name = next(row[key] for key in NAMES if key in row)
         return str(name), str(next(row[key] for key in TEXTS if key in row))
-    except (UserError, StopIteration, LookupError, TypeError) as error:
+    except (UserError, StopIteration, LookupError, TypeError):
         raise DatasetError(
-            f"{where}: expected a JSON object with {' or '.join(NAMES)} and {' or '.join(TEXTS)} ({error})."
+            f"{where}: expected a JSON object with {' or '.join(NAMES)}, and {' or '.join(TEXTS)}."
         ) from None
