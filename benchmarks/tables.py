@@ -65,6 +65,8 @@ KINDS = ("images", "depth", "normal", "albedo")
 """Folders of the rooms that the tables read."""
 VAE, GENERATIVE = "vae", "generative"
 """The preparations."""
+OWN_VAE = "{out}/runs/vae/vae"
+"""What the first one leaves."""
 TOKENS, HEAD_DIM = 2, 32
 CHUNK = 16
 """Pictures at once where nothing learns."""
@@ -151,9 +153,10 @@ def settings_of(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def base_settings(plan: Plan, row: Training) -> dict[str, Any]:
-    """What it starts from; the VAE is the same for all."""
+    """What it starts from; the VAE is the same for all but rows of an own one."""
     if row.base == GENERATIVE:
-        return {"path": f"{{out}}/{GENERATIVE}"}
+        own = {"vae": OWN_VAE} if row.own_vae else {}
+        return {"path": f"{{out}}/{GENERATIVE}", **own}
     if row.base:
         return {"path": f"{{out}}/runs/{row.base}/last.safetensors"}
     scale = plan.scale
@@ -167,7 +170,7 @@ def base_settings(plan: Plan, row: Training) -> dict[str, Any]:
 
 
 def vae_folder(plan: Plan) -> str:
-    return plan.vae or "{out}/runs/vae/vae"
+    return plan.vae or OWN_VAE
 
 
 def vae_settings(plan: Plan) -> dict[str, Any]:
@@ -206,9 +209,9 @@ def located(settings: Any, out: Path) -> Any:
 
 def before(plan: Plan, name: str) -> tuple[str, ...]:
     """What must be finished first."""
-    vae = () if plan.vae else (VAE,)
     if name == VAE:
         return ()
+    vae = () if plan.vae and not (name in TRAININGS and TRAININGS[name].own_vae) else (VAE,)
     base = TRAININGS[name].base if name in TRAININGS else ""
     return (*vae, *([base] if base else []))
 

@@ -280,7 +280,8 @@ def lean(config: Config) -> Config:
 SHOWN = {
     "genpercept-normal": "`genpercept-normal`, `-disparity`, `-mask`, `-matte`, `-segmentation`",
     "genpercept-depth": "`genpercept-depth`",
-    "genpercept-fixed-timestep": "`genpercept-fixed-timestep`, `-blending`, `marigold-depth`",
+    "genpercept-fixed-timestep": "`genpercept-4090-*` but `-disparity-dpt`, `genpercept-fixed-timestep`, `-blending`, "
+    "`marigold-depth`",
     "genpercept-lora": "`genpercept-lora`",
     "dmp-normal": "`dmp-normal`, `-depth`, `-albedo`, `-shading`, `-segmentation`",
 }

@@ -268,7 +268,11 @@ def ask_deterministic(
 
 
 def ask_stochastic(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
-    """Marigold: the target blended with noise, the image latent before it."""
+    """Marigold: the target blended with noise, the image latent before it. E2E-FT: zeros in the noise's place, and
+    nothing of the target, as it is run; understood at its first step, whatever timestep is told."""
+    if recipe.noise == "zeros":
+        nothing, bar = torch.zeros_like(sample), next(steps(recipe)).alpha_bar.to(image)
+        return Question(beside(image, nothing, recipe), nothing, bar.expand_as(alpha_bar), None)
     assert noise is not None
     noisy = alpha_bar**0.5 * sample + (1 - alpha_bar) ** 0.5 * noise
     target = PARAMETERISATIONS[recipe.prediction_type].target(sample, noise, alpha_bar)

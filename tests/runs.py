@@ -42,10 +42,10 @@ def write_balls(
     return root
 
 
-def write_root(folder: Path, held_out: int = 4) -> Path:
+def write_root(folder: Path, held_out: int = 4, camera: bool = False) -> Path:
     """Balls to learn from and to measure on, and a small autoencoder."""
-    write_balls(folder / "train", 8)
-    write_balls(folder / "val", held_out, seed=9)
+    write_balls(folder / "train", 8, camera=camera)
+    write_balls(folder / "val", held_out, seed=9, camera=camera)
     write_vae(folder / "vae")
     return folder
 

@@ -61,7 +61,7 @@ def follow(page: str) -> list[list[str]]:
             assert words == ["docs/shapes.py", "shapes", "--pictures", "120"]
             continue
         assert program == "diffusion-perception"
-        trains = words[0] == "train" and "--print-config" not in words
+        trains = words[0] == "train" and not {"--print-config", "--write-config"} & set(words)
         assert main([*words, *FEWER] if trains else words) == 0, words
     return lines
 

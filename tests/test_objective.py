@@ -39,6 +39,16 @@ def close(one, other):
 # Questions
 
 
+def test_beside_zeros_nothing_of_the_target_is_shown_whatever_timestep_is_told():
+    """E2E-FT: the picture beside zeros; v is understood at the last timestep, where some signal is left."""
+    found = asked("stochastic", noise="zeros", spacing="trailing", **SIGNAL)
+    assert torch.equal(found.shown, torch.cat([IMAGE, torch.zeros_like(IMAGE)], 1))
+    assert torch.equal(found.noisy, torch.zeros_like(SAMPLE))
+    assert found.target is None
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    assert close(found.alpha_bar, torch.full((2, 1, 1, 1), float(np.cumprod(1 - betas)[999])))
+
+
 def test_one_step_shows_the_picture_alone_and_compares_samples():
     question = asked("one-step")
     assert torch.equal(question.shown, IMAGE)

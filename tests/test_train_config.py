@@ -54,15 +54,30 @@ def test_every_key_says_what_it_is():
 
 def test_presets_name_losses_that_exist():
     listed = [PRESETS[name].settings.get("objective", {}).get("pixel_losses", {}) for name in PRESETS]
-    assert {loss for losses in listed for names in losses.values() for loss in names} <= set(LOSSES)
+    named = {loss.partition(":")[0] for losses in listed for names in losses.values() for loss in names}
+    assert named <= set(LOSSES)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in PRESETS if name.startswith("genpercept") or name == "marigold-depth"]
-)
-def test_the_papers_presets_look_at_32_pictures_a_step(name):
-    found = read(None, {"preset": name})
-    assert found.batch_size * found.accumulation == 32
+def datasets(preset, *tables):
+    """What a preset makes of [[data]] tables."""
+    return read(None, {"preset": preset, "data": [{"root": "a", **table} for table in tables]}).data
+
+
+def test_a_preset_says_how_its_datasets_are_mixed_and_a_config_above_it():
+    rooms, streets, other = datasets("genpercept-depth", {"reader": "hypersim"}, {"reader": "vkitti"}, {})
+    assert [(row.weight, row.size) for row in (rooms, streets, other)] == [(0.9, ()), (0.1, (352, 1216)), (1.0, ())]
+    (mine,) = datasets("genpercept-depth", {"reader": "vkitti", "size": [96, 320], "weight": 2.0})
+    assert (mine.weight, mine.size) == (2.0, (96, 320))
+
+
+def test_a_preset_of_captions_asks_for_them_of_every_dataset():
+    assert [row.captions for row in datasets("dmp-depth-captions", {}, {"captions": ""})] == ["metadata.jsonl", ""]
+    assert datasets("dmp-depth", {})[0].captions == ""
+
+
+def test_settings_of_a_reader_are_laid_over_those_of_the_preset():
+    (row,) = datasets("e2e-ft-depth", {"reader": "vkitti", "settings": {"scenes": ["Scene01"]}})
+    assert row.settings == {"cameras": ["Camera_0", "Camera_1"], "scenes": ["Scene01"]}
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))

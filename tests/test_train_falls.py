@@ -23,7 +23,7 @@ STEPS = 10
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return runs.write_root(tmp_path_factory.mktemp("balls"))
+    return runs.write_root(tmp_path_factory.mktemp("balls"), camera=True)
 
 
 @pytest.fixture(autouse=True)
@@ -134,14 +134,36 @@ def scaled_down(name, root, tmp_path):
         "optimiser": {"lr": 3e-3, "decoder_lr": 3e-3, "warmup": 2, "decay_steps": 0},
         "network": {"head_width": 32},
         "autoencoder": {"vae_widths": [32, 32, 32, 32]},
-        "recipe": {"resolution": runs.SIZE},
+        "recipe": {"resolution": runs.SIZE, "steps": min(own.get("recipe", {}).get("steps", 1), 10)},
         "data": [{"root": str(root / "train")}],
         "validation": [{"root": str(root / "val")}],
     }
     return build(Config, merged(own, small), "")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+WAYS = {
+    "objective": ("loss", "timesteps", "sample_latents"),
+    "network": ("unet", "head", "decoder"),
+    "recipe": ("paradigm", "prediction_type", "noise", "codec"),
+    "base": ("architecture",),
+}
+"""What of a preset makes another kind of run, whatever its size and task."""
+
+
+def kind(own):
+    """Of a run, by a preset's settings."""
+    losses = [*own.get("objective", {}).get("pixel_losses", {}).values()]
+    ways = [own.get(section, {}).get(key) for section, keys in WAYS.items() for key in keys]
+    return repr([own.get("learn"), losses, ways])
+
+
+def different(names):
+    """The first preset of each kind; people are learnt in test_train_keypoints.py."""
+    dense = [name for name in names if PRESETS[name].settings.get("tasks") != ["keypoints"]]
+    return list({kind(PRESETS[name].settings): name for name in reversed(dense)}.values())
+
+
+@pytest.mark.parametrize("name", different(PRESETS))
 def test_every_preset_falls_and_writes_a_file_that_says_how_it_is_run(root, tmp_path, name):
     run = prepare(scaled_down(name, root, tmp_path))
     before = run.evaluator.measure(0, True)

@@ -23,6 +23,7 @@ from .data.records import root_of
 from .data.targets import TargetOptions, spans_quantiles
 from .data.tasks import TASK_DATA, data_of
 from .presets import PRESETS
+from .text import LONGEST
 from .trackers import check_trackers
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,28 @@ def check_possible(config: Config) -> None:
         raise ConfigError("An adapter holds no encoder: with network.encoder train the whole UNet, or none of it.")
     if len(config.tasks) > 1 and config.network.head:
         raise ConfigError("A head is made for one task: train one, or leave network.head out.")
+    check_captions(config)
     frozen, precision = config.network.frozen_precision, config.precision
     if frozen not in ("fp32", precision):
         raise ConfigError(f'network.frozen_precision = "{frozen}" needs precision = "{frozen}".')
     check_tables(config)
+
+
+def check_captions(config: Config) -> None:
+    """ConfigError where the texts of pictures cannot be told to the network."""
+    captioned = [source.root for source in (*config.data, *config.validation) if source.captions]
+    if not captioned:
+        return
+    if config.learn != "perception" or config.learns_context:
+        raise ConfigError(
+            f"captions of {captioned[0]} stand in the place of a context that is learnt, or that is not needed: leave "
+            'them out, or learn one task with learn = "perception" and network.learn_context = "no".'
+        )
+    if config.network.tokens != LONGEST:
+        raise ConfigError(
+            f"captions of {captioned[0]} are padded to {LONGEST} tokens, and network.tokens = {config.network.tokens}: "
+            f"set network.tokens = {LONGEST}."
+        )
 
 
 def check_tables(config: Config) -> None:
@@ -187,15 +206,17 @@ EFFECTS = (
         lambda config: config.optimiser.schedule != "constant",
     ),
     Effect(("turns",), "several tasks", lambda config: len(config.tasks) != 1),
+    Effect(("validation_share",), "no [[validation]]", lambda config: not config.validation),
     Effect(
-        ("samples", "validate_every"),
-        "[[validation]]",
-        lambda config: bool(config.validation) or not config.data,
+        ("samples", "validate_every", "validate_first", "patience"),
+        "[[validation]] or validation_share",
+        lambda config: config.is_measured or not config.data,
     ),
+    Effect(("patience",), "validate_every above 0", lambda config: config.validate_every > 0),
     Effect(
         ("validation_images",),
-        "[[validation]]",
-        lambda config: bool(config.validation) or not config.data or config.learn == "vae",
+        "[[validation]] or validation_share",
+        lambda config: config.is_measured or not config.data or config.learn == "vae",
     ),
 )
 """Settings that decide nothing in some runs."""
@@ -227,6 +248,8 @@ def without_effect(config: Config) -> Iterator[str]:
     for source in (*config.data, *config.validation):
         if config.tasks and source.tasks and not set(source.tasks) & set(config.tasks):
             yield f"{source.root} teaches {', '.join(source.tasks)} and the run learns none of that: leave it out."
+        if source.crop_at != "middle" and not source.crop:
+            yield f"crop_at of {source.root} has no effect here: it needs crop; leave it out, or set that."
     yield from idle_augmentation(config)
     yield from idle_targets(config)
 

@@ -201,6 +201,8 @@ def add_train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="what to train; flags stand above it")
     verb.add_argument("--print-config", action="store_true", help="print the whole config, resolved, and train nothing")
     verb.add_argument("--presets", action="store_true", help="list the published recipes that `preset` can name")
+    begun = "write a config to begin with, its lines explained, for --preset or for a folder of your own; train nothing"
+    verb.add_argument("--write-config", type=Path, metavar="FILE", help=begun)
     roots = "plain folder to learn from, or to measure on, in place of the config's [[data]] or [[validation]]"
     for name in ("data", "validation"):
         verb.add_argument(f"--{name}", dest=f"{name}s", action="append", default=[], metavar="ROOT", help=roots)
@@ -220,10 +222,19 @@ def run_train(arguments: argparse.Namespace) -> None:
     """`train`."""
     from .config import leaves, read
 
+    if arguments.write_config:
+        from .first_config import write_first
+
+        said = {key for key, *_ in leaves() if key in vars(arguments)} - {"preset"}
+        if arguments.config or said or arguments.overrides or arguments.datas or arguments.validations:
+            raise UserError("--write-config takes --preset and nothing else: say the rest in the file that it writes.")
+        print(write_first(arguments.write_config, vars(arguments).get("preset", "")))
+        return
     if arguments.presets:
         from .presets import PRESETS
 
-        print(*(f"{name:<26}{row.title}" for name, row in PRESETS.items()), sep="\n")
+        width = max(map(len, PRESETS)) + 2
+        print(*(f"{name:<{width}}{row.title}" for name, row in PRESETS.items()), sep="\n")
         return
     said = vars(arguments)
     flags = {key: said[key] for key, *_ in leaves() if key in said}

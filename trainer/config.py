@@ -15,6 +15,7 @@ from ..core.errors import UserError, meant
 from ..core.tasks import TASKS
 from ..core.texts import read_text
 from .presets import PRESETS
+from .recipes.preset import Preset, under
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,9 +32,9 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{name} = {value:g} is outside {low:g}..{high:g}.")
 
 
-def check_size(size: tuple[int, int]) -> None:
-    if any(length < 32 or length % 8 for length in size):
-        raise ConfigError(f"size = {list(size)}: height and width must be multiples of 8, and at least 32.")
+def check_size(size: tuple[int, ...], of: str = "") -> None:
+    if len(size) != 2 or any(length < 32 or length % 8 for length in size):
+        raise ConfigError(f"size = {list(size)}{of}: height and width must be multiples of 8, and at least 32.")
 
 
 def check_known(what: str, name: str, known: Iterable[str]) -> None:
@@ -65,11 +66,27 @@ class Source:
     reader: Annotated[str, "how it lies on disk, a row of trainer.data.published.DATASETS"] = "folder"
     tasks: Annotated[tuple[str, ...], "what it teaches; every task of the run if left out"] = ()
     weight: Annotated[float, "how often it is drawn, relative to the other datasets of its task"] = 1.0
+    size: Annotated[
+        tuple[int, ...], "height and width of its pictures, the run's if left out; a batch is of one dataset"
+    ] = ()
+    crop: Annotated[
+        tuple[int, ...], "height and width, in a picture's own pixels, of a window cut out of it first"
+    ] = ()
+    crop_at: Annotated[
+        Literal["middle", "bottom"], "where the window lies, always halfway across; KITTI's lies at the bottom"
+    ] = "middle"
+    captions: Annotated[
+        str, "FILE in root, or its path, with a text for each picture: `file name<TAB>text` a line, or DMP's .jsonl"
+    ] = ""
     settings: Annotated[dict[str, Any], "further settings of the reader"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"weight = {self.weight:g} of {self.root} is not above 0.")
+        if self.size:
+            check_size(self.size, f" of {self.root}")
+        if self.crop and (len(self.crop) != 2 or min(self.crop) < 1):
+            raise ConfigError(f"crop = {list(self.crop)} of {self.root}: give height and width in pixels.")
 
 
 @dataclass(frozen=True)
@@ -256,6 +273,11 @@ class Config:
     save_every: Annotated[int, "optimiser steps between saved states"] = 500
     validate_every: Annotated[int, "optimiser steps between validations; 0 only at the end"] = 500
     validate_first: Annotated[bool, "measure before the first step too: what the base can do already"] = False
+    validation_share: Annotated[
+        float, "of the data that is held out to measure on, where no [[validation]] is; whole folders of pictures"
+    ] = 0.0
+    patience: Annotated[int, "validations in a row that may be no better than the best before the run ends; 0: all"] = 0
+    keep_states: Annotated[int, "last states that are kept, in states/, beside the one to go on from"] = 0
     validation_images: Annotated[int, "pictures of each task that a validation looks at; 0 is all"] = 100
     samples: Annotated[int, "sample pictures of each task per validation"] = 4
     log_every: Annotated[int, "optimiser steps between lines of the log"] = 10
@@ -286,8 +308,9 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "save_every", "log_every"):
             check_range(name, getattr(self, name), 1, 10**9)
-        for name in ("workers", "validate_every", "validation_images", "samples"):
+        for name in ("workers", "validate_every", "validation_images", "samples", "patience", "keep_states"):
             check_range(name, getattr(self, name), 0, 10**9)
+        check_range("validation_share", self.validation_share, 0, 0.9)
         check_range("seed", self.seed, 0, 2**31 - 1)
         check_size(self.size)
         for task in (*self.tasks, *self.turns, *self.objective.pixel_losses, *self.objective.task_weights):
@@ -307,6 +330,21 @@ class Config:
         """Those that teach a task."""
         listed = self.validation if validation else self.data
         return [source for source in listed if task in (source.tasks or self.tasks)]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything is held out."""
+        return bool(self.validation) or self.validation_share > 0
+
+    @property
+    def share_held_out(self) -> float:
+        """Of [[data]]."""
+        return 0.0 if self.validation else self.validation_share
+
+    def size_of(self, source: Source) -> tuple[int, int]:
+        """(H, W) of a dataset's pictures as they are learnt."""
+        height, width = source.size or self.size
+        return height, width
 
     def recipe_fields(self, task: str) -> dict[str, Any]:
         """What the config says about a task's recipe: its own table over the common one."""
@@ -334,7 +372,14 @@ def read(path: Path | None, flags: Mapping[str, Any] | None = None) -> Config:
     preset = str(table.get("preset", ""))
     if preset:
         check_known("preset", preset, PRESETS)
-    return build(Config, merged(PRESETS[preset].settings, table) if preset else table, "")
+        table = laid_under(PRESETS[preset], table)
+    return build(Config, table, "")
+
+
+def laid_under(preset: Preset, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's table over what its preset says, of its datasets too."""
+    datasets = {name: under(table[name], preset.data) for name in ("data", "validation") if name in table}
+    return merged(preset.settings, {**table, **datasets})
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
@@ -382,9 +427,11 @@ def build(cls: type, table: Any, where: str) -> Any:
 
 def check_key(key: str, known: Iterable[str], where: str) -> None:
     """ConfigError that names the nearest right key of the section, or the section in which there is such a key."""
+    if key in (known := list(known)):
+        return
     section = f"{where}." if where else ""
     elsewhere = [other for other, *_ in leaves() if other.rpartition(".")[2] == key]
-    if key not in known and elsewhere:
+    if elsewhere:
         raise ConfigError(f"There is no key '{section}{key}': did you mean {elsewhere[0]!r}?")
     check_known("key", f"{section}{key}", [f"{section}{name}" for name in known])
 

@@ -331,10 +331,15 @@ def file_and_key(text: str) -> tuple[Path, str]:
 
 def words(tokenizer: Path, prompt: str) -> list[int]:
     """The token ids of a prompt, without start and end. CheckpointError if the folder holds no CLIP tokenizer."""
+    return open_tokenizer(tokenizer)(prompt, add_special_tokens=False)["input_ids"]
+
+
+def open_tokenizer(tokenizer: Path) -> Any:
+    """CLIP's, by transformers. CheckpointError if the folder holds none."""
     from transformers import CLIPTokenizer
 
     try:
-        return CLIPTokenizer.from_pretrained(str(tokenizer))(prompt, add_special_tokens=False)["input_ids"]
+        return CLIPTokenizer.from_pretrained(str(tokenizer))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{shown(tokenizer)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."
@@ -342,17 +347,22 @@ def words(tokenizer: Path, prompt: str) -> list[int]:
 
 
 def encode_prompt(folder: Path, tokens: list[int]) -> Tensor:
-    """(1, L, D) float32 of L token ids, by transformers' CLIP. CheckpointError for weights that are not
-    its own, where transformers would make up what is missing."""
+    """(1, L, D) float32 of L token ids, by transformers' CLIP. CheckpointError as open_text_encoder."""
+    encoder = open_text_encoder(folder)
+    with torch.no_grad():
+        return encoder(torch.tensor([tokens]))[0]
+
+
+def open_text_encoder(folder: Path) -> Any:
+    """CLIP's, by transformers, in float32: token ids (B, L) -> embeddings (B, L, D) and more. CheckpointError for
+    weights that are not its own, where transformers would make up what is missing."""
     from transformers import CLIPTextModel
 
     weights, expected = text_weights(folder), text_network(folder)
     known = shapes_of(expected)
     check_fits(expected, {new: known[old] for old, new in text_names(list(known)).items()}, weights.shapes, weights)
     # .float(): transformers keeps the dtype of the file since version 5
-    encoder = CLIPTextModel.from_pretrained(folder, local_files_only=True).float()
-    with torch.no_grad():
-        return encoder(torch.tensor([tokens]))[0]
+    return CLIPTextModel.from_pretrained(folder, local_files_only=True).float()
 
 
 def text_network(folder: Path) -> nn.Module:

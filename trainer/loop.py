@@ -65,11 +65,15 @@ def fit(run: Run) -> None:
         run.model.train()
         if run.config.validate_first and first == 0:
             validate(run, 0)
+        if gives_up(run, run.first_step):
+            return give_up(run, run.first_step)
         for step in progress(run):
             take_step(run, list(itertools.islice(stream, run.config.accumulation)), step)
             after(run, step + 1)
             if is_to_stop(run) and step + 1 < run.config.steps:
                 leave(run, step + 1)
+            if gives_up(run, step + 1):
+                return give_up(run, step + 1)
         finish(run)
 
 
@@ -166,8 +170,10 @@ def validate(run: Run, done: int) -> None:
         if found and main:
             run.journal.validation(done, found)
             kept = ""
-            if found["score"] < run.progress.get("best", float("inf")):
-                run.progress["best"] = found["score"]
+            better = found["score"] < run.progress.get("best", float("inf"))
+            run.progress["idle"] = 0 if better else run.progress.get("idle", 0) + 1
+            if better:
+                run.progress |= {"best": found["score"], "best_step": done}
                 kept = f"; the best so far, kept as {run.evaluator.write('best', {'step': done, **found})}"
             figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != "score")
             tell(f"Step {done}, held out: {figures}{kept}.")
@@ -190,6 +196,7 @@ def save(run: Run, done: int) -> None:
             run.progress,
             run.listed,
         )
+        state.keep_copies(run.out / state.FILE, done, run.config.keep_states)
     run.journal.saved = done
     run.accelerator.wait_for_everyone()
 
@@ -218,6 +225,34 @@ def leave(run: Run, done: int) -> NoReturn:
         "from there.",
         run.wish.number or signal.SIGTERM,
     )
+
+
+def gives_up(run: Run, done: int) -> bool:
+    """Whether the held-out pictures have not been measured better for so long that the run ends after `done` steps; all
+    processes say the same."""
+    if not run.config.patience or not run.config.validate_every or done % run.config.validate_every:
+        return False
+    idle = int(run.progress.get("idle", 0)) if run.accelerator.is_main_process else 0
+    if run.accelerator.num_processes > 1:
+        idle = int(reduced(run.accelerator, torch.tensor(idle, device=run.accelerator.device)).item())
+    return idle >= run.config.patience
+
+
+def give_up(run: Run, done: int) -> None:
+    """Save everything after `done` steps, say why no more are taken, and end."""
+    if run.journal.losses:
+        run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
+    if run.journal.saved != done:
+        save(run, done)
+    if run.accelerator.is_main_process:
+        tqdm.write(
+            f"The run ends at step {done} of {run.config.steps}: {run.progress['idle']} validations in a row were no "
+            f"better than that of step {run.progress.get('best_step', 0)}, whose weights are best. A larger patience "
+            "goes on from here.",
+            sys.stderr,
+        )
+    write_last(run, done)
+    run.tally.close()
 
 
 def finish(run: Run) -> None:

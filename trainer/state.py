@@ -19,9 +19,11 @@ from .config import Config, ConfigError, from_toml, to_toml
 from .optimiser import MOMENTS, Average, fill
 
 FILE = "state.pt"
+KEPT = "states"
+"""The folder of those that are kept beside it."""
 FREE = (
     *("out", "device", "workers", "resume", "estimate", "save_every", "validate_every", "validation_images", "samples"),
-    "validate_first",
+    *("validate_first", "patience", "keep_states"),
     *("log_every", "trackers", "licence", "title", "save_precision"),
 )
 """Keys that may change between the parts of a run, for they do not change what it learns; `steps` joins them where the
@@ -52,6 +54,22 @@ def save(
         "data": dict(data or {}),
     }
     write_whole(path, content)
+
+
+def keep_copies(path: Path, step: int, count: int) -> None:
+    """states/<step>.pt of this state beside it, and of the last `count` no more."""
+    folder = path.parent / KEPT
+    if not count:
+        return
+    folder.mkdir(exist_ok=True)
+    copy = folder / f"{step:07}{path.suffix}"
+    copy.unlink(missing_ok=True)
+    try:
+        os.link(path, copy)  # no second file on the disk: the next state is another one
+    except OSError:
+        shutil.copy2(path, copy)
+    for old in sorted(folder.glob(f"*{path.suffix}"))[:-count]:
+        old.unlink()
 
 
 def check_room(out: Path, learning: Mapping[str, nn.Parameter], config: Config) -> None:

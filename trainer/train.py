@@ -23,6 +23,7 @@ from ..core.recipe import Recipe
 from ..core.whole_file import whole_file
 from . import lock, objective, state
 from .base import Start, shape_of, start
+from .captions import Captions, encoder_beside
 from .checks import check
 from .config import Config, ConfigError, to_toml
 from .data.batches import Batches, Feed, changes, listed, marked
@@ -149,7 +150,8 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     recipes = {feed.recipe.id: feed.recipe for feed in feeds}
     objective.check(config, recipes)
     begun = start(config.base)
-    model, kept = make(config, begun, recipes)
+    captions = captions_for(config, [*feeds, *held_out], accelerator)
+    model, kept = make(config, begun, recipes, captions)
     model.to(accelerator.device)
     if model.latents is not None and accelerator.is_main_process:
         model.latents.say_changed(marked(feeds))
@@ -207,14 +209,28 @@ def resume(run: Run, content: dict[str, Any]) -> None:
             log.warning("The data changed since step %d: %s. The run goes on.", run.first_step, clause)
 
 
-def make(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> tuple[PerceptionModel, dict[str, Tensor]]:
+def captions_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> Captions | None:
+    """What knows the texts of the run's pictures, each encoded once; None where they have none."""
+    texts = {text for feed in feeds for text in feed.captions.values()}
+    if not texts:
+        return None
+    captions = Captions(Path(config.out) / "captions", encoder_beside(config.base))
+    if accelerator.is_main_process:
+        captions.make(sorted(texts), accelerator.device)
+    accelerator.wait_for_everyone()
+    return captions
+
+
+def make(
+    config: Config, begun: Start, recipes: Mapping[str, Recipe], captions: Captions | None = None
+) -> tuple[PerceptionModel, dict[str, Tensor]]:
     """The model, its weights that learn chosen; and what those were that are trained whole beside LoRA."""
     kept = whole_weights(begun.unet, config.network)
     unet = widened(begun.unet, shown_channels(config, begun, recipes))
     contexts = {task: begun.context(task, config.network.tokens) for task in recipes}
     head = new_head(config, begun, recipes)
     known = Latents.of_run(config, config.precision, recipes.values(), begun.vae)
-    model = PerceptionModel(unet, begun.vae, contexts, recipes, config.objective, head, known)
+    model = PerceptionModel(unet, begun.vae, contexts, recipes, config.objective, head, known, captions)
     choose(model, config)
     dtype = DTYPES[config.network.frozen_precision]
     for part in (model.unet, model.vae):

@@ -89,6 +89,8 @@ class Batch:
     """Which record each picture is, and whether it is flipped."""
     marks: tuple[Mark, ...] = ()
     """What their latents are kept under."""
+    prompts: tuple[str, ...] = ()
+    """The caption of each, where the dataset has them."""
     readings: tuple[Reading, ...] = field(default=())
     """Every record that was tried on the way, those too that another stands in for."""
 
@@ -116,6 +118,8 @@ class Feed:
     weight: float = 1.0
     origin: str = ""
     """Where the records lie: tells datasets apart."""
+    captions: Mapping[str, str] = field(default_factory=dict)
+    """{name of a record's picture: its text}; empty where the dataset has none."""
 
     @property
     def data(self) -> TaskData:
@@ -138,7 +142,8 @@ class Feed:
         values, valid = self.supervision.normalise(placed)
         if not valid.any():
             raise BrokenRecord(f"{self.records.name}: nothing of {placed.meta['record']} is valid.")
-        learnt = replace(placed, target=values, valid=valid)
+        told = {"prompt": self.captions[marks.picture]} if self.captions else {}
+        learnt = replace(placed, target=values, valid=valid, meta={**placed.meta, **told})
         mark = Mark(self.origin, WAYS[flipped], self.options, marks)
         return finish(learnt, self.data.resampling, self.augmentation, random), mark
 
@@ -209,11 +214,16 @@ class Batches(Dataset[Batch]):
         return task, turn * self.round.count(task) + before.count(task)
 
     def __getitem__(self, number: int) -> Batch:
+        feed, earlier = self.feed_of(number)
+        first = (earlier * self.processes + self.process) * self.batch_size
+        rows = [self.sample(feed, first + i) for i in range(self.batch_size)]
+        return collate(self.feeds[feed].recipe.id, rows)
+
+    def feed_of(self, number: int) -> tuple[int, int]:
+        """The feed of micro-batch `number`, and how many before it had that one."""
         task, visit = self.visit(number)
         feeds, earlier = self.drawn(task)
-        feed = feeds[visit]
-        first = (int(earlier[visit]) * self.processes + self.process) * self.batch_size
-        return collate(task, [self.sample(feed, first + i) for i in range(self.batch_size)])
+        return int(feeds[visit]), int(earlier[visit])
 
     def drawn(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """For every visit of a task, which feed it draws, and how often that was drawn before."""
@@ -350,6 +360,7 @@ def collate(task: str, rows: Sequence[Drawn]) -> Batch:
         intrinsics=torch.stack(known) if len(known) == len(samples) else None,
         keys=tuple(mark.key for mark in marks),
         marks=marks,
+        prompts=tuple(sample.meta["prompt"] for sample in samples if "prompt" in sample.meta),
         readings=tuple(reading for listed in readings for reading in listed),
     )
 

@@ -12,14 +12,17 @@ from ...core.tasks import task_named
 from ..config import Config, ConfigError, Source, build
 from .augment import Augmentation
 from .batches import Feed
+from .captions import captions_of
+from .parts import parted
 from .people import People, named_after
 from .published import open_dataset
 from .records import Records
 from .targets import TargetOptions, check_fit, options_for, renumbering
+from .windows import cut_out
 
 
 def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
-    """What the run learns from, and what it is measured on: whole pictures of the same size, nothing random."""
+    """What the run learns from, and what it is measured on: whole pictures of the same sizes, nothing random."""
     augmentation = build(Augmentation, {**config.augment, "size": list(config.size)}, "augment")
     if config.cache_latents:
         check_cache(augmentation, config)
@@ -28,11 +31,13 @@ def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
     feeds, held_out = [], []
     for task in config.tasks:
         recipe = recipe_for(task, config, base)
-        opened = [(source, open_source(source, recipe, config.size)) for source in config.sources(task)]
+        opened = [(source, open_source(source, recipe, config.size_of(source))) for source in config.sources(task)]
+        parts = [(source, *parted(records, config.share_held_out)) for source, records in opened]
         recipe = informed(recipe, [records for _, records in opened])
-        feeds += [feed(config, recipe, source, records, augmentation) for source, records in opened]
-        measured = [
-            (source, open_source(source, recipe, config.size)) for source in config.sources(task, validation=True)
+        feeds += [feed(config, recipe, source, learnt, augmentation) for source, learnt, _ in parts]
+        measured = [(source, kept) for source, _, kept in parts if kept is not None] + [
+            (source, open_source(source, recipe, config.size_of(source)))
+            for source in config.sources(task, validation=True)
         ]
         named_after(recipe, [records for _, records in measured])  # other keypoints could not be measured
         held_out += [feed(config, recipe, source, records, plain) for source, records in measured]
@@ -42,13 +47,13 @@ def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
 def open_source(source: Source, recipe: Recipe, size: tuple[int, int]) -> Records[Any]:
     """A dataset, for the recipe's task. DatasetError if it has nothing of it.
 
-    size: (H, W) of the run. People are cut out at it, in its shape: the recipe's crops are of that shape too, and
+    size: (H, W) of its pictures. People are cut out at it, in its shape: the recipe's crops are of that shape too, and
     squeezing them would teach other bodies than it then sees.
     """
     if recipe.row.per == "person":
         check_crops(source, recipe, size)
     records = open_dataset(source.reader, recipe.row.name, root=source.root, **source.settings)
-    return records.at(size) if isinstance(records, People) else records
+    return cut_out(source, records.at(size) if isinstance(records, People) else records)
 
 
 def check_crops(source: Source, recipe: Recipe, size: tuple[int, int]) -> None:
@@ -98,8 +103,16 @@ def feed(config: Config, recipe: Recipe, source: Source, records: Records[Any], 
         default = replace(default, renumbered=numbers)
     options = build(TargetOptions, {**vars(default), **config.target_fields(recipe.row.name)}, "target")
     check_fit(records.name, recipe.row.name, records.convention, options)
-    origin = f"{source.reader} {source.root} {source.settings}"
-    return Feed(records, recipe, options, augmentation, source.weight, origin)
+    own = {"size": config.size_of(source)} if source.size else {}
+    captions = captions_of(source, records) if source.captions else {}
+    return Feed(records, recipe, options, replace(augmentation, **own), source.weight, origin_of(source), captions)
+
+
+def origin_of(source: Source) -> str:
+    """What tells a dataset, as the run sees it, from all others."""
+    seen = (source.size, source.crop, source.crop_at)
+    apart = f" {seen}" if source.size or source.crop else ""  # what is kept of runs from before them stays known
+    return f"{source.reader} {source.root} {source.settings}{apart}"
 
 
 def recipe_for(task: str, config: Config, base: str) -> Recipe:

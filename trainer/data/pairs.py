@@ -77,11 +77,17 @@ class Cut(NamedTuple):
 
     @classmethod
     def bottom(cls, image: Tensor, size: tuple[int, int], where: str) -> Cut:
-        """KITTI's: the last rows and the middle columns."""
+        """KITTI's: the last rows and the middle columns. BrokenRecord if the picture is smaller."""
         height, width = image.shape[-2:]
         if height < size[0] or width < size[1]:
             raise BrokenRecord(f"{where}: the picture is {width}x{height}, too small for the crop {size[1]}x{size[0]}.")
         return cls(height - size[0], (width - size[1]) // 2, *size)
+
+    @classmethod
+    def middle(cls, image: Tensor, size: tuple[int, int], where: str) -> Cut:
+        """The middle rows and columns. BrokenRecord if the picture is smaller."""
+        lowest = cls.bottom(image, size, where)
+        return lowest._replace(top=lowest.top // 2)
 
     def apply(self, tensor: Tensor) -> Tensor:
         return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width].clone()

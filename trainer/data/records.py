@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -97,6 +98,8 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
     """How predictions of its depth are measured."""
     comparisons: tuple[Any, ...] = ()
     """What `evaluate` reports of it, rows of measured.Comparison, where that is not its task's."""
+    window: Callable[[Sample], Sample] | None = None
+    """What is kept of each record as it is read, windows.Window; None is all of it."""
 
     def __init__(
         self,
@@ -130,7 +133,20 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
 
     def __getitem__(self, index: int) -> Sample:
         """BrokenRecord, naming it, if there is no truth to be had from it."""
-        return self.read(self.records[index])
+        sample = self.read(self.records[index])
+        return sample if self.window is None else self.window(sample)
+
+    def only(self, indices: Iterable[int]) -> Records[Record]:
+        """Some of the same records, in that order."""
+        other = copy.copy(self)
+        other.records = [self.records[index] for index in indices]
+        return other
+
+    def through(self, window: Callable[[Sample], Sample]) -> Records[Record]:
+        """The same records, of which that is kept."""
+        other = copy.copy(self)
+        other.window = window
+        return other
 
     @abstractmethod
     def read(self, record: Record) -> Sample:

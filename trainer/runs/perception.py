@@ -16,6 +16,7 @@ from ...core.measure.losses import at_least_float32
 from ...core.pipeline import Perceiver
 from ...core.recipe import Recipe
 from .. import objective
+from ..captions import Captions
 from ..config import Objective as Settings
 from ..data.batches import Batch
 from ..host import DiffusersAutoencoder, DiffusersBackbone, DiffusersHead
@@ -36,10 +37,12 @@ class PerceptionModel(nn.Module):
         settings: Settings,
         head: nn.Module | None = None,
         latents: Latents | None = None,
+        captions: Captions | None = None,
     ) -> None:
-        """contexts: (1, L, D) for each task, all of one length; latents: where they are kept, if they are."""
+        """contexts: (1, L, D) for each task, all of one length; latents: where they are kept, if they are; captions:
+        what knows the pictures' texts, if they have any."""
         super().__init__()
-        self.latents = latents
+        self.latents, self.captions = latents, captions
         self.unet, self.vae, self.head = unet, vae, head
         self.recipes, self.settings = dict(recipes), settings
         self.tasks = tuple(recipes)
@@ -56,7 +59,7 @@ class PerceptionModel(nn.Module):
         """To one question about each picture, in the spaces that are asked for: `latent`, and others by a picture."""
         recipe = self.recipes[batch.task]
         timesteps = draw_timesteps(batch.seeds, recipe, self.settings)
-        tokens = self.tokens(batch.task, len(batch))
+        tokens = self.told(batch)
         image = self.encode(batch.image, batch, "image")
         truth = objective.true_picture(batch)
         if self.head is not None:
@@ -84,6 +87,12 @@ class PerceptionModel(nn.Module):
     def tokens(self, task: str, count: int) -> Tensor:
         """A task's context for a batch, (B, L, D)."""
         return self.contexts[self.tasks.index(task)].expand(count, -1, -1)
+
+    def told(self, batch: Batch) -> Tensor:
+        """The context of each picture of a batch, (B, L, D): its caption, or its task's."""
+        if batch.prompts and self.captions is not None:
+            return self.captions(batch.prompts).to(self.contexts)
+        return self.tokens(batch.task, len(batch))
 
     def output(self, shown: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
         """One pass of the UNet, in its own precision."""
