@@ -9,9 +9,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: test test-host test-webui lint test-slow test-gpu test-browser host browser screenshots demo pictures example-pictures serve starter tables tables-full clean
 
-# Files of tests side by side: networks this small use one core each
+# Files of tests side by side: networks this small use one core each; in their order, of which the last are short
 test: lint host browser
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.trainer.host import DiffusersBackbone, load_chosen, load_unet
 from diffusion_perception.trainer.model_choice import ModelChoice
-from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.perceiver import read_upright
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -82,7 +82,7 @@ def curve(arguments: argparse.Namespace) -> list[Row]:
     """A row for the base, for each rank, and for all differences whole."""
     base = open_networks(arguments.base)
     checkpoint = open_checkpoint(arguments.model, arguments.family, arguments.task)
-    images = [read_image(path) for path in arguments.images]
+    images = [read_upright(path) for path in arguments.images]
     choice = ModelChoice(arguments.model, context=arguments.context)
     perceiver: Perceiver = load_chosen(choice, checkpoint, None, "cpu")
     expected = predictions(perceiver, images, arguments.resolution)

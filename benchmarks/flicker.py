@@ -67,11 +67,11 @@ def walked(start: Any, frames: int) -> list[Any]:
 
 def clip(folder: Path, room: int) -> tuple[Tensor, Tensor]:
     """Frames (N, 3, H, W) in [0, 1], and their depth (N, H, W) in metres, 0 where unknown."""
-    from diffusion_perception.trainer.perceiver import read_image
+    from diffusion_perception.trainer.perceiver import read_upright
 
     pictures = sorted((folder / "images").glob(f"{room:02}_*.png"))
     depths = [np.load(folder / "depth" / f"{path.stem}.npy") for path in pictures]
-    return torch.cat([read_image(path) for path in pictures]), torch.from_numpy(np.stack(depths))
+    return torch.cat([read_upright(path) for path in pictures]), torch.from_numpy(np.stack(depths))
 
 
 def aligned(values: np.ndarray, truth: np.ndarray, known: np.ndarray) -> np.ndarray:

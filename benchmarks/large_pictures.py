@@ -30,7 +30,7 @@ from diffusion_perception.core.geometry import CAMERA
 from diffusion_perception.core.large_pictures import OVERLAP, predict_large
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.tiles import places
-from diffusion_perception.trainer.perceiver import read_image
+from diffusion_perception.trainer.perceiver import read_upright
 
 ROOT = Path(__file__).absolute().parents[1]
 STARTER = ROOT / "weights" / "starter.safetensors"
@@ -84,9 +84,9 @@ def rooms(folder: Path, model: Path, tiles: list[int]) -> dict[str, dict[str, fl
     depth, normal = (open_perceiver(model, task=task) for task in ("depth", "normal"))
     found: dict[str, list[dict[str, float]]] = {}
     for path in sorted((folder / "images").glob("*.png")):
-        picture = read_image(path)
+        picture = read_upright(path)
         truth = torch.from_numpy(np.load(folder / "depth" / f"{path.stem}.npy")).float()
-        normals = read_image(folder / "normal" / path.name)[0].movedim(0, -1) * 2 - 1
+        normals = read_upright(folder / "normal" / path.name)[0].movedim(0, -1) * 2 - 1
         edges = near_edges(truth)
         for tile in (0, *tiles):
             seen = [predict_large(p, picture, tile) if tile else predict(p, picture) for p in (depth, normal)]

@@ -20,7 +20,7 @@ from torch import Tensor
 from diffusion_perception.core.image import fit
 from diffusion_perception.core.pipeline import Perceiver, predict, predict_latent
 from diffusion_perception.trainer.host import open_perceiver
-from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.perceiver import read_upright
 
 CELL = 8
 """Pixels along a side of what a latent's cell stands for."""
@@ -55,7 +55,7 @@ def round_trip(perceiver: Perceiver, latent: Tensor) -> RoundTrip:
 
 def latent_of(perceiver: Perceiver, path: Path, resolution: int) -> Tensor:
     """Of a picture whose sides are cut to whole cells."""
-    image = read_image(path)
+    image = read_upright(path)
     picture, _ = fit(image * 2 - 1, resolution, perceiver.recipe.rule)
     height, width = (side // CELL * CELL for side in picture.shape[-2:])
     return perceiver.needs_autoencoder().encode(picture[..., :height, :width].contiguous())

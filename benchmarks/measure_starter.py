@@ -32,8 +32,8 @@ from diffusion_perception.trainer.data.batches import Feed
 from diffusion_perception.trainer.data.feeds import feed
 from diffusion_perception.trainer.data.published import open_dataset
 from diffusion_perception.trainer.data.records import Sample
-from diffusion_perception.trainer.host import load
-from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.host import load_perceiver
+from diffusion_perception.trainer.perceiver import read_upright
 from diffusion_perception.trainer.scoring import score
 
 METRICS_OF = {
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--stereo", action="store_true", help="two real scenes with true depth")
     parser.add_argument("--photographs", type=Path, metavar="OUT", help="draw ten photographs into this folder")
     arguments = parser.parse_args()
-    perceivers = {row.recipe.id: load(row) for row in open_all(arguments.checkpoint)}
+    perceivers = {row.recipe.id: load_perceiver(row) for row in open_all(arguments.checkpoint)}
     if arguments.rooms:
         for name, perceiver in perceivers.items():
             print(json.dumps({name: rooms(perceiver, arguments.rooms)}), flush=True)
@@ -108,7 +108,7 @@ def main() -> None:
     if arguments.photographs:
         arguments.photographs.mkdir(parents=True, exist_ok=True)
         for path in photographs():
-            sheet(perceivers, read_image(path)).save(arguments.photographs / f"{path.stem}.jpg", quality=90)
+            sheet(perceivers, read_upright(path)).save(arguments.photographs / f"{path.stem}.jpg", quality=90)
         print(arguments.photographs)
 
 

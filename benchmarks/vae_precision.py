@@ -45,7 +45,7 @@ from diffusion_perception.trainer.data.batches import Feed  # noqa: E402
 from diffusion_perception.trainer.data.feeds import feed  # noqa: E402
 from diffusion_perception.trainer.data.published import open_dataset  # noqa: E402
 from diffusion_perception.trainer.data.records import Sample  # noqa: E402
-from diffusion_perception.trainer.predict import read_image  # noqa: E402
+from diffusion_perception.trainer.perceiver import read_upright  # noqa: E402
 from diffusion_perception.trainer.scoring import score  # noqa: E402
 
 STARTER = ROOT / "weights" / "starter.safetensors"
@@ -235,14 +235,14 @@ def golden_row(folder: Path, side: int) -> Row:
 
 def golden_case(folder: Path, case: dict[str, Any], expected: np.ndarray) -> Case:
     noise = load_file(folder / "latents.safetensors")[case["latents"]] if "latents" in case else None
-    picture = read_image(folder / f"{case['image']}.png").numpy()
+    picture = read_upright(folder / f"{case['image']}.png").numpy()
     return Case(
         folder.name, picture, task_of(case), of_authors(expected), case["processing_res"], settings(case), noise
     )
 
 
 def enlarged_case(folder: Path, case: dict[str, Any], side: int) -> Case:
-    picture = larger(read_image(folder / f"{case['image']}.png"), side).numpy()
+    picture = larger(read_upright(folder / f"{case['image']}.png"), side).numpy()
     return Case(folder.name, picture, task_of(case), None, OWN, settings(case))
 
 

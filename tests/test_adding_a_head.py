@@ -49,7 +49,7 @@ def run(tmp_path):
 
 
 def test_a_new_head_predicts_from_its_file_what_it_did_in_training(run):
-    loaded = host.load(open_checkpoint(run.out / "last.safetensors"))
+    loaded = host.load_perceiver(open_checkpoint(run.out / "last.safetensors"))
     assert loaded.recipe.head == NAME
     with torch.no_grad():
         live = predict(run.learner.eval().perceiver("depth"), tiny.picture(64, 64)).values
@@ -58,7 +58,7 @@ def test_a_new_head_predicts_from_its_file_what_it_did_in_training(run):
 
 def test_a_new_head_reads_the_features_by_the_weights_in_its_file(run):
     path = run.out / "last.safetensors"
-    loaded, weights = host.load(open_checkpoint(path)), load_file(path)
+    loaded, weights = host.load_perceiver(open_checkpoint(path)), load_file(path)
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         *_, finest = loaded.backbone.features(latent, torch.tensor([loaded.recipe.timestep]), loaded.context)

@@ -43,9 +43,9 @@ def focal(monkeypatch):
 
 def test_a_new_loss_of_class_scores_may_teach_a_head(focal):
     recipe = runs.recipe("segmentation", head="upernet", codec="class-scores")
-    objective.check(Config(network=Network(head="upernet"), objective=SCORED), {"segmentation": recipe})
+    objective.check_objective(Config(network=Network(head="upernet"), objective=SCORED), {"segmentation": recipe})
 
 
 def test_a_new_loss_of_class_scores_cannot_teach_colours(focal):
     with pytest.raises(ConfigError, match=r'focal compares class scores.*set network\.head = "upernet"'):
-        objective.check(Config(objective=SCORED), {"segmentation": runs.recipe("segmentation")})
+        objective.check_objective(Config(objective=SCORED), {"segmentation": runs.recipe("segmentation")})

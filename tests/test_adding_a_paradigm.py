@@ -59,7 +59,7 @@ def repeated(task: str, **fields) -> Recipe:
 def test_a_checkpoint_of_a_new_paradigm_predicts_what_its_passes_say(tmp_path):
     path = tiny.write_own(tmp_path / "a.safetensors", [repeated("depth", base="custom")])
     ticks = []
-    seen = predict(host.load(open_checkpoint(path)), IMAGE, tick=lambda: ticks.append(1))
+    seen = predict(host.load_perceiver(open_checkpoint(path)), IMAGE, tick=lambda: ticks.append(1))
     unet, vae, text = tiny.unet(), tiny.vae(), tiny.context(0)
     latent = vae.encode(IMAGE * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
     for _ in range(2):
@@ -106,7 +106,7 @@ def test_a_network_is_trained_in_a_new_paradigm_and_its_file_says_so(tmp_path, p
     assert (written.recipe.paradigm, written.recipe.steps) == (paradigm, steps)
     with torch.no_grad():
         live = predict(made.learner.eval().perceiver("depth"), IMAGE).values
-        assert torch.allclose(predict(host.load(written), IMAGE).values, live, atol=1e-5)
+        assert torch.allclose(predict(host.load_perceiver(written), IMAGE).values, live, atol=1e-5)
 
 
 def test_a_new_paradigm_learns_from_the_answer_to_its_question(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.trainer.data.records import read_image as seen_in_training
-from diffusion_perception.trainer.predict import read_image as seen_in_prediction
+from diffusion_perception.trainer.perceiver import read_upright as seen_in_prediction
 
 H, W = 5, 7
 COLOURS = np.random.default_rng(0).integers(0, 65536, (H, W, 3)).astype(np.uint16)

@@ -18,7 +18,7 @@ from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.pipeline import Perceiver, predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.host import Diffusers, load
+from diffusion_perception.trainer.host import Diffusers, load_perceiver
 
 BAKED = tiny.context(seed=11)
 RECIPE = Recipe("depth", tokens=2, base="custom")
@@ -100,7 +100,7 @@ def test_a_checkpoint_without_a_vae_gives_a_perceiver_without_one(bare):
 
 def test_two_hosts_give_the_same_numbers(bare):
     image, context = tiny.picture(64, 64), Context(BAKED)
-    perceivers = assemble(bare, Third(), context=context), load(bare, context=context)
+    perceivers = assemble(bare, Third(), context=context), load_perceiver(bare, context=context)
     maps = [predict(perceiver, image, resolution=0) for perceiver in perceivers]
     assert torch.equal(maps[0].values, maps[1].values)
 

@@ -17,16 +17,16 @@ from diffusion_perception.trainer.data.augment import (
     appearance,
     blur,
     crop,
-    finish,
+    finish_sample,
     flip,
     generator,
     jpeg,
     paste,
-    place,
+    place_sample,
     resize,
     turn_hue,
 )
-from diffusion_perception.trainer.data.people import Skeleton, heatmaps
+from diffusion_perception.trainer.data.people import Skeleton, gaussian_heatmaps
 from diffusion_perception.trainer.data.records import Sample
 from diffusion_perception.trainer.data.tasks import data_of
 
@@ -48,7 +48,7 @@ def sample_of(task: str, seed: int = 0, height: int = H, width: int = W) -> Samp
     if task == "keypoints":
         points = np.array([[10.0, 5.0, 2.0], [12.0, 4.0, 2.0], [9.0, 4.0, 0.0]])
         meta |= {"keypoints": points, "mirror": SKELETON.mirror(), "area": 100.0}
-        target = heatmaps(points, (height, width))
+        target = gaussian_heatmaps(points, (height, width))
     return Sample(image, target, valid, meta)
 
 
@@ -113,7 +113,7 @@ def test_normals_of_a_flipped_depth_are_the_flipped_normals():
 def test_flipped_people_change_their_sides():
     flipped = flip(sample_of("keypoints"), PLAIN)
     assert flipped.meta["keypoints"].tolist() == [[W - 10, 5, 2], [W - 9, 4, 0], [W - 12, 4, 2]]
-    assert torch.allclose(flipped.target, heatmaps(flipped.meta["keypoints"], (H, W)), atol=1e-6)
+    assert torch.allclose(flipped.target, gaussian_heatmaps(flipped.meta["keypoints"], (H, W)), atol=1e-6)
 
 
 def points_of(depth: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
@@ -145,7 +145,7 @@ def test_a_resized_pictures_camera_sees_the_same_plane():
 def test_resized_keypoints_are_drawn_anew_with_the_same_spread():
     sample = resize(sample_of("keypoints"), by("keypoints"), (48, 16))
     assert sample.meta["keypoints"][0].tolist() == [5.0, 10.0, 2.0]
-    assert torch.equal(sample.target, heatmaps(sample.meta["keypoints"], (48, 16)))
+    assert torch.equal(sample.target, gaussian_heatmaps(sample.meta["keypoints"], (48, 16)))
     assert sample.target[2].max() == 0
     assert sample.meta["area"] == 100.0
 
@@ -195,7 +195,9 @@ EVERYTHING = Augmentation(size=(16, 24), shape="crop", least_crop=0.5, flip=0.5,
 
 def augmented(task: str, *numbers: int) -> Sample:
     random = generator(*numbers)
-    return finish(place(sample_of(task), convention_of(task), EVERYTHING, random), by(task), EVERYTHING, random)
+    return finish_sample(
+        place_sample(sample_of(task), convention_of(task), EVERYTHING, random), by(task), EVERYTHING, random
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -222,7 +224,7 @@ def test_picture_truth_and_mask_move_together():
     for number in range(20):
         random = generator(number)
         sample = Sample(ramp.expand(3, H, W), ramp.clone(), ramp > 0.5, {})
-        after = finish(place(sample, PLAIN, settings, random), by("depth"), settings, random)
+        after = finish_sample(place_sample(sample, PLAIN, settings, random), by("depth"), settings, random)
         assert torch.equal(after.image[:1], after.target)
         assert torch.equal(after.valid, after.target > 0.5)
 
@@ -241,14 +243,14 @@ def test_what_is_pasted_covers_picture_and_truth_alike():
 
 def test_nothing_is_done_unless_asked_for(task):
     sample, random, nothing = sample_of(task), generator(0), Augmentation()
-    placed = place(sample, convention_of(task), nothing, random)
-    assert same(finish(placed, by(task), nothing, random), sample)
+    placed = place_sample(sample, convention_of(task), nothing, random)
+    assert same(finish_sample(placed, by(task), nothing, random), sample)
 
 
 @pytest.mark.parametrize(("size", "kept"), [((16, 16), (H, H)), ((10, 40), (8, W)), ((24, 32), (H, W))])
 def test_a_crop_keeps_the_aspect_and_all_it_can(size, kept):
     settings = Augmentation(size=size, shape="crop")
-    assert place(sample_of("depth"), PLAIN, settings, generator(0)).image.shape[1:] == kept
+    assert place_sample(sample_of("depth"), PLAIN, settings, generator(0)).image.shape[1:] == kept
 
 
 def test_turning_the_hue_keeps_grey_and_luma():

@@ -25,8 +25,8 @@ from diffusion_perception.core.checkpoints.fingerprint import fingerprint, match
 from diffusion_perception.core.checkpoints.networks import open_networks
 from diffusion_perception.core.pipeline import denoise, predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.host import load, named_context
-from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.host import load_perceiver, named_context
+from diffusion_perception.trainer.perceiver import read_upright
 
 
 def ddim_reference(network, image, tokens, recipe: Recipe, negative=None) -> Tensor:
@@ -164,11 +164,11 @@ def test_dmps_own_code_gives_the_same(golden, name):
     checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(golden_settings(case)))
     texts = f"{folder}/text_embeds.safetensors"
     prompt = f"{texts}:{'prompt_embed' if case['prompts'] else 'empty_text_embed'}"
-    perceiver = load(checkpoint, adapter, context=named_context(prompt, checkpoint.architecture))
+    perceiver = load_perceiver(checkpoint, adapter, context=named_context(prompt, checkpoint.architecture))
     record = Recorder(perceiver.autoencoder)
     negative = named_context(f"{texts}:empty_text_embed", checkpoint.architecture)
     with torch.inference_mode():
-        image = read_image(folder / "image.png")
+        image = read_upright(folder / "image.png")
         values = predict(replace(perceiver, autoencoder=record, negative=negative), image, resolution=0).values[0]
     of_latent, of_picture = LIMITS[case["steps"]]
     assert np.abs(record.latent.numpy() - expected[f"{name}/latent"]).max() <= of_latent

@@ -22,7 +22,7 @@ from diffusion_perception.core.checkpoints.networks import unet_folders
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.recipe import KEY, Recipe
-from diffusion_perception.trainer.host import load, load_unet, load_vae
+from diffusion_perception.trainer.host import load_perceiver, load_unet, load_vae
 
 MODELS = (
     "unet_depth_v2",
@@ -145,7 +145,7 @@ def test_a_repository_of_one_task_needs_no_task(single):
     checkpoint = open_checkpoint(single)
     assert checkpoint.recipe.task == "depth"
     assert holds(checkpoint, 0)
-    assert load(checkpoint).context.tokens.shape == (1, 2, tiny.WIDTH)
+    assert load_perceiver(checkpoint).context.tokens.shape == (1, 2, tiny.WIDTH)
 
 
 def test_a_path_may_be_written_in_any_way(single, monkeypatch):
@@ -160,10 +160,10 @@ def test_a_bare_unet_folder_opens_without_a_vae(tmp_path):
     checkpoint = open_checkpoint(folder)
     assert checkpoint.vae is None
     assert checkpoint.context is None
-    assert "comes without a text context" in (sentence := refusal(load, checkpoint))
+    assert "comes without a text context" in (sentence := refusal(load_perceiver, checkpoint))
     assert "put empty_text_embed.safetensors or a text_encoder/ folder beside it, or give --context FILE" in sentence
     tiny.write_context(tmp_path)
-    sentence = refusal(load, open_checkpoint(folder))
+    sentence = refusal(load_perceiver, open_checkpoint(folder))
     assert f"{tmp_path.name}/unet_depth_v2 comes without a VAE: put a vae/ folder beside it" in sentence
 
 
@@ -173,7 +173,7 @@ def test_the_dpt_head_opens_with_the_unet_that_has_no_output(models):
     assert checkpoint.head is not None
     head = checkpoint.head.load()
     assert all(torch.equal(head[name], tensor) for name, tensor in tiny.dpt_head().state_dict().items())
-    assert load(checkpoint).head is not None
+    assert load_perceiver(checkpoint).head is not None
 
 
 def test_a_unet_trained_for_a_head_is_not_run_without_it(models, tmp_path):
@@ -199,7 +199,7 @@ def test_a_damaged_head_is_refused_with_what_is_wrong(models, tmp_path):
     tiny.write(tmp_path / "vae", tiny.vae())
     tiny.write_context(tmp_path)
     with pytest.raises(ValueError, match="The weights of dpt_head_identity lack"):
-        load(open_checkpoint(folder))
+        load_perceiver(open_checkpoint(folder))
 
 
 def test_the_layout_of_v1_is_read_with_its_77_tokens(tmp_path):
@@ -300,7 +300,7 @@ def test_missing_misshapen_and_unknown_tensors_are_counted_and_one_is_named(sing
     tensors["mid_block.resnets.1.conv1.bias"] = torch.zeros(3)
     tensors["further.weight"] = torch.zeros(3)
     save_file(tensors, file)
-    sentence = refusal(load, open_checkpoint(single))
+    sentence = refusal(load_perceiver, open_checkpoint(single))
     assert "genpercept-depth/unet_depth_v2/diffusion_pytorch_model.safetensors does not fit" in sentence
     assert "2 weights are missing or misshapen, 1 are unknown (mid_block.resnets.1.conv1.bias ...)" in sentence
     assert "download or export it again" in sentence

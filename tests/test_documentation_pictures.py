@@ -13,8 +13,8 @@ from PIL import Image
 
 from diffusion_perception.core.checkpoints.checkpoint import open_all
 from diffusion_perception.core.pipeline import predict
-from diffusion_perception.trainer.host import load
-from diffusion_perception.trainer.perceiver import read_image
+from diffusion_perception.trainer.host import load_perceiver
+from diffusion_perception.trainer.perceiver import read_upright
 
 ROOT = Path(__file__).absolute().parents[1]
 HELP = ROOT / "web" / "docs"
@@ -65,7 +65,10 @@ def test_the_starter_finds_the_people_of_the_example_picture():
         true = np.array(picture.convert("L")) > 127
     with torch.inference_mode():
         seen = (
-            predict(load(rows["mask"]), read_image(EXAMPLES / "person-in-a-room.jpg")).values[0, ..., 0].numpy() > 0.5
+            predict(load_perceiver(rows["mask"]), read_upright(EXAMPLES / "person-in-a-room.jpg"))
+            .values[0, ..., 0]
+            .numpy()
+            > 0.5
         )
     assert true.mean() > 0.05
     assert (true & seen).sum() / (true | seen).sum() > 0.6

@@ -111,13 +111,13 @@ READ: dict[str, tuple[str, Callable[[bytes], bytes], Callable[[Path], object]]] 
     "splits": ("splits.csv", bytes, read_splits),
     "embedding": ("any.npy", bytes, read_context),
     "embedding's header": ("any.npy", npy, read_context),
-    "image": ("any.png", bytes, predict.read_image),
-    "png": ("any.png", lambda content: b"\x89PNG\r\n\x1a\n" + content, predict.read_image),
-    "tiff": ("any.tif", lambda content: b"II*\0" + content, predict.read_image),
-    "array": ("any.npy", npy, predict.read_image),
+    "image": ("any.png", bytes, predict.read_upright),
+    "png": ("any.png", lambda content: b"\x89PNG\r\n\x1a\n" + content, predict.read_upright),
+    "tiff": ("any.tif", lambda content: b"II*\0" + content, predict.read_upright),
+    "array": ("any.npy", npy, predict.read_upright),
     "model": ("any.safetensors", safetensors, lambda file: describe(file)),
     "pickle": ("any.bin", bytes, read_shapes),
-    "state": ("state.pt", bytes, state.read),
+    "state": ("state.pt", bytes, state.read_state),
     "config of a network": ("config.json", bytes, read_object),
 }
 """{door: (file, what stands round the bytes, what reads it)}"""

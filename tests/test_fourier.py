@@ -23,7 +23,7 @@ from diffusion_perception.core.errors import UserError
 from diffusion_perception.core.fourier import FourierBlock
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.host import DiffusersBackbone, load, load_unet
+from diffusion_perception.trainer.host import DiffusersBackbone, load_perceiver, load_unet
 
 WIDTH = 64
 """Of the deepest level of tiny.unet()."""
@@ -173,7 +173,7 @@ def golden_checkpoint(folder) -> Checkpoint:
 
 def test_the_authors_own_answers_come_out(golden):
     folder = golden / "depthmaster"
-    perceiver, expected, worst = load(golden_checkpoint(folder)), np.load(folder / "expected.npz"), {}
+    perceiver, expected, worst = load_perceiver(golden_checkpoint(folder)), np.load(folder / "expected.npz"), {}
     for case in json.loads((folder / "cases.json").read_text())["cases"]:
         pixels = np.array(Image.open(folder / f"{case['image']}.png").convert("RGB"))
         image = torch.from_numpy(pixels).movedim(-1, 0)[None] / 255

@@ -30,7 +30,7 @@ from diffusion_perception.trainer.data.published import coco_keypoints
 from diffusion_perception.trainer.data.records import read_image as seen_in_training
 from diffusion_perception.trainer.data.tasks import truths
 from diffusion_perception.trainer.data.truth import read_description
-from diffusion_perception.trainer.perceiver import read_image
+from diffusion_perception.trainer.perceiver import read_upright
 
 FUZZ = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES") or 100),
@@ -165,7 +165,7 @@ def test_pictures_of_any_mode(tmp_path, mode, kind, size, turned, ending, cut, s
         return
     file = tmp_path / f"picture{ending}"
     file.write_bytes(held.getvalue()[:cut])
-    seen = sentence(read_image, file, also=(OSError,))
+    seen = sentence(read_upright, file, also=(OSError,))
     if seen is not None:
         assert seen.shape[:2] == (1, 3)
         assert torch.isfinite(seen).all()

@@ -13,7 +13,7 @@ import torch
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import load_perceiver
 from diffusion_perception.trainer.train import run
 
 pytestmark = [
@@ -39,7 +39,7 @@ def test_a_gpu_answers_what_the_cpu_answers(tmp_path, recipe):
     image = tiny.picture(72, 56)
     with torch.inference_mode():
         here, there = (
-            predict(load(open_checkpoint(file), device=device), image.to(device)).values.cpu()
+            predict(load_perceiver(open_checkpoint(file), device=device), image.to(device)).values.cpu()
             for device in ("cpu", "cuda")
         )
     assert torch.allclose(here, there, atol=1e-4)

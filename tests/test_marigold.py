@@ -19,7 +19,7 @@ from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.checkpoints.tensors import CheckpointError
 from diffusion_perception.core.perception_map import PerceptionMap
 from diffusion_perception.core.pipeline import predict
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import load_perceiver
 
 TOLERANCE = 1e-4
 SIZE = (101, 139)
@@ -54,7 +54,7 @@ def repository(tmp_path_factory):
 
 def ours(folder: Path, image: Tensor, overrides: list[str], **options: Any) -> PerceptionMap:
     checkpoint = open_checkpoint(folder, "marigold")  # named, for a schedule that E2E-FT has too
-    return predict(load(replace(checkpoint, recipe=checkpoint.recipe.override(overrides))), image, **options)
+    return predict(load_perceiver(replace(checkpoint, recipe=checkpoint.recipe.override(overrides))), image, **options)
 
 
 def theirs(pipeline: Any, image: Tensor, **options: Any) -> Any:
@@ -187,7 +187,7 @@ def add_encoder(repository: Path, text: Path) -> None:
 def test_the_text_encoder_beside_it_makes_the_context(bare, encoder):
     text, expected = encoder
     add_encoder(bare, text)
-    tokens = load(open_checkpoint(bare)).context.tokens
+    tokens = load_perceiver(open_checkpoint(bare)).context.tokens
     assert tokens.shape == (1, 2, tiny.WIDTH)
     assert torch.equal(tokens, expected)
 
@@ -201,12 +201,12 @@ def test_a_text_encoder_in_half_precision_is_computed_in_single(bare, encoder, t
     (tmp_path / "half" / "tokenizer").symlink_to(text / "tokenizer", target_is_directory=True)
     add_encoder(bare, tmp_path / "half")
     expected = half.float()(torch.tensor([[4, 3]]))[0]
-    assert torch.equal(load(open_checkpoint(bare)).context.tokens, expected)
+    assert torch.equal(load_perceiver(open_checkpoint(bare)).context.tokens, expected)
 
 
 def test_without_any_text_context_it_says_what_to_put_where(bare):
     with pytest.raises(CheckpointError) as error:
-        load(open_checkpoint(bare))
+        load_perceiver(open_checkpoint(bare))
     assert str(error.value) == (
         "marigold-depth/unet comes without a text context: put empty_text_embed.safetensors or a text_encoder/ folder "
         "beside it, or give --context FILE."
@@ -221,7 +221,7 @@ def test_a_damaged_text_encoder_is_told_in_one_sentence(bare):
     with pytest.raises(
         CheckpointError, match="marigold-depth/text_encoder/model.safetensors is not a whole .safetensors"
     ):
-        load(open_checkpoint(bare))
+        load_perceiver(open_checkpoint(bare))
 
 
 def lacking(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -245,7 +245,7 @@ def test_a_text_encoder_that_is_not_whole_is_told_in_one_sentence_and_never_made
     save_file(spoil(tensors, name), file, {"format": "pt"})
     add_encoder(bare, tmp_path / "spoilt")
     with pytest.raises(CheckpointError, match=r"text_encoder/model.safetensors does not fit its CLIP") as told:
-        load(open_checkpoint(bare))
+        load_perceiver(open_checkpoint(bare))
     assert "\n" not in str(told.value)
 
 
@@ -256,7 +256,7 @@ def test_the_numbers_of_positions_that_old_text_encoders_hold_are_passed_over(ba
     tensors = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(file).items()}
     save_file({**tensors, "text_model.embeddings.position_ids": torch.arange(77)[None]}, file, {"format": "pt"})
     add_encoder(bare, tmp_path / "old")
-    assert torch.equal(load(open_checkpoint(bare)).context.tokens, expected)
+    assert torch.equal(load_perceiver(open_checkpoint(bare)).context.tokens, expected)
 
 
 @pytest.mark.parametrize("config", ["[]", "{", '{"hidden_size": "wide"}', '{"num_attention_heads": 0}'])
@@ -266,7 +266,7 @@ def test_a_config_that_describes_no_text_encoder_is_told_in_one_sentence(bare, e
     (tmp_path / "odd" / "text_encoder" / "config.json").write_text(config)
     add_encoder(bare, tmp_path / "odd")
     with pytest.raises(CheckpointError, match=r"text_encoder/config.json "):
-        load(open_checkpoint(bare))
+        load_perceiver(open_checkpoint(bare))
 
 
 def test_a_text_encoder_of_another_model_is_refused(bare, encoder, tmp_path):
@@ -281,4 +281,4 @@ def test_a_text_encoder_of_another_model_is_refused(bare, encoder, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"marigold-depth/text_encoder holds a text context of shape \(1, 2, 32\)"
     ):
-        load(open_checkpoint(bare))
+        load_perceiver(open_checkpoint(bare))

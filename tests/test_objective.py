@@ -156,5 +156,5 @@ def test_what_is_counted_are_valid_pixels_and_cells_without_a_hole():
 def test_an_objective_that_cannot_be_had_is_refused_in_one_sentence(task, network, settings, fields, sentence):
     config = Config(network=Network(**network), objective=Settings(**settings))
     with pytest.raises(ConfigError, match=sentence) as refusal:
-        objective.check(config, {task: runs.recipe(task, **fields)})
+        objective.check_objective(config, {task: runs.recipe(task, **fields)})
     assert "\n" not in str(refusal.value)

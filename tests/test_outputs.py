@@ -23,7 +23,7 @@ from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.whole_file import UnwritableError, whole_file, write_whole
 from diffusion_perception.trainer import keypoint_ap
 from diffusion_perception.trainer.cli import main
-from diffusion_perception.trainer.latents import save as save_latent
+from diffusion_perception.trainer.latents import save_latent as save_latent
 from diffusion_perception.trainer.outputs import folds_case
 from diffusion_perception.trainer.state import write_whole as write_state
 
@@ -190,7 +190,7 @@ def test_an_export_that_is_a_folder_is_told(place, capsys):
 def test_keypoint_ap_writes_over_nothing_that_it_reads(place, capsys, name):
     (place / f"{name}.json").write_text("[]")
     for words in (("--boxes", f"{name}.json", "--annotations", "x.json"), ("--annotations", f"{name}.json")):
-        assert keypoint_ap.main(["--model", "mine.safetensors", "--root", ".", *words, "--out", "."]) == 2
+        assert keypoint_ap.command(["--model", "mine.safetensors", "--root", ".", *words, "--out", "."]) == 2
         assert "would be written over" in capsys.readouterr().err
     assert (place / f"{name}.json").read_text() == "[]"
 

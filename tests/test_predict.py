@@ -23,8 +23,8 @@ from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.pose import predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.cli import main
-from diffusion_perception.trainer.host import load
-from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.host import load_perceiver
+from diffusion_perception.trainer.perceiver import read_upright
 
 HEIGHT, WIDTH = 37, 50
 
@@ -86,7 +86,9 @@ def test_every_image_gets_raw_values_and_a_picture(run, tmp_path):
 def test_the_values_are_those_of_the_one_inference_path(run, tmp_path, place):
     run("predict", "--model", "mine.safetensors", "--out", "OUT", "photo.png")
     with torch.no_grad():
-        expected = predict(load(open_checkpoint(place / "mine.safetensors")), read_image(place / "photo.png"))
+        expected = predict(
+            load_perceiver(open_checkpoint(place / "mine.safetensors")), read_upright(place / "photo.png")
+        )
     assert np.array_equal(written(tmp_path, "photo"), expected.values[0, ..., 0].numpy())
 
 
@@ -158,10 +160,10 @@ def expected_poses(
     model: Path, picture: Path, boxes: list[Box] | None, resolution: int = 64
 ) -> tuple[dict, np.ndarray]:
     """What the one path of poses makes of it."""
-    perceiver = load(open_checkpoint(model))
+    perceiver = load_perceiver(open_checkpoint(model))
     perceiver = replace(perceiver, recipe=replace(perceiver.recipe, resolution=resolution))
     with torch.inference_mode():
-        seen = predict_people(perceiver, read_image(picture), None if boxes is None else [boxes])
+        seen = predict_people(perceiver, read_upright(picture), None if boxes is None else [boxes])
     drawn, found = pose_picture(seen)
     (frame,) = pose_keypoint(found, perceiver.recipe.skeleton, (HEIGHT, WIDTH))
     return json.loads(json.dumps(frame)), (drawn[0] * 255).round().byte().numpy()
@@ -232,14 +234,14 @@ def test_a_photograph_is_read_upright(tmp_path):
         exif = image.getexif()
         exif[0x0112] = 6  # turned by a quarter
         image.save(path, exif=exif)
-    assert read_image(path).shape == (1, 3, 30, 20)
+    assert read_upright(path).shape == (1, 3, 30, 20)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
 def test_pictures_of_every_mode_are_read_as_colours(tmp_path, mode):
     file = tmp_path / ("x.tiff" if mode == "CMYK" else "x.png")
     Image.fromarray(tiny.expected_levels(tiny.picture(20, 30))).convert(mode).save(file)
-    seen = read_image(file)
+    seen = read_upright(file)
     assert (seen.shape, seen.dtype) == ((1, 3, 20, 30), torch.float32)
     assert 0 <= seen.min() < seen.max() <= 1
 
@@ -247,7 +249,7 @@ def test_pictures_of_every_mode_are_read_as_colours(tmp_path, mode):
 def test_grey_of_sixteen_bits_is_not_clipped(tmp_path):
     levels = np.linspace(0, 65535, 20 * 30).reshape(20, 30).astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / "x.png")
-    seen = read_image(tmp_path / "x.png")
+    seen = read_upright(tmp_path / "x.png")
     assert np.allclose(seen[0, 1].numpy(), levels / 65535)
 
 

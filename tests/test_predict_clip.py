@@ -18,7 +18,7 @@ from diffusion_perception.core.perception_map import Convention, PerceptionMap
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer.cli import main
-from diffusion_perception.trainer.clips import clip_at, colours, film
+from diffusion_perception.trainer.clips import clip_at, film, frame_colours
 from diffusion_perception.trainer.predict_clip import predict_clip
 
 HEIGHT, WIDTH, FRAMES = 40, 56, 4
@@ -105,7 +105,7 @@ def test_a_film_shows_its_colours_whoever_plays_it(tmp_path, size):
         frames = list(container.decode(video=0))
     assert {(frame.colorspace, frame.color_range) for frame in frames} == {(1, 1)}
     for patch, frame in zip(patches, frames, strict=True):
-        assert (colours(frame).mean((0, 2, 3)) - patch).abs().max() < 0.02
+        assert (frame_colours(frame).mean((0, 2, 3)) - patch).abs().max() < 0.02
 
 
 def test_frames_of_ten_bits_keep_them(tmp_path):

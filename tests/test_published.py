@@ -21,7 +21,7 @@ from diffusion_perception.core.display.map_files import exr32
 from diffusion_perception.core.geometry import depth_to_normal
 from diffusion_perception.trainer.data.arrays import BrokenRecord
 from diffusion_perception.trainer.data.hypersim import Hypersim, facing, tone_map
-from diffusion_perception.trainer.data.people import Skeleton, heatmaps, window_around
+from diffusion_perception.trainer.data.people import Skeleton, gaussian_heatmaps, window_around
 from diffusion_perception.trainer.data.published import (
     DATASETS,
     SOURCES,
@@ -548,7 +548,7 @@ def test_a_window_holds_its_box_and_has_the_crops_aspect(x, y, width, height, ro
 @settings(deadline=None)
 @given(st.floats(0, 29.99), st.floats(0, 19.99))
 def test_a_heatmap_is_one_at_its_joint_and_nothing_outside_the_picture(x, y):
-    maps = heatmaps(np.array([[x, y, 2], [x, y, 0], [x + 30, y, 2]]), (20, 30), sigma=2)
+    maps = gaussian_heatmaps(np.array([[x, y, 2], [x, y, 0], [x + 30, y, 2]]), (20, 30), sigma=2)
     assert 0.9 < maps[0].max() <= 1
     assert maps[1:].max() == 0
 

@@ -20,8 +20,8 @@ from diffusion_perception.core.heads.table import HEADS, build_head
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.pose import people_of, predict_people
 from diffusion_perception.trainer.cli import main
-from diffusion_perception.trainer.host import load, open_perceiver
-from diffusion_perception.trainer.perceiver import read_image
+from diffusion_perception.trainer.host import load_perceiver, open_perceiver
+from diffusion_perception.trainer.perceiver import read_upright
 
 POINTS = {"sdpose_body": 17, "sdpose_wholebody": 133}
 SIZE = (96, 128)
@@ -70,7 +70,7 @@ def test_every_golden_heatmap_and_score_comes_out(golden, name):
     for case in json.loads((folder / "cases.json").read_text())["cases"]:
         perceiver = open_perceiver(folder, overrides=[f"resolution={case['input_size'][1]}"], device="cpu")
         boxes = None if case["box"] is None else [[boxed(case["box"])]]
-        picture = read_image(folder / f"{case['image']}.png")
+        picture = read_upright(folder / f"{case['image']}.png")
         with torch.inference_mode():
             seen = predict_people(perceiver, picture, boxes, flip_test=case["flip_test"])
         heatmaps = seen.values[0].movedim(-1, 0).numpy()[:: 8 if "heatmaps_of" in case else 1]
@@ -192,7 +192,7 @@ def test_comfyuis_single_file_is_the_same_model(tmp_path, capsys, dtype):
     assert all(word in told for word in ("sdpose", "wholebody-133", "MIT"))
     picture = tiny.picture(60, 60)
     with torch.inference_mode():
-        seen = predict_people(load(checkpoint.overridden(["resolution=64"])), picture)
+        seen = predict_people(load_perceiver(checkpoint.overridden(["resolution=64"])), picture)
     expected = tiny_sdpose.heatmaps(tiny.expected_levels(picture), None, (48, 64), 133)
     assert np.abs(seen.values[0].movedim(-1, 0).numpy() - expected).max() <= 1e-4
 
@@ -201,7 +201,7 @@ def test_a_single_file_without_its_prompt_asks_for_one(tmp_path):
     path = tiny_sdpose.write_single(tmp_path / "sdpose_wholebody.safetensors")
     (tmp_path / "empty_text_embed.safetensors").rename(tmp_path / "prompt.safetensors")
     with pytest.raises(CheckpointError, match="comes without a text context: .*--context FILE"):
-        load(open_checkpoint(path))
+        load_perceiver(open_checkpoint(path))
     words = ["--model", path, "--context", tmp_path / "prompt.safetensors", "--resolution", 64]
     words += ["--out", tmp_path / "out"]
     assert main(["predict", *map(str, words), str(tiny.save_picture(tmp_path / "p.png", 60, 60))]) == 0
@@ -247,7 +247,7 @@ def test_a_file_of_the_projects_own_keeps_all_of_it(tmp_path, folder, points):
     picture = tiny.picture(60, 60)
     with torch.inference_mode():
         one, other = (
-            predict_people(load(open_checkpoint(path).overridden(["resolution=64"])), picture)
+            predict_people(load_perceiver(open_checkpoint(path).overridden(["resolution=64"])), picture)
             for path in (folder, exported)
         )
     assert torch.equal(one.values, other.values)

@@ -22,7 +22,7 @@ from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.trainer import base
 from diffusion_perception.trainer.config import ConfigError, merged
 from diffusion_perception.trainer.data.arrays import read_array
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import load_perceiver
 from diffusion_perception.trainer.loop import fit
 from diffusion_perception.trainer.train import prepare
 
@@ -109,7 +109,7 @@ def test_the_file_of_a_head_says_how_it_is_run_and_which_classes_there_are(train
 @pytest.fixture(params=["colours", "upernet"])
 def seen(request, trained):
     """What a file says of a picture of odd size."""
-    perceiver = load(open_checkpoint(trained[request.param]))
+    perceiver = load_perceiver(open_checkpoint(trained[request.param]))
     with torch.inference_mode():
         return predict(perceiver, tiny.picture(45, 61))
 

@@ -14,7 +14,7 @@ from diffusion_perception.core.display.colour import PALETTES
 from diffusion_perception.core.measure.align import ALIGNMENTS
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.trainer.data.published import open_dataset
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import load_perceiver
 
 FILE = WEIGHTS / "starter.safetensors"
 VIEWS = Path(__file__).parent / "data" / "scenes"
@@ -44,8 +44,8 @@ def test_every_stage_has_a_config_that_can_be_read(stage, tmp_path):
 @pytest.mark.parametrize("task", ["depth", "normal"])
 def test_its_light_decoders_give_nearly_what_the_whole_one_gives(task):
     checkpoint = open_checkpoint(FILE, task=task)
-    whole = load(checkpoint)
-    light = load(checkpoint, decoder="light")
+    whole = load_perceiver(checkpoint)
+    light = load_perceiver(checkpoint, decoder="light")
     image = open_dataset("folder", task, root=str(VIEWS / "val"))[0].image[None]
     with torch.inference_mode():
         one, other = (predict(perceiver, image).values for perceiver in (whole, light))
@@ -53,7 +53,7 @@ def test_its_light_decoders_give_nearly_what_the_whole_one_gives(task):
 
 
 def test_depth_of_rooms_it_never_saw_beats_one_depth_everywhere():
-    perceiver = load(open_checkpoint(FILE, task="depth"))
+    perceiver = load_perceiver(open_checkpoint(FILE, task="depth"))
     errors = {"starter": [], "constant": []}
     for split in ("val", "test"):
         records = open_dataset("folder", "depth", root=str(VIEWS / split))

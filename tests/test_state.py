@@ -38,7 +38,7 @@ class Part:
         state.save(path, config, step, self.learning, self.optimiser, self.average, {"scale": 8.0}, {"best": 0.25})
 
     def load(self, path, config=PLAIN):
-        return state.load(path, config, self.learning, self.optimiser, self.average)
+        return state.restore(path, config, self.learning, self.optimiser, self.average)
 
 
 def equal(one: Part, other: Part) -> bool:
@@ -70,7 +70,12 @@ def test_a_state_of_other_settings_is_refused_and_the_setting_is_named(tmp_path)
 @pytest.mark.parametrize("name", state.FREE)
 def test_what_decides_nothing_that_is_learnt_may_change(tmp_path, name):
     value = getattr(Config(), name)
-    other = {bool: lambda: not value, int: lambda: value + 1, str: lambda: {"device": "cpu"}.get(name, "fp16")}
+    other = {
+        bool: lambda: not value,
+        int: lambda: value + 1,
+        str: lambda: {"device": "cpu"}.get(name, "fp16"),
+        tuple: lambda: (),
+    }
     Part(0).save(tmp_path / state.FILE)
     Part(0).load(tmp_path / state.FILE, replace(Config(), **{name: other[type(value)]()}))
 

@@ -12,6 +12,7 @@ import pytest
 import tables
 from accelerate.state import AcceleratorState
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).absolute().parents[1]
 FLAGS = ("--steps", "3", "--jobs", "1", "--threads", "1", "--device", "cpu")
 

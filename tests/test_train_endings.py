@@ -15,7 +15,7 @@ from diffusion_perception.core.checkpoints.tensors import read_metadata
 from diffusion_perception.trainer.checks import check_said
 from diffusion_perception.trainer.config import ConfigError
 from diffusion_perception.trainer.data.feeds import open_feeds
-from diffusion_perception.trainer.data.parts import parted
+from diffusion_perception.trainer.data.parts import split_off
 from diffusion_perception.trainer.data.published import open_dataset
 from diffusion_perception.trainer.data.truth import DatasetError
 from diffusion_perception.trainer.loop import fit
@@ -106,7 +106,7 @@ def names(records) -> list[str]:
 def test_a_share_is_held_out_of_a_folder_and_nothing_is_on_both_sides(tmp_path):
     root = runs.write_balls(tmp_path, 40)
     records = open_dataset("folder", "depth", root=str(root))
-    learnt, held_out = parted(records, 0.25)
+    learnt, held_out = split_off(records, 0.25)
     assert sorted(names(learnt) + names(held_out)) == sorted(names(records))
     assert not set(names(learnt)) & set(names(held_out))
     assert 4 <= len(held_out) <= 16
@@ -114,9 +114,9 @@ def test_a_share_is_held_out_of_a_folder_and_nothing_is_on_both_sides(tmp_path):
 
 def test_another_picture_moves_none_to_the_other_side(tmp_path):
     root = runs.write_balls(tmp_path, 30)
-    before = set(names(parted(open_dataset("folder", "depth", root=str(root)), 0.3)[1]))
+    before = set(names(split_off(open_dataset("folder", "depth", root=str(root)), 0.3)[1]))
     runs.write_balls(tmp_path, 31)
-    after = set(names(parted(open_dataset("folder", "depth", root=str(root)), 0.3)[1]))
+    after = set(names(split_off(open_dataset("folder", "depth", root=str(root)), 0.3)[1]))
     assert after - before <= {"images/030.png"}
     assert before <= after
 
@@ -130,20 +130,20 @@ def test_pictures_of_one_folder_are_on_one_side(tmp_path):
             source = tmp_path / "flat" / kind / f"{index:03}.{ending}"
             (tmp_path / kind / scene / source.name).write_bytes(source.read_bytes())
     records = open_dataset("folder", "depth", root=str(tmp_path))
-    sides = [{Path(name).parts[1] for name in names(part)} for part in parted(records, 0.3)]
+    sides = [{Path(name).parts[1] for name in names(part)} for part in split_off(records, 0.3)]
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == set("abcdefgh")
 
 
 def test_a_small_share_holds_out_one_and_a_large_one_leaves_one(tmp_path):
     records = open_dataset("folder", "depth", root=str(runs.write_balls(tmp_path, 3)))
-    assert [len(part) for part in parted(records, 1e-6)] == [2, 1]
-    assert [len(part) for part in parted(records, 0.9999)] == [1, 2]
+    assert [len(part) for part in split_off(records, 1e-6)] == [2, 1]
+    assert [len(part) for part in split_off(records, 0.9999)] == [1, 2]
 
 
 def test_a_single_picture_cannot_be_parted(tmp_path):
     with pytest.raises(DatasetError, match="balls has one picture and cannot be parted by validation_share"):
-        parted(open_dataset("folder", "depth", root=str(runs.write_balls(tmp_path, 1))), 0.5)
+        split_off(open_dataset("folder", "depth", root=str(runs.write_balls(tmp_path, 1))), 0.5)
 
 
 def test_a_run_measures_on_what_it_holds_out_the_same_for_every_task(root, tmp_path):

@@ -24,7 +24,7 @@ from diffusion_perception.trainer.config import ConfigError
 from diffusion_perception.trainer.data.feeds import open_feeds
 from diffusion_perception.trainer.data.people import named_after, plain_people
 from diffusion_perception.trainer.data.records import read_image
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import load_perceiver
 from diffusion_perception.trainer.loop import fit
 from diffusion_perception.trainer.train import prepare
 
@@ -67,7 +67,7 @@ def test_rendered_bodies_teach_both_heads_and_the_file_predicts_what_they_learnt
     image, boxes = torch.rand(1, 3, 90, 100), [[Box(10, 10, 30, 70)]]
     with torch.no_grad():
         learnt = predict_people(run.learner.perceiver("keypoints"), image, boxes, flip_test=True)
-        read = predict_people(load(checkpoint), image, boxes, flip_test=True)
+        read = predict_people(load_perceiver(checkpoint), image, boxes, flip_test=True)
     assert learnt.values.shape == (1, 16, 12, 17)
     assert torch.allclose(learnt.values, read.values, atol=1e-5)
 
@@ -234,14 +234,16 @@ def test_the_command_writes_results_that_pycocotools_measures_the_same(tmp_path,
     run = prepare(config(tmp_path, steps=1, validation=[]))
     fit(run)
     model, out = str(tmp_path / "run" / "last.safetensors"), tmp_path / "measured"
-    assert keypoint_ap.main(["--model", model, "--root", str(SCENES / "test"), "--out", str(out), "--flip-test"]) == 0
+    assert (
+        keypoint_ap.command(["--model", model, "--root", str(SCENES / "test"), "--out", str(out), "--flip-test"]) == 0
+    )
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores.values()) == straight(out / "truth.json", out / "results.json")
     assert f"AP         {scores['AP']:.3f}" in capsys.readouterr().out
     assert len(json.loads((out / "results.json").read_text())) == 2
     # `evaluate` makes the same of the same people
     alone = ["--model", model, "--root", str(SCENES / "test"), "--out", str(out)]
-    assert keypoint_ap.main(alone) == 0
+    assert keypoint_ap.command(alone) == 0
     words = ["evaluate", model, "--data", str(SCENES / "test"), "--out", str(tmp_path / "evaluated"), "--device", "cpu"]
     assert cli.main(words) == 0
     rows = json.loads((tmp_path / "evaluated/evaluation.json").read_text())["results"]
@@ -255,7 +257,7 @@ def test_a_folder_without_people_is_refused(tmp_path, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "keypoints").mkdir()
     words = ["--model", "none", "--root", str(tmp_path), "--out", str(tmp_path)]
-    assert keypoint_ap.main(words) == 2
+    assert keypoint_ap.command(words) == 2
     assert "no picture with a file of its name in keypoints/" in capsys.readouterr().err
 
 
@@ -328,7 +330,7 @@ def test_boxes_that_cannot_be_used_are_told_in_one_sentence(tmp_path, capsys, ro
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps(rows))
     words = ["--model", "none", "--root", str(SCENES / "val"), "--boxes", str(boxes), "--out", str(tmp_path)]
-    assert keypoint_ap.main(words) == 2
+    assert keypoint_ap.command(words) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"keypoint_ap: {reason}")
     assert said.count("\n") == 1

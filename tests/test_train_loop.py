@@ -59,7 +59,7 @@ def test_a_run_of_several_tasks_writes_one_file_that_predicts_each_as_it_was_lea
     image = tiny.picture(40, 32)
     tokens = []
     for task in ("depth", "normal", "mask"):
-        loaded = host.load(open_checkpoint(tmp_path / "last.safetensors", task=task))
+        loaded = host.load_perceiver(open_checkpoint(tmp_path / "last.safetensors", task=task))
         live = run.learner.eval().perceiver(task)
         with torch.no_grad():
             assert torch.equal(predict(live, image).values, predict(loaded, image).values)
@@ -158,7 +158,7 @@ def test_a_frozen_unet_under_a_head_does_not_move(root, tmp_path):
 def test_a_head_and_its_features_predict_from_the_file_what_they_did_in_training(root, tmp_path):
     network, recipe = {"head": "dpt_head_identity", "head_width": 16}, {"codec": "min-max"}
     run = finished(root, tmp_path, network=network, objective={"loss": "pixel"}, recipe=recipe)
-    loaded = host.load(open_checkpoint(tmp_path / "last.safetensors"))
+    loaded = host.load_perceiver(open_checkpoint(tmp_path / "last.safetensors"))
     image = tiny.picture(64, 64)
     with torch.no_grad():
         live = predict(run.learner.eval().perceiver("depth"), image).values

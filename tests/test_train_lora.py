@@ -101,7 +101,7 @@ def test_a_widened_input_travels_in_the_adapter(root, tmp_path):
     image = tiny.picture(192, 192)
     with torch.no_grad():
         live = predict(run.learner.eval().perceiver("depth"), image, resolution=0).values
-        loaded = predict(host.load(checkpoint, adapter), image, resolution=0).values
+        loaded = predict(host.load_perceiver(checkpoint, adapter), image, resolution=0).values
     assert (live - loaded).abs().max() < 1e-5
 
 

@@ -320,8 +320,8 @@ def test_the_printed_config_shows_every_default_and_reads_as_the_same(tmp_path, 
     out = capsys.readouterr().out
     for line in ("least_crop = 1.0", 'curve = "linear"', 'paradigm = "one-step"', "depth = 1", "depth = 1.0"):
         assert f"# {line}\n" in out
-    assert "# [turns]" in out
-    assert "# [objective.pixel_losses]" in out
+    assert "\n[turns]\n# depth = 1\n" in out
+    assert "\n[objective.pixel_losses]\n# depth = [" in out
     (tmp_path / "printed.toml").write_text(out)
     assert read(tmp_path / "printed.toml") == read(None, {"tasks": "depth,mask"})
 

@@ -19,8 +19,8 @@ from diffusion_perception.core.display.picture import depth_picture, normal_pict
 from diffusion_perception.core.display.selection import Selection, select
 from diffusion_perception.core.perception_map import Convention, PerceptionMap
 from diffusion_perception.core.pipeline import Perceiver, predict
-from diffusion_perception.trainer.host import load
-from diffusion_perception.trainer.perceiver import read_image
+from diffusion_perception.trainer.host import load_perceiver
+from diffusion_perception.trainer.perceiver import read_upright
 
 PACK = Path(__file__).absolute().parents[1]
 EXAMPLES = PACK / "workflows" / "pictures"
@@ -38,13 +38,13 @@ def drawn(image: Tensor) -> Picture:
 def starter() -> dict[str, Perceiver]:
     """By task."""
     rows = open_all(PACK / "weights" / "starter.safetensors")
-    return {row.recipe.task: load(row) for row in rows}
+    return {row.recipe.task: load_perceiver(row) for row in rows}
 
 
 @functools.cache
 def image(name: str) -> Tensor:
     """(1, 3, H, W) of an example."""
-    return read_image(EXAMPLES / f"{name}.jpg")
+    return read_upright(EXAMPLES / f"{name}.jpg")
 
 
 @functools.cache

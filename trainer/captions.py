@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from .config import Base, ConfigError
 from .data.records import stamp
 from .host import open_text_encoder, open_tokenizer
-from .latents import digest, kept, save
+from .latents import digest, kept, save_latent
 from .text import LONGEST
 
 CHUNK = 32
@@ -54,7 +54,7 @@ class Captions:
             with torch.no_grad():
                 made = encoder(torch.tensor([tokenise(text) for text in chunk], device=device))[0]
             for text, embedding in zip(chunk, made):
-                save(self.file(text), embedding.half())
+                save_latent(self.file(text), embedding.half())
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(B, 77, D) float32. UserError if one was not made, or is damaged."""

@@ -124,14 +124,14 @@ def spread(numbers: Sequence[float]) -> list[float]:
     return [min(numbers), float(np.median(numbers)), max(numbers)] if numbers else []
 
 
-def run(look: Look) -> int:
+def look_over(look: Look) -> int:
     """Look, say, write. 1 if something is broken or missing, else 0. UserError for what a person can mend."""
     if look.images < 0:
         raise UserError("--images counts pictures: give 0 or more.")
     if look.out is not None and look.out.exists() and not look.out.is_dir():
         raise UserError(f"--out {look.out} is a file: give a folder.")
     named = set_named(look.data)
-    readable, broken = opened(named, look.tasks)
+    readable, broken = open_tasks(named, look.tasks)
     found = [looked_over(named, records, look) for records in readable]
     for each in found:
         sys.stdout.write("\n".join(each.lines()) + "\n")
@@ -146,7 +146,7 @@ def run(look: Look) -> int:
     return int(bool(broken) or any(each.faults or each.lacks for each in found))
 
 
-def opened(named: NamedSet, tasks: Sequence[str]) -> tuple[list[Records[Any]], list[str]]:
+def open_tasks(named: NamedSet, tasks: Sequence[str]) -> tuple[list[Records[Any]], list[str]]:
     """The set's truth of every task that is asked for, or that it has, and why others are broken as a whole.
 
     DatasetError if none can be opened.

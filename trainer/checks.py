@@ -29,7 +29,7 @@ from .trackers import check_trackers
 log = logging.getLogger(__name__)
 
 
-def check(config: Config) -> None:
+def check_config(config: Config) -> None:
     """ConfigError for what is missing, cannot be, or would have no effect."""
     check_complete(config)
     check_said(config)
@@ -109,7 +109,7 @@ def check_tables(config: Config) -> None:
     for task in config.tasks or ("depth",):
         build(TargetOptions, config.target_fields(task), "target")
     if config.learn == "perception":
-        objective.check(config, {task: recipe_for(task, config, CUSTOM) for task in config.tasks})
+        objective.check_objective(config, {task: recipe_for(task, config, CUSTOM) for task in config.tasks})
     for task, listed in config.objective.pixel_losses.items():
         objective.picture_terms(listed, task)
     if config.base.architecture or config.base.widths:
@@ -240,7 +240,8 @@ def without_effect(config: Config) -> Iterator[str]:
         for key in row.keys:
             value = attrgetter(key)(config)
             if value and not any(value == attrgetter(key)(other) for other in usual) and not row.works(config):
-                yield f"{key} = {shown(value)} has no effect here: it needs {row.needs}; leave it out, or set that."
+                said = f"{key} = {shown_value(value)}"
+                yield f"{said} has no effect here: it needs {row.needs}; leave it out, or set that."
     for key in PER_TASK:
         for task in unused_tasks(attrgetter(key)(config), config.tasks):
             if not any(task in attrgetter(key)(other) for other in usual):
@@ -254,7 +255,7 @@ def without_effect(config: Config) -> Iterator[str]:
     yield from idle_targets(config)
 
 
-def shown(value: object) -> str:
+def shown_value(value: object) -> str:
     return "{...}" if isinstance(value, Mapping) else toml_value(value)
 
 

@@ -184,10 +184,10 @@ def run_predict(arguments: argparse.Namespace) -> None:
     """`predict`."""
     choice = choice_of(arguments)
     choice.check()
-    from .predict import Prediction, run
+    from .predict import Prediction, predict_files
 
     said = vars(arguments)
-    run(
+    predict_files(
         Prediction(
             choice=choice, **{field.name: said[field.name] for field in fields(Prediction) if field.name in said}
         )
@@ -285,10 +285,10 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """`evaluate`."""
-    from .evaluate import Evaluation, run
+    from .evaluate import Evaluation, evaluate_all
     from .evaluation.contenders import Asked
 
-    return run(Evaluation(asked=Asked(**of(Asked, arguments)), **of(Evaluation, arguments)))
+    return evaluate_all(Evaluation(asked=Asked(**of(Asked, arguments)), **of(Evaluation, arguments)))
 
 
 def add_label(verb: argparse.ArgumentParser) -> None:
@@ -302,9 +302,9 @@ def add_label(verb: argparse.ArgumentParser) -> None:
 
 def run_label(arguments: argparse.Namespace) -> int:
     """`label`."""
-    from .label import Labelling, run
+    from .label import Labelling, make_labels
 
-    return run(Labelling(**of(Labelling, arguments)))
+    return make_labels(Labelling(**of(Labelling, arguments)))
 
 
 def add_check(verb: argparse.ArgumentParser) -> None:
@@ -320,9 +320,9 @@ def add_check(verb: argparse.ArgumentParser) -> None:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """`check`."""
-    from .check import Look, run
+    from .check import Look, look_over
 
-    return run(Look(**of(Look, arguments)))
+    return look_over(Look(**of(Look, arguments)))
 
 
 def add_written_arguments(verb: argparse.ArgumentParser) -> None:
@@ -352,9 +352,9 @@ def run_export(arguments: argparse.Namespace) -> None:
     """`export`."""
     choice = choice_of(arguments)
     choice.check()
-    from .export import Export, run_export
+    from .export import Export, export
 
-    print(*run_export(Export(choice, **of(Export, arguments))), sep="\n")
+    print(*export(Export(choice, **of(Export, arguments))), sep="\n")
 
 
 def add_extract(verb: argparse.ArgumentParser) -> None:
@@ -377,9 +377,9 @@ def rank(text: str) -> int | None:
 
 def run_extract(arguments: argparse.Namespace) -> None:
     """`extract`."""
-    from .export import Export, run_extract
+    from .export import Export, export_difference
 
-    print(*run_extract(Export(choice_of(arguments), **of(Export, arguments))), sep="\n")
+    print(*export_difference(Export(choice_of(arguments), **of(Export, arguments))), sep="\n")
 
 
 def add_info(verb: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.whole_file import whole_file
-from .perceiver import read_image
+from .perceiver import read_upright
 from .pictures import save_picture
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
@@ -38,7 +38,7 @@ def clip_at(path: Path) -> Folder | Video:
     return Folder.at(path) if path.is_dir() else Video.at(path)
 
 
-def in_order(name: str) -> list[Any]:
+def natural_order(name: str) -> list[Any]:
     """Sorts frame2 before frame10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
@@ -55,7 +55,7 @@ class Folder:
         """UserError if it has no pictures, or two of one name."""
         found = sorted(
             (file for file in path.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")),
-            key=lambda file: in_order(file.name),
+            key=lambda file: natural_order(file.name),
         )
         if not found:
             raise UserError(f"The folder {path} has no pictures: expected files of {', '.join(PICTURES)}.")
@@ -67,7 +67,7 @@ class Folder:
 
     def frames(self) -> Iterator[tuple[str, Tensor]]:
         """(name, (1, 3, H, W) in [0, 1])"""
-        return ((path.stem, read_image(path)) for path in self.pictures)
+        return ((path.stem, read_upright(path)) for path in self.pictures)
 
     def names(self) -> list[str]:
         """Of what is written about its frames, without their endings."""
@@ -97,17 +97,17 @@ class Video:
         """UserError if it is no video."""
         if find_spec("av") is None:
             raise UserError(f"{path.name} is a video, which needs the package av: pip install av")
-        with opened(path) as (_, stream):
+        with open_video(path) as (_, stream):
             return cls(path, stream.frames or None, stream.average_rate or RATE)
 
     def frames(self) -> Iterator[tuple[str, Tensor]]:
         """(name, (1, 3, H, W) in [0, 1]), upright as its camera says. UserError if a frame cannot be read."""
         from av.error import FFmpegError
 
-        with opened(self.path) as (container, stream):
+        with open_video(self.path) as (container, stream):
             try:
                 for number, frame in enumerate(container.decode(stream), 1):
-                    yield f"{self.path.stem}/{self.path.stem}.{number:04}", colours(frame)
+                    yield f"{self.path.stem}/{self.path.stem}.{number:04}", frame_colours(frame)
             except FFmpegError as error:
                 raise UserError(f"{self.path.name} is damaged ({error.strerror}): give a whole video.") from None
 
@@ -127,7 +127,7 @@ class Video:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """A video file and its first stream of pictures."""
     import av
     from av.error import FFmpegError
@@ -142,7 +142,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, container.streams.video[0]
 
 
-def colours(frame: Any) -> Tensor:
+def frame_colours(frame: Any) -> Tensor:
     """A frame of PyAV -> (1, 3, H, W) in [0, 1], with all its bits."""
     deep = max(component.bits for component in frame.format.components) > 8
     array = frame.to_ndarray(format="rgb48le" if deep else "rgb24").astype(np.float32) / (65535 if deep else 255)

@@ -38,7 +38,7 @@ from .evaluation.results import Result, Seen, as_json, as_rows, pictures_as_rows
 from .evaluation.sets import NamedSet, feed_of, set_named
 from .host import device_named
 from .keypoint_ap import precision_parts
-from .scoring import Ruler, Sums, check_packages, metric_named
+from .scoring import Ruler, Sums, check_metric_packages, metric_named
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Pair:
         return [number_of(self.feed.records.made_of(record).marks()) for record in self.feed.records.records]
 
 
-def run(wanted: Evaluation) -> int:
+def evaluate_all(wanted: Evaluation) -> int:
     """Measure, write, say. 1 if something could not be measured, else 0. UserError for what a person can mend."""
     pairs, notes = pairs_of(wanted)
     state = PartialState(cpu=device_named(wanted.device) == "cpu", timeout=PATIENCE)
@@ -121,7 +121,7 @@ def pairs_of(wanted: Evaluation) -> tuple[list[Pair], list[str]]:
             raise UserError(next(iter(reasons)))
         pairs += found
         notes += reasons
-    check_packages({metric for pair in pairs for row in pair.comparisons for metric in row.metrics})
+    check_metric_packages({metric for pair in pairs for row in pair.comparisons for metric in row.metrics})
     return pairs, notes
 
 
@@ -220,7 +220,7 @@ def results_of(pairs: Sequence[Pair], out: Path) -> Iterator[Result]:
         lines = list(pair.ledger(out).lines(pair.count)) if isinstance(pair.feed.records, People) else []
         added = added_up(lines or pair.ledger(out).lines(pair.count), pair.comparisons)
         if isinstance(pair.feed.records, People):
-            added["coco"] = ranked(pair.feed.records, lines)
+            added["coco"] = ranked_people(pair.feed.records, lines)
         there = len(pair.feed.records) + len(pair.feed.records.faults)
         lacks = lacking(pair.named.reader, pair.named.settings, there)
         for comparison in pair.comparisons:
@@ -242,7 +242,7 @@ def added_up(lines: Iterable[Line], comparisons: Sequence[Comparison]) -> dict[s
     return found
 
 
-def ranked(people: People, lines: Sequence[Line]) -> tuple[list[Seen], Sums]:
+def ranked_people(people: People, lines: Sequence[Line]) -> tuple[list[Seen], Sums]:
     """COCO's figures of all poses at once; a single picture has none."""
     sums = Sums()
     sums.add(precision_parts(people, [line.pose for line in lines]))

@@ -58,7 +58,7 @@ class Export:
     """Of the low-rank layers of `extract`; None keeps every difference."""
 
 
-def run_export(wanted: Export) -> list[str]:
+def export(wanted: Export) -> list[str]:
     """Write what the arguments name as one file of the project's; lines for a person about it."""
     whole = wanted.choice.adapter is None or wanted.merge
     check_layout(wanted, whole)
@@ -66,7 +66,7 @@ def run_export(wanted: Export) -> list[str]:
         checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
         first = checkpoints[0]
         write_network(checkpoints, first.unet.load(), wanted)
-        return [told(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
+        return [written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
     base = wanted.choice.open_networks()
     checkpoint, adapter = open_adapted(base, wanted.choice.adapter, wanted.choice.family, wanted.choice.task)
     refuse_text_encoder(adapter, wanted.choice.context)
@@ -78,7 +78,7 @@ def run_export(wanted: Export) -> list[str]:
     else:
         parts = {layer: cast_part(part, DTYPES[wanted.dtype]) for layer, part in adapter.parts.items()}
         write_parts([checkpoint], base, replace(adapter, parts=parts), wanted)
-    return [told(wanted.out, [checkpoint.recipe])]
+    return [written_line(wanted.out, [checkpoint.recipe])]
 
 
 def check_layout(wanted: Export, whole: bool) -> None:
@@ -93,7 +93,7 @@ def check_layout(wanted: Export, whole: bool) -> None:
         check_out(wanted)
 
 
-def run_extract(wanted: Export) -> list[str]:
+def export_difference(wanted: Export) -> list[str]:
     """Write what a fine-tuned UNet changed of its base as an adapter; lines for a person on what was kept."""
     check_out(wanted)
     base = wanted.choice.open_networks()
@@ -112,7 +112,7 @@ def run_extract(wanted: Export) -> list[str]:
         )
     adapter = Adapter(wanted.out, {layer: part for layer, part, _ in extracted}, "extracted")
     write_parts(checkpoints, base, adapter, wanted)
-    lines = [*report(extracted), told(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
+    lines = [*report(extracted), written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
     if has_own_decoder(checkpoints[0], base):
         lines.append("Its VAE decodes otherwise than the base's and is no part of the adapter: keep it beside it.")
     return lines
@@ -296,7 +296,7 @@ def kind_of(part: Part) -> str:
     return f"rank {part.up.shape[1]}" if isinstance(part, LowRank) else "whole"
 
 
-def told(out: Path, recipes: list[Recipe]) -> str:
+def written_line(out: Path, recipes: list[Recipe]) -> str:
     files = out.rglob("*") if out.is_dir() else [out]
     size = sum(file.stat().st_size for file in files if file.is_file())
     return f"{out}: {', '.join(recipe.id for recipe in recipes)}, {size / 1e6:.1f} MB"

@@ -163,7 +163,9 @@ class Diffusers:
         """It comes with no checkpoint."""
 
 
-def load(checkpoint: Checkpoint, adapter: Adapter | None = None, device: str = "cpu", **given: Any) -> PicturePerceiver:
+def load_perceiver(
+    checkpoint: Checkpoint, adapter: Adapter | None = None, device: str = "cpu", **given: Any
+) -> PicturePerceiver:
     """A checkpoint through diffusers, with an adapter beside the UNet's weights if one is given.
 
     given: as for core.checkpoints.assemble.assemble. What a person should know of the adapter is logged.
@@ -188,7 +190,7 @@ def load_chosen(
     """What a person chose, as it was opened, with the text embeddings that they name."""
     named = {"context": choice.context, "negative": choice.negative_context}
     texts = {name: named_context(file, checkpoint.architecture) for name, file in named.items() if file}
-    return load(checkpoint, adapter, device, **texts, **halves)
+    return load_perceiver(checkpoint, adapter, device, **texts, **halves)
 
 
 def open_perceiver(

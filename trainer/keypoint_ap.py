@@ -129,27 +129,27 @@ def complete(
     category = kind.setdefault("id", 1)
     its = [row for row in rows if row.get("category_id", category) == category]
     annotations = [
-        {**filled(row, paths, skeleton, where), "id": number, "category_id": category}
+        {**filled_annotation(row, paths, skeleton, where), "id": number, "category_id": category}
         for number, row in enumerate(its, 1)
     ]
     return Annotated({"images": list(images), "annotations": annotations, "categories": [kind]}, paths, skeleton)
 
 
-def filled(row: dict[str, Any], paths: Mapping[int, Path], skeleton: Skeleton, where: str) -> dict[str, Any]:
+def filled_annotation(row: dict[str, Any], paths: Mapping[int, Path], skeleton: Skeleton, where: str) -> dict[str, Any]:
     """An annotation with what COCOeval asks for and files may leave out. DatasetError for what cannot be made up."""
     name, box = f"{where}: annotation {row.get('id')}", row.get("bbox")
     if row.get("image_id") not in paths:
         raise DatasetError(f"{name} is of the image {row.get('image_id')}, which is not listed.")
-    if box is None or not numbers(box, 4):
+    if box is None or not are_numbers(box, 4):
         raise DatasetError(f"{name} has the bbox {box}: expected x, y, width and height in pixels.")
     keypoints = row.get("keypoints") or [0] * 3 * len(skeleton)
-    if not numbers(keypoints, 3 * len(skeleton)):
+    if not are_numbers(keypoints, 3 * len(skeleton)):
         raise DatasetError(f"{name} has other keypoints than 3 numbers for each of {len(skeleton)}.")
     known = {"num_keypoints": sum(seen > 0 for seen in keypoints[2::3]), "iscrowd": 0}
     return {**known, **row, "keypoints": keypoints, "area": row.get("area") or box[2] * box[3]}
 
 
-def numbers(value: Any, count: int) -> bool:
+def are_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(isinstance(part, int | float) for part in value)
 
 
@@ -175,7 +175,7 @@ def detected_boxes(results: Any, annotated: Annotated) -> dict[int, list[Box]]:
                 f"Box {number} is of the image {row.get('image_id')}, which the annotations do not list: give the "
                 "results of a detector on the same images."
             )
-        if not numbers(row.get("bbox"), 4):
+        if not are_numbers(row.get("bbox"), 4):
             raise UserError(f"Box {number} has the bbox {row.get('bbox')}: expected x, y, width and height in pixels.")
         boxes.setdefault(row["image_id"], []).append(read_box([*row["bbox"], row.get("score", 1.0)]))
     return boxes
@@ -225,7 +225,7 @@ def average_precision(annotated: Annotated, results: Sequence[Mapping[str, Any]]
     return dict(zip(NAMES, map(float, evaluation.stats)))
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def command(words: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="keypoint_ap", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="checkpoint of keypoints")
@@ -239,14 +239,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, truth.json and scores.json")
     said = parser.parse_args(words)
     try:
-        measure(**vars(said))
+        measure_keypoints(**vars(said))
     except (UserError, OSError) as error:
         sys.stderr.write(f"keypoint_ap: {' '.join(str(error).split())}\n")
         return 2
     return 0
 
 
-def measure(
+def measure_keypoints(
     model: Path,
     root: Path,
     out: Path,
@@ -259,7 +259,7 @@ def measure(
 ) -> None:
     """Predict, measure, write: results.json, truth.json and scores.json in `out`."""
     from ..core.checkpoints.checkpoint import open_checkpoint
-    from .host import load
+    from .host import load_perceiver
     from .model_choice import ModelChoice
     from .outputs import check_apart, files_of
     from .predict import device_named
@@ -272,7 +272,7 @@ def measure(
     people = detected_boxes(read_json(boxes), annotated) if boxes else true_boxes(annotated)
     checkpoint = open_checkpoint(model, task="keypoints")
     check_skeleton(checkpoint.recipe, annotated)
-    perceiver = load(checkpoint, device=device_named(device))
+    perceiver = load_perceiver(checkpoint, device=device_named(device))
     results = predict_all(perceiver, annotated, people, flip_test, batch_size)
     scores = average_precision(annotated, results)
     out.mkdir(parents=True, exist_ok=True)
@@ -292,4 +292,4 @@ def check_skeleton(recipe: Recipe, annotated: Annotated) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -47,7 +47,7 @@ class Labelling:
     device: str = ""
 
 
-def run(wanted: Labelling) -> int:
+def make_labels(wanted: Labelling) -> int:
     """All stages. 1 if a picture has no label, else 0. UserError for what a person can mend."""
     plan, device = read_plan(wanted.plan, wanted.out), device_named(wanted.device)
     shelf = Shelf(plan.out, [labeller_of(teacher) for teacher in plan.teachers])
@@ -63,7 +63,7 @@ def run(wanted: Labelling) -> int:
 
 def labelled(plan: Plan, shelf: Shelf, device: str) -> int:
     """The stages, one after the other."""
-    pictures = pictures_of(plan, device)
+    pictures = plan_pictures(plan, device)
     write_whole(plan.out / "dataset.toml", description(plan, shelf).encode())
     faults = label_all(shelf, pictures, device)
     for number, agreement in enumerate(plan.agreements):
@@ -91,7 +91,7 @@ def check_same(plan: Plan) -> None:
     """Write down what is asked for. UserError if the folder was begun with something else: labels would be mixed."""
     file = plan.out / WORK / "plan.json"
     # as it comes back of a file
-    told = json.loads(json.dumps({**plan.table(), "sha256": dict(hashes(plan))}))
+    told = json.loads(json.dumps({**plan.table(), "sha256": dict(model_hashes(plan))}))
     if not file.exists():
         write_whole(file, json.dumps(told, indent=1, ensure_ascii=False).encode())
         return
@@ -103,24 +103,24 @@ def check_same(plan: Plan) -> None:
         )
 
 
-def hashes(plan: Plan) -> Iterator[tuple[str, str]]:
+def model_hashes(plan: Plan) -> Iterator[tuple[str, str]]:
     """(file, SHA-256) of all models, prompts and poses."""
     rows: list[Teacher] = [*plan.teachers, *plan.agreements]
     named = [plan.prompts.file, plan.prompts.model, plan.pictures.model, *(row.source for row in rows)]
     for path in map(Path, dict.fromkeys([*named, *(row.base for row in rows)])):
         for file in sorted(path.rglob("*")) if path.is_dir() and path != Path() else [path]:
             if file.is_file():
-                yield file.as_posix(), digest(file)
-                yield from ((str(beside), digest(beside)) for beside in cards(file))
+                yield file.as_posix(), file_digest(file)
+                yield from ((str(beside), file_digest(beside)) for beside in teacher_tomls(file))
 
 
-def cards(file: Path) -> list[Path]:
+def teacher_tomls(file: Path) -> list[Path]:
     """The TOML that says what an ONNX file predicts."""
     beside = file.with_suffix(".toml")
     return [beside] if file.suffix == ".onnx" and beside.is_file() else []
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -132,7 +132,7 @@ def journal_of(plan: Plan, name: str) -> Journal:
     return Journal(plan.out / WORK / f"{name}.jsonl")
 
 
-def pictures_of(plan: Plan, device: str) -> dict[str, Path]:
+def plan_pictures(plan: Plan, device: str) -> dict[str, Path]:
     """{name without its ending: where it lies}, those that are there or that are painted now. UserError if none are."""
     folder = Path(plan.pictures.folder) if plan.pictures.folder else plan.out / WORK / "pictures"
     if plan.pictures.model:

@@ -40,7 +40,7 @@ class Latents:
         """Those of a run's pictures and targets, if it keeps any; precision: in which they are made."""
         if not config.cache_latents:
             return None
-        looks = [appearance(recipe) for recipe in recipes]
+        looks = [target_appearance(recipe) for recipe in recipes]
         about = (config.size, config.augment, config.target, looks, weights_of(vae))
         return cls(Path(config.out) / "latents", precision, *about)
 
@@ -57,7 +57,7 @@ class Latents:
         unknown = [index for index, latent in enumerate(found) if latent is None]
         if unknown:
             for index, latent in zip(unknown, encode(pictures[unknown])):
-                save(files[index], latent)
+                save_latent(files[index], latent)
                 found[index] = latent.cpu()
         return torch.stack([latent for latent in found if latent is not None]).to(pictures.device)
 
@@ -87,7 +87,7 @@ class Latents:
             log.warning("%d of %d latents made anew: pictures or truth of theirs changed since.", changed, known)
 
 
-def appearance(recipe: Recipe) -> dict[str, object]:
+def target_appearance(recipe: Recipe) -> dict[str, object]:
     """What of a recipe may decide how targets look; runs that differ in the rest can share a folder."""
     return {row.name: getattr(recipe, row.name) for row in fields(recipe) if row.name not in UNSEEN}
 
@@ -107,7 +107,7 @@ def kept(file: Path) -> Tensor | None:
         return None
 
 
-def save(file: Path, latent: Tensor) -> None:
+def save_latent(file: Path, latent: Tensor) -> None:
     """Whole or absent, also where several processes write the same."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as partial, partial.open("wb") as stream:

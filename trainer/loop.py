@@ -152,7 +152,7 @@ def after(run: Run, done: int) -> None:
     if config.validate_every and done % config.validate_every == 0 and not last:
         validate(run, done)
     if saves or last:
-        save(run, done)
+        save_run(run, done)
 
 
 def tell(sentence: str) -> None:
@@ -181,7 +181,7 @@ def validate(run: Run, done: int) -> None:
     run.model.train()
 
 
-def save(run: Run, done: int) -> None:
+def save_run(run: Run, done: int) -> None:
     """The state, from which the run can go on."""
     if run.accelerator.is_main_process:
         scaler = run.accelerator.scaler
@@ -217,7 +217,7 @@ def leave(run: Run, done: int) -> NoReturn:
     if run.journal.losses:
         run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
     if run.journal.saved != done:
-        save(run, done)
+        save_run(run, done)
     write_last(run, done)
     again = "the same command" if config.resume else "the same command with resume = true"
     raise Stopped(
@@ -243,7 +243,7 @@ def give_up(run: Run, done: int) -> None:
     if run.journal.losses:
         run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
     if run.journal.saved != done:
-        save(run, done)
+        save_run(run, done)
     if run.accelerator.is_main_process:
         tqdm.write(
             f"The run ends at step {done} of {run.config.steps}: {run.progress['idle']} validations in a row were no "

@@ -134,7 +134,7 @@ def extras(batch: Batch) -> dict[str, Any]:
     return {"intrinsics": batch.intrinsics, "seeds": batch.seeds}
 
 
-def check(config: Config, recipes: Mapping[str, Recipe]) -> None:
+def check_objective(config: Config, recipes: Mapping[str, Recipe]) -> None:
     """ConfigError for objectives that cannot be had."""
     settings, network = config.objective, config.network
     if network.head and settings.loss != "pixel":

@@ -16,7 +16,7 @@ from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, predict
 from ..core.pose import predict_people
 from .data.arrays import BrokenRecord, colours_of, pixels_of, read_colours, read_picture
-from .data.records import shown
+from .data.records import as_srgb
 
 EXPECTED = (
     "a path, a PIL image, an array (H, W, 3) or (B, H, W, 3) of uint8, uint16 or floats in [0, 1], or a tensor "
@@ -47,7 +47,7 @@ class PicturePerceiver(Perceiver):
 def as_images(image: Any) -> Tensor:
     """(B, 3, H, W) float32 in [0, 1]. UserError for what is no picture."""
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        return read_upright(Path(image))
     if isinstance(image, Image.Image):
         return _from_colours(colours_of(pixels_of(image))[0])
     if isinstance(image, np.ndarray):
@@ -80,7 +80,7 @@ def _described(value: Any) -> str:
     return kind if shape is None else f"{kind} of shape {tuple(shape)} and type {value.dtype}"
 
 
-def read_image(path: Path) -> Tensor:
+def read_upright(path: Path) -> Tensor:
     """(1, 3, H, W) in [0, 1], upright as its camera says: what training sees of the same file."""
     try:
         colours, _ = read_colours(path, other=read_picture)
@@ -94,4 +94,4 @@ def read_image(path: Path) -> Tensor:
 
 
 def _from_colours(colours: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(shown(colours), np.float32)).movedim(-1, 0)[None]
+    return torch.from_numpy(np.ascontiguousarray(as_srgb(colours), np.float32)).movedim(-1, 0)[None]

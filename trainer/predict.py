@@ -33,7 +33,7 @@ from .data.arrays import check_packages
 from .host import device_named, load_chosen, named_tensor
 from .model_choice import ModelChoice
 from .outputs import check_apart, file_of, files_of, folds_case
-from .perceiver import read_image
+from .perceiver import read_upright
 from .pictures import save_picture
 from .predict_clip import predict_clip, write_raw
 
@@ -77,7 +77,7 @@ class Prediction:
     """The same of what LCM adds after each step but the last, (steps - 1, members, channels, h, w)."""
 
 
-def run(wanted: Prediction) -> None:
+def predict_files(wanted: Prediction) -> None:
     """Predict every image and write what was seen of it. UserError for what a person can mend."""
     device = device_named(wanted.device)
     check_there(wanted.images, wanted.out)
@@ -88,7 +88,7 @@ def run(wanted: Prediction) -> None:
     checkpoint, adapter = wanted.choice.open()
     # before the weights are read, which takes a while
     checkpoint = replace(checkpoint, recipe=for_people(checkpoint.recipe, wanted))
-    check_fits(checkpoint.recipe, wanted, clips)
+    check_wanted(checkpoint.recipe, wanted, clips)
     perceiver = load_chosen(wanted.choice, checkpoint, adapter, device, encoder=wanted.encoder, decoder=wanted.decoder)
     wanted.out.mkdir(parents=True, exist_ok=True)
     check_noise(perceiver.recipe, noise)
@@ -98,7 +98,7 @@ def run(wanted: Prediction) -> None:
             if path in clips:
                 perceive_clip(perceiver, clips[path], device, noise, wanted)
                 continue
-            image = read_image(path)
+            image = read_upright(path)
             boxes = boxes_in(path, (image.shape[-2], image.shape[-1]))
             perceive(perceiver, image.to(device), boxes, noise, wanted, path)
 
@@ -216,7 +216,7 @@ def finder(wanted: Prediction) -> Finder:
         return lambda path, size: boxes[path]
     if wanted.mask:
         masks = {path: mask_named(wanted.mask, path) for path in wanted.images}
-        return lambda path, size: boxes_of_mask(as_gray(read_image(masks[path])[0].movedim(0, -1))[..., 0], size)
+        return lambda path, size: boxes_of_mask(as_gray(read_upright(masks[path])[0].movedim(0, -1))[..., 0], size)
     return lambda path, size: None
 
 
@@ -289,7 +289,7 @@ def check_names(wanted: Prediction, clips: Clips) -> None:
         raise UserError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")
 
 
-def check_fits(recipe: Recipe, wanted: Prediction, clips: Clips) -> None:
+def check_wanted(recipe: Recipe, wanted: Prediction, clips: Clips) -> None:
     """UserError for what is asked of the wrong kind of map or of pictures."""
     name = recipe.row.name
     if recipe.row.per == "person" and (clips or wanted.format != "npy"):

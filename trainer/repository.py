@@ -50,14 +50,14 @@ def write_repository(
     if unet[0].fourier:
         raise UserError("This network has a Fourier block, which diffusers knows none of: export it as one file.")
     network = make_unet_config(unet[0])
-    write_network(out / "unet", network, unet[1])
+    write_weights(out / "unet", network, unet[1])
     if vae is not None:
-        write_network(out / "vae", {"_class_name": "AutoencoderKL", **vae_config(vae[0])}, vae[1])
+        write_weights(out / "vae", {"_class_name": "AutoencoderKL", **vae_config(vae[0])}, vae[1])
     for name, tensors in heads.items():
         (out / name).mkdir(parents=True)
         save_tensors(out / name / HEAD, tensors, {"format": "pt"})
     (out / "scheduler").mkdir()
-    write_json(out / "scheduler" / "scheduler_config.json", scheduler_of(recipes[0]))
+    write_sorted_json(out / "scheduler" / "scheduler_config.json", scheduler_of(recipes[0]))
     write_recipes(out, recipes, contexts)
     write_whole(out / CARD, card(out, recipes).encode())
 
@@ -81,13 +81,13 @@ def config_of(network: Any) -> dict[str, Any]:
     return json.loads(network.to_json_string())
 
 
-def write_network(folder: Path, config: Mapping[str, Any], tensors: Named) -> None:
+def write_weights(folder: Path, config: Mapping[str, Any], tensors: Named) -> None:
     folder.mkdir(parents=True)
-    write_json(folder / "config.json", config)
+    write_sorted_json(folder / "config.json", config)
     save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
 
 
-def write_json(path: Path, table: Mapping[str, Any]) -> None:
+def write_sorted_json(path: Path, table: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(table, indent=2, sort_keys=True) + "\n").encode())
 
 

@@ -18,19 +18,19 @@ from .data.tasks import data_of
 def resolved(config: Config) -> str:
     """TOML that reads as the same config."""
     sections = {
-        "augment": plain(config.augment, vars(Augmentation()), "size"),
+        "augment": unsaid(config.augment, vars(Augmentation()), "size"),
         **per_task("target", config, target_of),
         **per_task("recipe", config, recipe_of),
-        "turns": plain(config.turns, dict.fromkeys(config.tasks, 1)),
-        "objective.pixel_losses": plain(
+        "turns": unsaid(config.turns, dict.fromkeys(config.tasks, 1)),
+        "objective.pixel_losses": unsaid(
             config.objective.pixel_losses, {task: losses_of(task, config) for task in config.tasks}
         ),
-        "objective.task_weights": plain(config.objective.task_weights, dict.fromkeys(config.tasks, 1.0)),
+        "objective.task_weights": unsaid(config.objective.task_weights, dict.fromkeys(config.tasks, 1.0)),
     }
     return "".join(with_comments(to_toml(config).splitlines(), {name: rows for name, rows in sections.items() if rows}))
 
 
-def plain(said: Mapping[str, Any], usual: Mapping[str, Any], *but: str) -> list[str]:
+def unsaid(said: Mapping[str, Any], usual: Mapping[str, Any], *but: str) -> list[str]:
     """A comment for each key that is not said. TOML has no word for nothing."""
     rest = {name: value for name, value in usual.items() if name not in said and name not in but}
     return [f"# {name} = {'(none)' if value is None else toml_value(value)}" for name, value in rest.items()]
@@ -42,10 +42,10 @@ def per_task(section: str, config: Config, usual: Any) -> dict[str, list[str]]:
     first = next(iter(tables.values()))
     shared = {name: first[name] for name in first if all(table.get(name) == first[name] for table in tables.values())}
     said = getattr(config, section)
-    found = {section: plain(said, shared)}
+    found = {section: unsaid(said, shared)}
     for task, table in tables.items():
         own = {name: value for name, value in table.items() if name not in shared and name not in said}
-        found[f"{section}.{task}"] = plain(said.get(task, {}), own)
+        found[f"{section}.{task}"] = unsaid(said.get(task, {}), own)
     return found
 
 

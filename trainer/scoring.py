@@ -35,7 +35,7 @@ NEEDS = {"hce": ("skimage", "scikit-image")}
 """{metric: the package that it needs besides, and what that is installed as}"""
 
 
-def check_packages(names: Iterable[str]) -> None:
+def check_metric_packages(names: Iterable[str]) -> None:
     """UserError if a metric needs a package that is not installed."""
     for name in names:
         package, installed_as = NEEDS.get(name, ("torch", "torch"))

@@ -91,11 +91,11 @@ def write_whole(path: Path, content: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def load(
+def restore(
     path: Path, config: Config, learning: dict[str, nn.Parameter], optimiser: Optimizer, average: Average
 ) -> dict[str, Any]:
     """Fill weights, optimiser and average from a state; returns the rest of it. ConfigError if it is another run's."""
-    content = read(path)
+    content = read_state(path)
     kept = completed(content["config"])
     if kept != told(config):
         line = difference(kept, told(config))
@@ -123,7 +123,7 @@ def load(
 
 def is_of(config: Config) -> bool:
     """Whether `out` holds a state of this very run."""
-    return goes_on(config) and completed(read(Path(config.out) / FILE)["config"]) == told(config)
+    return goes_on(config) and completed(read_state(Path(config.out) / FILE)["config"]) == told(config)
 
 
 def goes_on(config: Config) -> bool:
@@ -152,7 +152,7 @@ KEYS = {
 """What `save` writes, and of which type."""
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """What `save` wrote. ConfigError if it is damaged."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -78,7 +78,7 @@ def encode_empty(path: Path, tokens: int, base: str = CUSTOM) -> Tensor | None:
         if TOKENS in weights:
             padding = GENERATIONS.get(base, GENERATIONS[encoder.generation]).padding
             ids = [START, END, *[padding] * LONGEST][:tokens]
-            return run(encoder, dict(parted({name: tensor.float() for name, tensor in weights.items()})), ids, path)
+            return encode(encoder, dict(parted({name: tensor.float() for name, tensor in weights.items()})), ids, path)
     return None
 
 
@@ -105,7 +105,7 @@ def parted(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def run(encoder: Encoder, weights: Mapping[str, Tensor], ids: list[int], path: Path) -> Tensor:
+def encode(encoder: Encoder, weights: Mapping[str, Tensor], ids: list[int], path: Path) -> Tensor:
     """The last hidden states of these tokens."""
     try:
         model = built(encoder, weights)

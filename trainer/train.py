@@ -24,7 +24,7 @@ from ..core.whole_file import whole_file
 from . import lock, objective, state
 from .base import Start, shape_of, start
 from .captions import Captions, encoder_beside
-from .checks import check
+from .checks import check_config
 from .config import Config, ConfigError, to_toml
 from .data.batches import Batches, Feed, changes, listed, marked
 from .data.feeds import open_feeds
@@ -35,7 +35,7 @@ from .loop import Run, fit
 from .memory import said_plainly
 from .optimiser import OPTIMISERS, Average
 from .predict import device_named
-from .runs.autoencoder import AutoencoderModel, AutoencoderValidator, untrained
+from .runs.autoencoder import AutoencoderModel, AutoencoderValidator, untrained_vae
 from .runs.light_half import LightHalfModel, LightHalfValidator, light_half_model, open_teacher, with_recipes
 from .runs.perception import PerceptionModel
 from .runs.trainable import choose, groups, whole_weights, widened
@@ -59,7 +59,7 @@ COPIES = (
 
 def run(config: Config) -> None:
     """Train. UserError, in one sentence, for what a person can mend."""
-    check(config)
+    check_config(config)
     with said_plainly(config):
         try:
             made = prepare(config)
@@ -109,7 +109,7 @@ def prepare(config: Config) -> Run:
         state.check_room(out, setup.learner.learning(), config)
     model, optimiser = accelerator.prepare(setup.learner, optimiser)
     content = (
-        state.load(out / state.FILE, config, setup.learner.learning(), optimiser, average)
+        state.restore(out / state.FILE, config, setup.learner.learning(), optimiser, average)
         if state.goes_on(config)
         else {}
     )
@@ -148,7 +148,7 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     # what can be wrong is looked for before gigabytes are read
     feeds, held_out = open_feeds(config, shape_of(config.base).base)
     recipes = {feed.recipe.id: feed.recipe for feed in feeds}
-    objective.check(config, recipes)
+    objective.check_objective(config, recipes)
     begun = start(config.base)
     captions = captions_for(config, [*feeds, *held_out], accelerator)
     model, kept = make(config, begun, recipes, captions)
@@ -166,7 +166,7 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
 def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
     """A VAE that learns to encode pictures and their targets."""
     feeds, held_out = open_feeds(config, "custom")
-    model = AutoencoderModel(untrained(config.autoencoder), config.autoencoder).to(accelerator.device)
+    model = AutoencoderModel(untrained_vae(config.autoencoder), config.autoencoder).to(accelerator.device)
     evaluator = AutoencoderValidator(
         config, model, held_out or feeds, bool(held_out), accelerator.device, lambda: accelerator.autocast()
     )

@@ -24,7 +24,7 @@ from .work import controlnet_picture, perceive, pose_json
 PREFIX = "/perception/v1"
 
 
-def offer(app: Any) -> None:
+def offer_api(app: Any) -> None:
     """Add the routes, where the user has switched the host's own on."""
     if not shared.cmd_opts.api:
         return

@@ -38,23 +38,23 @@ def offer_preprocessors() -> None:
 
 def offer_settings() -> None:
     """For the page of settings."""
-    from .settings import offer
+    from .settings import offer_settings
 
-    offer()
+    offer_settings()
 
 
 def offer_routes(demo: Any, app: Any) -> None:
     """For programs. app: the host's server."""
-    from .api import offer
+    from .api import offer_api
 
-    offer(app)
+    offer_api(app)
 
 
 def write_beside(params: script_callbacks.ImageSaveParams) -> None:
     """Of a map that Extras saved, its raw values."""
-    from .extras import write_beside
+    from .extras import write_raw_beside
 
-    write_beside(params)
+    write_raw_beside(params)
 
 
 def scripts() -> dict[str, type]:

@@ -142,7 +142,7 @@ class Kept:
         Image.fromarray(self.levels).save(file.with_suffix(".png"), pnginfo=info)
 
 
-def write_beside(params: script_callbacks.ImageSaveParams) -> None:
+def write_raw_beside(params: script_callbacks.ImageSaveParams) -> None:
     """When a host has saved a picture: what belongs beside it, if it is one of ours."""
     held = getattr(params.image, "perception", None)
     if isinstance(held, Beside | Kept):

@@ -16,7 +16,7 @@ FIRST = "the first"
 """Of a task's files: what answers for it where nothing else is chosen."""
 
 
-def offer() -> None:
+def offer_settings() -> None:
     """Add them; what a user has chosen stays."""
     import gradio as gr
 

@@ -17,7 +17,7 @@ from diffusion_perception.core.display.picture import classes_of, palette_of
 from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import load_perceiver
 
 WIDTHS = (32, 64, 64, 64)
 """Of tiny.unet(), finest first."""
@@ -40,10 +40,10 @@ def write(comfyui, task: str, head: str, outputs: int, **fields) -> Path:
 
 def expected(path: Path, picture: Path):
     """What `predict` makes of it."""
-    from diffusion_perception.trainer.predict import read_image
+    from diffusion_perception.trainer.perceiver import read_upright
 
     with torch.inference_mode():
-        return predict(load(open_checkpoint(path)), read_image(picture))
+        return predict(load_perceiver(open_checkpoint(path)), read_upright(picture))
 
 
 def picture(comfyui, width: int, height: int) -> Path:

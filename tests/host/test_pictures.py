@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from diffusion_perception.trainer.perceiver import read_image
+from diffusion_perception.trainer.perceiver import read_upright
 
 HEIGHT, WIDTH = 24, 40
 LEVEL = 1 / 255 + 1e-6
@@ -181,7 +181,7 @@ def load_images(names, file):
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_what_the_host_makes_of_it_or_right_where_that_is_wrong(loaded, name):
     folder, there = loaded
-    here = read_image(folder / name)[0].movedim(0, -1).numpy()
+    here = read_upright(folder / name)[0].movedim(0, -1).numpy()
     if name in WRONG_THERE:
         right = np.broadcast_to(np.atleast_3d(WRONG_THERE[name][0]), here.shape)
         assert np.abs(here - right).max() <= 1e-4

@@ -21,7 +21,7 @@ from diffusion_perception.core.heads.table import untrained_head
 from diffusion_perception.core.pose import Person, people_of, predict_people
 from diffusion_perception.core.recipe import Recipe
 from diffusion_perception.core.skeletons import SKELETONS
-from diffusion_perception.trainer.host import load
+from diffusion_perception.trainer.host import load_perceiver
 
 BOXES = [Box(70, 5, 40, 80), Box(10, 20, 30, 60)]
 """In the order in which a mask shows them, from above."""
@@ -90,7 +90,7 @@ def test_people_in_a_mask_have_the_poses_that_the_trainers_side_reads(comfyui, m
     picture = graph.add("SaveImage", images=pose[1], filename_prefix="skeletons")
     result = comfyui.submit(graph)
 
-    perceiver = load(open_checkpoint(model))
+    perceiver = load_perceiver(open_checkpoint(model))
     with torch.no_grad():
         expected = predict_people(perceiver, tiny.picture(100, 120), [BOXES], flip_test=flip_test)
     heatmaps = np.stack([np.load(file) for file in result.files(saved.name)])

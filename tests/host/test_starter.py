@@ -12,8 +12,8 @@ from PIL import Image
 
 from diffusion_perception.core.checkpoints.checkpoint import open_checkpoint
 from diffusion_perception.core.pipeline import predict
-from diffusion_perception.trainer.host import load
-from diffusion_perception.trainer.predict import read_image
+from diffusion_perception.trainer.host import load_perceiver
+from diffusion_perception.trainer.perceiver import read_upright
 
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "weights" / "starter.safetensors"
@@ -33,5 +33,5 @@ def test_the_nodes_and_predict_agree(comfyui, picture, task):
     graph, saved = perceive_file(STARTER.name, picture.name, f"starter/{task}", task=task)
     ours = np.load(comfyui.submit(graph).files(saved.name)[0])
     with torch.inference_mode():
-        theirs = predict(load(open_checkpoint(STARTER, task=task)), read_image(picture)).values[0].numpy()
+        theirs = predict(load_perceiver(open_checkpoint(STARTER, task=task)), read_upright(picture)).values[0].numpy()
     assert np.abs(ours.reshape(theirs.shape) - theirs).max() <= 5e-4

@@ -48,11 +48,11 @@ def test_routes_are_offered_where_the_hosts_own_are_and_behind_its_credentials(a
     from modules import shared
 
     open_, closed, none = App(), App(), App()
-    api.offer(open_)
+    api.offer_api(open_)
     monkeypatch.setattr(shared.cmd_opts, "api_auth", "me:secret")
-    api.offer(closed)
+    api.offer_api(closed)
     monkeypatch.setattr(shared.cmd_opts, "api", False)
-    api.offer(none)
+    api.offer_api(none)
     paths = {"/perception/v1/maps": ["GET"], "/perception/v1/perceive": ["POST"]}
     assert {path: route.methods for path, route in open_.routes.items()} == paths
     assert {path: route.methods for path, route in closed.routes.items()} == paths
@@ -146,8 +146,7 @@ def test_the_settings_choose_what_answers_for_a_task(api, tmp_path):
     from modules_forge.shared import supported_preprocessors
 
     from diffusion_perception.webui.preprocessors import offer
-    from diffusion_perception.webui.settings import FIRST, key_of
-    from diffusion_perception.webui.settings import offer as offer_settings
+    from diffusion_perception.webui.settings import FIRST, key_of, offer_settings
 
     offer_settings()
     offer()

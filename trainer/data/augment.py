@@ -21,7 +21,7 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...core.geometry import DIRECTIONS
 from ...core.perception_map import Convention
-from .people import heatmaps
+from .people import gaussian_heatmaps
 from .records import Sample
 
 LUMA = (0.299, 0.587, 0.114)
@@ -83,7 +83,7 @@ def generator(*numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64((len(numbers), *numbers)))  # NumPy takes (1,) and (1, 0) for the same
 
 
-def place(sample: Sample, convention: Convention, settings: Augmentation, random: np.random.Generator) -> Sample:
+def place_sample(sample: Sample, convention: Convention, settings: Augmentation, random: np.random.Generator) -> Sample:
     """Flip and crop: what comes before the truth is normalised."""
     if random.random() < settings.flip:
         sample = flip(sample, convention)
@@ -91,7 +91,7 @@ def place(sample: Sample, convention: Convention, settings: Augmentation, random
     return sample if window is None else crop(sample, *window)
 
 
-def finish(sample: Sample, row: Resampling, settings: Augmentation, random: np.random.Generator) -> Sample:
+def finish_sample(sample: Sample, row: Resampling, settings: Augmentation, random: np.random.Generator) -> Sample:
     """Resize, then change what the picture looks like: what comes after the truth is normalised."""
     if settings.size is not None:
         sample = resize(sample, row, settings.size, settings.image_filter, settings.target_filter)
@@ -190,7 +190,7 @@ def paste(sample: Sample, donor: Sample) -> Sample:
 def redraw(target: Tensor, before: Sample) -> Tensor:
     """Heatmaps are drawn anew: a Gaussian has the same spread at every size of a map."""
     points = scaled_points(before.meta["keypoints"], before.image.shape[-2:], target.shape[-2:])
-    return heatmaps(points, (target.shape[-2], target.shape[-1]))
+    return gaussian_heatmaps(points, (target.shape[-2], target.shape[-1]))
 
 
 def resize(

@@ -25,7 +25,7 @@ from ...core.errors import UserError
 from ...core.recipe import Recipe
 from ..stop import deaf
 from .arrays import BrokenRecord
-from .augment import Augmentation, finish, flip, generator, paste, place
+from .augment import Augmentation, finish_sample, flip, generator, paste, place_sample
 from .records import MOST_NAMED, Marks, Records, Sample, mostly_broken
 from .targets import Supervision, TargetOptions
 from .tasks import TaskData, data_of
@@ -136,7 +136,7 @@ class Feed:
         convention, sample = self.records.convention, self.records[index]
         flipped = random.random() < self.augmentation.flip
         placed = flip(sample, convention) if flipped else sample
-        placed = place(placed, convention, replace(self.augmentation, flip=0.0), random)
+        placed = place_sample(placed, convention, replace(self.augmentation, flip=0.0), random)
         if self.data.pasted and random.random() < self.augmentation.copy_paste:
             placed = self.pasted(placed, random)
         values, valid = self.supervision.normalise(placed)
@@ -145,7 +145,7 @@ class Feed:
         told = {"prompt": self.captions[marks.picture]} if self.captions else {}
         learnt = replace(placed, target=values, valid=valid, meta={**placed.meta, **told})
         mark = Mark(self.origin, WAYS[flipped], self.options, marks)
-        return finish(learnt, self.data.resampling, self.augmentation, random), mark
+        return finish_sample(learnt, self.data.resampling, self.augmentation, random), mark
 
     def marks(self, index: int) -> Marks:
         """A record's, as it lies on disk now."""
@@ -164,7 +164,7 @@ class Feed:
             donor = self.records[int(random.integers(len(self.records)))]
         except BrokenRecord:
             return sample  # it is named when its own turn comes
-        return paste(sample, place(donor, self.records.convention, self.augmentation, random))
+        return paste(sample, place_sample(donor, self.records.convention, self.augmentation, random))
 
 
 WAYS = ("upright", "flipped")

@@ -13,7 +13,7 @@ from ..config import Config, ConfigError, Source, build
 from .augment import Augmentation
 from .batches import Feed
 from .captions import captions_of
-from .parts import parted
+from .parts import split_off
 from .people import People, named_after
 from .published import open_dataset
 from .records import Records
@@ -32,7 +32,7 @@ def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
     for task in config.tasks:
         recipe = recipe_for(task, config, base)
         opened = [(source, open_source(source, recipe, config.size_of(source))) for source in config.sources(task)]
-        parts = [(source, *parted(records, config.share_held_out)) for source, records in opened]
+        parts = [(source, *split_off(records, config.share_held_out)) for source, records in opened]
         recipe = informed(recipe, [records for _, records in opened])
         feeds += [feed(config, recipe, source, learnt, augmentation) for source, learnt, _ in parts]
         measured = [(source, kept) for source, _, kept in parts if kept is not None] + [

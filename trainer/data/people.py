@@ -79,7 +79,7 @@ class People(Records[Person]):
         scale = self.size[0] / window[3]
         keypoints = np.asarray(record.keypoints, np.float64).reshape(-1, 3)
         keypoints[:, :2] = (keypoints[:, :2] - window[:2]) * scale
-        maps = heatmaps(keypoints, self.size)
+        maps = gaussian_heatmaps(keypoints, self.size)
         if not maps.any():
             raise BrokenRecord(f"{self.name}: {record.name}: none of the keypoints lies in the person's box.")
         truth = Truth(maps, torch.ones(1, *self.size, dtype=torch.bool))
@@ -98,7 +98,7 @@ def clip(box: Box, picture: Tensor, where: str) -> Box:
     return left, top, right - left, bottom - top
 
 
-def heatmaps(keypoints: np.ndarray, size: tuple[int, int], sigma: float = 0.0) -> Tensor:
+def gaussian_heatmaps(keypoints: np.ndarray, size: tuple[int, int], sigma: float = 0.0) -> Tensor:
     """Keypoints (K, 3) in pixels -> (K, H, W) with a Gaussian of height 1 at each that is labelled and inside.
 
     sigma in pixels; 0 takes SPREAD of the longer side. The first pixel's centre is at (0.5, 0.5).

@@ -179,11 +179,11 @@ def check_truth(where: str, image: Tensor, truth: Truth) -> None:
 def read_image(path: Path, colour: str = "srgb") -> tuple[Tensor, Tensor]:
     """A picture (3, H, W) float32 in [0, 1], sRGB, and where it is not transparent (1, H, W) bool."""
     colours, alpha = read_colours(path)
-    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(shown(colours, colour), -1, 0), np.float32))
+    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(as_srgb(colours, colour), -1, 0), np.float32))
     return image, torch.from_numpy(np.ascontiguousarray(alpha > 0))[None]
 
 
-def shown(colours: np.ndarray, colour: str = "srgb") -> np.ndarray:
+def as_srgb(colours: np.ndarray, colour: str = "srgb") -> np.ndarray:
     """Colours as they are stored -> sRGB in [0, 1]."""
     colours = np.nan_to_num(colours, nan=0.0, posinf=1.0, neginf=0.0)
     return to_srgb(colours) if colour == "linear" else colours.clip(0, 1)

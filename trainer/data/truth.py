@@ -416,7 +416,7 @@ def read_description(root: Path, truths: Iterable[Kind]) -> Description:
     except (ValueError, RecursionError) as error:  # of bytes, numbers too long, brackets too deep
         raise DatasetError(f"{path} is not TOML ({error}).") from error
     for key, value in table.items():
-        check_key(key, known if isinstance(value, dict) else TITLES, str(path))
+        check_truth_key(key, known if isinstance(value, dict) else TITLES, str(path))
     if table.get("format", 1) != 1:
         raise DatasetError(f"{path} is of format {table['format']}; this version reads format 1: update the pack.")
     tables = {key: value for key, value in table.items() if isinstance(value, dict)}
@@ -424,7 +424,7 @@ def read_description(root: Path, truths: Iterable[Kind]) -> Description:
     return Description(str(table.get("name", root.name)), known, sections)
 
 
-def check_key(key: str, known: Iterable[str], where: str) -> None:
+def check_truth_key(key: str, known: Iterable[str], where: str) -> None:
     known = list(known)
     if key not in known:
         hint = meant(key, known, "it may say {known}.")
@@ -435,11 +435,11 @@ def section_from(table: dict[str, Any], name: str, kind: Callable[..., Any], whe
     """A section as its dataclass, each value of the field's type."""
     hints = get_type_hints(kind)
     for key in table:
-        check_key(key, hints, f"{where} [{name}]")
-    return kind(**{key: typed(value, hints[key], f"{where}: {name}.{key}") for key, value in table.items()})
+        check_truth_key(key, hints, f"{where} [{name}]")
+    return kind(**{key: typed_field(value, hints[key], f"{where}: {name}.{key}") for key, value in table.items()})
 
 
-def typed(value: Any, hint: Any, where: str) -> Any:
+def typed_field(value: Any, hint: Any, where: str) -> Any:
     """A TOML value as the type that a field declares; one value stands for a list of one."""
     if get_origin(hint) is Literal:
         if value in get_args(hint):

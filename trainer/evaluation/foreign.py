@@ -70,13 +70,13 @@ class Card:
     def recipe(self) -> Recipe:
         """How its values are read."""
         if self.classes:
-            return of_classes(self.classes)
+            return classes_recipe(self.classes)
         axes: Any = self.axes or None
         codec = "unit-vector" if task_named(self.task).name == "normal" and self.unit else ""
         return Recipe(task_named(self.task).name, metric=self.metric, axes=axes, codec=codec)
 
 
-def of_classes(names: tuple[str, ...]) -> Recipe:
+def classes_recipe(names: tuple[str, ...]) -> Recipe:
     """Of a model that gives a score for each of these classes."""
     palette = Palette("", names, spread_colours(len(names))).text()
     return Recipe("segmentation", head="scores", codec="class-scores", palette=palette)
@@ -185,7 +185,7 @@ def recipe_of_depth(told: dict[str, Any]) -> Recipe:
 
 def recipe_of_segments(told: dict[str, Any]) -> Recipe:
     names = told.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # as transformers has it where nothing is said
-    return of_classes(tuple(str(names[number]) for number in sorted(names, key=int)))
+    return classes_recipe(tuple(str(names[number]) for number in sorted(names, key=int)))
 
 
 KINDS: dict[str, Kind] = {

@@ -13,7 +13,7 @@ from ...core.whole_file import write_whole
 from ..scoring import metric_named
 from .contenders import Contender
 from .examples import Example, Examples, Shown
-from .results import Result, grouped, headed, shown
+from .results import Result, grouped, headed, shown_number
 
 BINS = 24
 """Of a histogram."""
@@ -47,7 +47,7 @@ def write(path: Path, results: Sequence[Result], notes: Sequence[str], seen: Exa
     body = [
         "<h1>Evaluation</h1>",
         contents(results),
-        listed("Left out, because a set has no such truth", notes),
+        bullet_list("Left out, because a set has no such truth", notes),
         *(group(rows, seen) for rows in grouped(results).values()),
         *cards({id(result.contender): result.contender for result in results}.values()),
     ]
@@ -89,7 +89,7 @@ def summary(results: Sequence[Result]) -> str:
     found = [list(result.values().values()) for result in results]
     best = [best_of(column, metric.better) for column, metric in zip(zip(*found), metrics)]
     rows = [
-        row_of([result.contender.title, *map(shown, values), len(result.measured), result.skipped],
+        row_of([result.contender.title, *map(shown_number, values), len(result.measured), result.skipped],
                [False, *(value == top and len(results) > 1 for value, top in zip(values, best))])
         for result, values in zip(results, found)
     ]  # fmt: skip
@@ -114,7 +114,7 @@ def as_table(heads: Sequence[str], rows: Iterable[str]) -> str:
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def listed(title: str, sentences: Sequence[str]) -> str:
+def bullet_list(title: str, sentences: Sequence[str]) -> str:
     """Nothing where there are none."""
     rows = "".join(f"<li>{escape(text)}</li>" for text in sentences)
     return folded(f"{title}: {len(sentences)}", f"<ul>{rows}</ul>", "left-out") if rows else ""
@@ -130,8 +130,8 @@ def behind(result: Result, seen: Mapping[str, Sequence[Example]]) -> str:
     faults = [f"{line.record}: {line.fault}" for line in result.faults] + list(result.feed.records.faults)
     parts = [
         histogram(result),
-        listed("Not measured", faults),
-        *(of_classes(result)),
+        bullet_list("Not measured", faults),
+        *(class_rows(result)),
         *shown_examples(result, seen),
         per_picture(result),
     ]
@@ -147,7 +147,7 @@ def histogram(result: Result) -> str:
     if not values.size:
         return ""
     counts, edges = np.histogram(values, min(BINS, max(values.size, 4)))
-    title = f"{headed(metric)} of {values.size} pictures, median {shown(float(np.median(values)))}"
+    title = f"{headed(metric)} of {values.size} pictures, median {shown_number(float(np.median(values)))}"
     return bars(counts.tolist(), edges.tolist(), title)
 
 
@@ -166,11 +166,11 @@ def bars(counts: Sequence[int], edges: Sequence[float], title: str) -> str:
     return f'<svg viewBox="0 0 480 120" width="480" height="120" role="img">{drawn}{ends}</svg>'
 
 
-def of_classes(result: Result) -> Iterator[str]:
+def class_rows(result: Result) -> Iterator[str]:
     """IoU and accuracy of every class."""
     classes = result.classes()
     if classes:
-        rows = [row_of([name, shown(iou), shown(found)]) for name, iou, found in classes]
+        rows = [row_of([name, shown_number(iou), shown_number(found)]) for name, iou, found in classes]
         yield folded(f"{len(classes)} classes", as_table(["class", "IoU", "accuracy"], rows))
 
 
@@ -179,12 +179,12 @@ def shown_examples(result: Result, seen: Mapping[str, Sequence[Example]]) -> Ite
     for title, found in seen.items():
         if found:
             yield f"<h3>{title}</h3>"
-            yield from (drawn(example, result) for example in found)
+            yield from (drawn_example(example, result) for example in found)
 
 
-def drawn(example: Example, result: Result) -> str:
+def drawn_example(example: Example, result: Result) -> str:
     metric = metric_named(result.comparison.metrics[0])
-    said = f"{escape(example.record)}: {escape(metric.title)} {shown(example.value)}"
+    said = f"{escape(example.record)}: {escape(metric.title)} {shown_number(example.value)}"
     return f"<div>{said}</div><div class=row>{''.join(map(figure, example.pictures))}</div>"
 
 
@@ -196,7 +196,7 @@ def figure(each: Shown) -> str:
 def per_picture(result: Result) -> str:
     """All figures of all pictures, folded away."""
     names = result.comparison.metrics
-    rows = [row_of([line.record, *(shown(line.values[name]) for name in names)]) for line in result.measured]
+    rows = [row_of([line.record, *(shown_number(line.values[name]) for name in names)]) for line in result.measured]
     heads = ["picture", *(headed(metric_named(name)) for name in names)]
     return folded(f"Figures of {len(rows)} pictures", as_table(heads, rows))
 

@@ -130,7 +130,7 @@ def headed(row: Metric) -> str:
     return f"{row.title}{unit} {'↑' if row.higher else '↓'}"
 
 
-def shown(value: float) -> str:
+def shown_number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4g}"
 
 
@@ -150,7 +150,7 @@ def table(results: Sequence[Result]) -> str:
 def block(data: str, task: str, comparison: str, results: Sequence[Result]) -> str:
     metrics = [metric_named(name) for name in results[0].comparison.metrics]
     heads = ["", *map(headed, metrics), "pictures", "left out"]
-    rows = [[r.contender.title, *map(shown, r.values().values()), str(len(r.measured)), str(r.skipped)]
+    rows = [[r.contender.title, *map(shown_number, r.values().values()), str(len(r.measured)), str(r.skipped)]
             for r in results]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(heads, *rows)]
     lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))

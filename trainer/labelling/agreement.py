@@ -53,7 +53,7 @@ def metric_of(agreement: Agreement) -> Metric:
     return METRICS[agreement.metric]
 
 
-def measure(agreement: Agreement, values: Tensor, sample: Sample, feed: Feed) -> float:
+def measured_agreement(agreement: Agreement, values: Tensor, sample: Sample, feed: Feed) -> float:
     """How well a prediction agrees with a label. UserError if they cannot be compared."""
     metric = metric_of(agreement)
     if agreement.metric in MEASURES:
@@ -91,7 +91,7 @@ def agreed(agreement: Agreement, look: Predictor, feed: Feed, index: int) -> flo
         sample = feed.records[index]
     except BrokenRecord:
         return math.nan
-    return measure(agreement, look(sample.image[None], agreement.resolution).float().cpu(), sample, feed)
+    return measured_agreement(agreement, look(sample.image[None], agreement.resolution).float().cpu(), sample, feed)
 
 
 def leave_out_all(shelf: Shelf, pictures: dict[str, Path], journal: Journal) -> None:

@@ -17,7 +17,7 @@ from ..data.records import read_image
 from ..evaluation.contenders import Asked, Contender, contenders_named
 from .plan import Teacher
 from .poses import poses_in
-from .written import Section, save, written_as
+from .written import Section, save_array, written_as
 
 Label = Callable[[str, Path, Path], None]
 """(name of a picture, the picture, the file to write)."""
@@ -67,14 +67,14 @@ def of_model(teacher: Teacher) -> Labeller:
             values = look(read_image(picture)[0][None], teacher.resolution)
             if not values.isfinite().all():
                 raise UserError(f"{picture}: {teacher.model} gives values that are no numbers.")
-            save(row.array(values[0].movedim(0, -1).cpu(), convention), out)
+            save_array(row.array(values[0].movedim(0, -1).cpu(), convention), out)
 
         return label
 
-    return Labeller(teacher, contender.recipe.task, row.ending, section_of(row.section, convention, teacher), on)
+    return Labeller(teacher, contender.recipe.task, row.ending, described_section(row.section, convention, teacher), on)
 
 
-def section_of(said: Callable[[Convention], Section], convention: Convention, teacher: Teacher) -> Section:
+def described_section(said: Callable[[Convention], Section], convention: Convention, teacher: Teacher) -> Section:
     """UserError names the teacher whose values cannot be told."""
     try:
         return said(convention)

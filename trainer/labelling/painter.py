@@ -59,7 +59,7 @@ def paint_all(ordered: Sequence[Order], wanted: Pictures, folder: Path, journal:
 
 def painter(wanted: Pictures, device: str) -> Paint:
     """UserError for what diffusers cannot open."""
-    pipe = opened(wanted, dtype_on(device)).to(device)
+    pipe = open_pipeline(wanted, dtype_on(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
 
     def paint(prompt: str, seed: int) -> Painted:
@@ -73,7 +73,7 @@ def painter(wanted: Pictures, device: str) -> Paint:
     return paint
 
 
-def opened(wanted: Pictures, dtype: torch.dtype) -> Any:
+def open_pipeline(wanted: Pictures, dtype: torch.dtype) -> Any:
     """diffusers' own pipeline."""
     import diffusers
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.texts import read_text
-from ..data.truth import check_key, section_from
+from ..data.truth import check_truth_key, section_from
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -124,7 +124,7 @@ def read_plan(path: Path, out: Path | None) -> Plan:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML ({error}).") from None
     for key in table:
-        check_key(key, (*TITLES, *SECTIONS, *LISTS), str(path))
+        check_truth_key(key, (*TITLES, *SECTIONS, *LISTS), str(path))
     where = str(path)
     sections = {name: section_of(table, name, where) for name in SECTIONS}
     lists = {f"{name}s": tuple(rows_of(table, name, where)) for name in LISTS}

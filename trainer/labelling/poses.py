@@ -35,7 +35,7 @@ def poses_in(path: Path, sure: float) -> dict[str, Table]:
         return {stem_of(file): from_openpose(file, sure) for file in sorted(path.glob("*.json"))}
     if not path.is_file():
         raise UserError(f"There is no file and no folder of poses {path}: check the path.")
-    return dict(from_coco(read_annotations(path), path))
+    return dict(people_from_coco(read_annotations(path), path))
 
 
 def stem_of(file: Path) -> str:
@@ -43,7 +43,7 @@ def stem_of(file: Path) -> str:
     return file.stem.removesuffix("_keypoints")
 
 
-def from_coco(table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Table]]:
+def people_from_coco(table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Table]]:
     """Each picture's people, those that have none too."""
     people: dict[Any, list[Any]] = defaultdict(list)
     for row in table["annotations"]:

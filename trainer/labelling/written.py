@@ -103,7 +103,7 @@ def written_as(recipe: Recipe) -> Written:
     return WRITTEN[recipe.task]
 
 
-def save(array: np.ndarray, path: Path) -> None:
+def save_array(array: np.ndarray, path: Path) -> None:
     """As .npy, or as PNG of 8 or 16 bits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:

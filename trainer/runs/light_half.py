@@ -35,7 +35,7 @@ from ..config import Config, ConfigError
 from ..config import Distillation as Settings
 from ..data.batches import Batch, Feed
 from ..data.records import Sample
-from ..host import Diffusers, DiffusersAutoencoder, load, named_context
+from ..host import Diffusers, DiffusersAutoencoder, load_perceiver, named_context
 from ..latents import Latents
 from ..learner import Counted
 from ..model_choice import ModelChoice
@@ -81,7 +81,7 @@ def open_teacher(config: Config, device: str) -> Teacher:
             text = context or text_context(checkpoint, Diffusers(device))
             perceiver = replace(first[1], recipe=checkpoint.recipe, context=text)
         else:
-            perceiver = load(checkpoint, adapter, device, context=context)
+            perceiver = load_perceiver(checkpoint, adapter, device, context=context)
             first = first or ((checkpoint, perceiver) if adapter is None else None)
         if perceiver.head is not None and config.learn == "decoder":
             raise ConfigError(
@@ -104,7 +104,7 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
     found: list[tuple[Checkpoint, Adapter | None]] = []
     for task in config.tasks:
         try:
-            checkpoint, beside = choice_of(path, adapter, task).open()
+            checkpoint, beside = teacher_choice(path, adapter, task).open()
         except UnsuitedError:
             held = recipes_in(path)
             if held:
@@ -120,7 +120,7 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
     return found
 
 
-def choice_of(path: Path, adapter: str, task: str) -> ModelChoice:
+def teacher_choice(path: Path, adapter: str, task: str) -> ModelChoice:
     """A predictor, or Stable Diffusion with an adapter that makes it one."""
     return ModelChoice(base=path, adapter=Path(adapter), task=task) if adapter else ModelChoice(path, task=task)
 
