@@ -161,6 +161,7 @@ def seen(model: Path, task: str, shown: np.ndarray):
 
 
 def test_preprocessors_stand_in_the_lists_of_their_types(webui):
+    webui.get("/controlnet/model_list")  # without a page sd-webui-controlnet looks for models only when asked
     types = webui.get("/controlnet/control_types")["control_types"]
     for kind, name in (("Depth", "depth"), ("NormalMap", "normal"), ("Segmentation", "seg")):
         assert f"{name}_perception demo" in types[kind]["module_list"]
