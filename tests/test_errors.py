@@ -323,7 +323,7 @@ def test_a_fault_inside_predict_shows_its_traceback(place, monkeypatch, fault):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 def test_a_fault_in_a_data_worker_shows_its_traceback(place, tmp_path, monkeypatch, fault, workers):
-    monkeypatch.setattr(batches, "finish", planted(fault))
+    monkeypatch.setattr(batches, "finish_sample", planted(fault))
     with pytest.raises(type(fault)) as raised:
         main([str(word) for word in training(place, "--data", place / "train", f"--workers={workers}")])
     assert "planted_fault" in "".join(traceback.format_exception(raised.value))

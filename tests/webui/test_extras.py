@@ -57,7 +57,7 @@ def save(extras, pp, folder, ending: str = ".png") -> list[str]:
         name = "-".join(["0001", *one.nametags])
         image = one.image.convert("RGB") if ending == ".jpg" else one.image
         image.save(folder / f"{name}{ending}")
-        extras.write_beside(ImageSaveParams(one.image, None, str(folder / f"{name}{ending}"), {"parameters": "a cat"}))
+        extras.write_raw_beside(ImageSaveParams(one.image, None, str(folder / f"{name}{ending}"), {"parameters": "a cat"}))
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -136,5 +136,5 @@ def test_a_map_that_is_gone_is_told_in_a_sentence(extras):
 def test_pictures_of_others_are_left_alone(extras, out):
     from modules.script_callbacks import ImageSaveParams
 
-    extras.write_beside(ImageSaveParams(picture(), None, str(out / "x.png"), None))
+    extras.write_raw_beside(ImageSaveParams(picture(), None, str(out / "x.png"), None))
     assert list(out.iterdir()) == []

@@ -38,7 +38,7 @@ def script(forge):
     import diffusion_perception.webui.extras as extras
     from diffusion_perception.webui.generated import PerceptionGenerated
 
-    script_callbacks.on_image_saved(extras.write_beside)
+    script_callbacks.on_image_saved(extras.write_raw_beside)
     return PerceptionGenerated()
 
 
