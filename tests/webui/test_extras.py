@@ -57,7 +57,9 @@ def save(extras, pp, folder, ending: str = ".png") -> list[str]:
         name = "-".join(["0001", *one.nametags])
         image = one.image.convert("RGB") if ending == ".jpg" else one.image
         image.save(folder / f"{name}{ending}")
-        extras.write_raw_beside(ImageSaveParams(one.image, None, str(folder / f"{name}{ending}"), {"parameters": "a cat"}))
+        extras.write_raw_beside(
+            ImageSaveParams(one.image, None, str(folder / f"{name}{ending}"), {"parameters": "a cat"})
+        )
     return sorted(path.name for path in folder.iterdir())
 
 
