@@ -187,6 +187,8 @@ def test_an_inspector_shows_a_map_in_one_line(comfyui, model):
 
 def refuse_sdxl() -> dict[str, str]:
     """What is said of a loaded UNet with SDXL's further embedding."""
+    from types import SimpleNamespace
+
     from torch import nn
 
     from diffusion_perception.nodes import host
@@ -196,7 +198,7 @@ def refuse_sdxl() -> dict[str, str]:
             return {"add_embedding.linear_1": nn.Linear(4, 4)}
 
     try:
-        host.resident_base(Loaded(), None)
+        host.resident_base(Loaded(), SimpleNamespace(first_stage_model=nn.Conv2d(3, 4, 1)))
     except host.CheckpointError as refusal:
         return {"said": str(refusal)}
     return {"said": ""}
