@@ -92,25 +92,27 @@ def curve(arguments: argparse.Namespace) -> list[Row]:
     tuned, start = (Source(one_by_one(weights), weights.shapes) for weights in (checkpoint.unet, base.unet))
     ranks = [*arguments.ranks, None]
     layers = list(extract_ranks(tuned, start, ranks, DTYPES[arguments.dtype]))
-    plain = errors(predictions(perceiver, images, arguments.resolution), expected) if same_input(layers) else (0.0, 0.0)
+    plain = (
+        errors(predictions(perceiver, images, arguments.resolution), expected) if _same_input(layers) else (0.0, 0.0)
+    )
     rows = [Row("base", 0.0, *plain, 0.0, 0.0)]
-    print_row(rows[0])
+    _print_row(rows[0])
     for rank in ranks:
         extracted = [layer[rank] for layer in layers]
         adapted = replace(perceiver, backbone=Adapted(backbone, adapter_of(extracted)))
         found = predictions(adapted, images, arguments.resolution)
         rows.append(row("full" if rank is None else str(rank), extracted, found, expected))
-        print_row(rows[-1])
+        _print_row(rows[-1])
     return rows
 
 
-def same_input(layers: Sequence[dict[int | None, Extracted]]) -> bool:
+def _same_input(layers: Sequence[dict[int | None, Extracted]]) -> bool:
     """Whether the base can be shown what the fine-tune is shown: not if its conv_in is narrower."""
     shapes = [part.shape for layer in layers for name, part, _ in layer.values() if name == "conv_in"]
     return all(shape is None or shape[1] == 4 for shape in shapes)
 
 
-def print_row(row: Row) -> None:
+def _print_row(row: Row) -> None:
     print(
         f"{row.rank:>5} {row.megabytes:9.1f} {row.mean_error:11.5f} {row.relative_error:11.2%} "
         f"{row.mean_energy:9.2%} {row.least_energy:9.2%}",

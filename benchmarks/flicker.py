@@ -112,14 +112,14 @@ def ways(perceiver: Any, frames: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def shaken(frames: Tensor) -> Tensor:
+def _shaken(frames: Tensor) -> Tensor:
     """With an exposure that changes from frame to frame by 8 %, and 3 % of noise."""
     draw = torch.Generator().manual_seed(0)
     exposure = 1 + 0.08 * torch.randn(len(frames), 1, 1, 1, generator=draw)
     return (frames * exposure + 0.03 * torch.randn(frames.shape, generator=draw)).clamp(0, 1)
 
 
-LOOKS: dict[str, Callable[[Tensor], Tensor]] = {"as rendered": lambda frames: frames, "shaken": shaken}
+LOOKS: dict[str, Callable[[Tensor], Tensor]] = {"as rendered": lambda frames: frames, "shaken": _shaken}
 
 
 def main() -> None:

@@ -47,14 +47,14 @@ def abs_rel(values: Tensor, truth: Tensor, where: Tensor) -> float:
     return error[known & where].mean().item()
 
 
-def near_edges(truth: Tensor) -> Tensor:
+def _near_edges(truth: Tensor) -> Tensor:
     """(H, W) bool: next to where depth jumps by a tenth."""
     low = -F.max_pool2d(-truth[None, None], 3, 1, 1)[0, 0]
     jumps = F.max_pool2d(truth[None, None], 3, 1, 1)[0, 0] > 1.1 * low.clamp(min=1e-3)
     return F.max_pool2d(jumps[None, None].float(), 2 * NEAR_EDGE + 1, 1, NEAR_EDGE)[0, 0] > 0
 
 
-def seam(values: Tensor, tile: int) -> float:
+def _seam(values: Tensor, tile: int) -> float:
     """The mean step across the lines on which tiles end, less the mean step everywhere. values: (H, W)."""
     where = places((values.shape[0], values.shape[1]), tile, tile // OVERLAP)
     down, across = values.diff(dim=0).abs(), values.diff(dim=1).abs()
@@ -87,7 +87,7 @@ def rooms(folder: Path, model: Path, tiles: list[int]) -> dict[str, dict[str, fl
         picture = read_upright(path)
         truth = torch.from_numpy(np.load(folder / "depth" / f"{path.stem}.npy")).float()
         normals = read_upright(folder / "normal" / path.name)[0].movedim(0, -1) * 2 - 1
-        edges = near_edges(truth)
+        edges = _near_edges(truth)
         for tile in (0, *tiles):
             seen = [predict_large(p, picture, tile) if tile else predict(p, picture) for p in (depth, normal)]
             values, spread = seen[0].values[0, ..., 0], seen[0].values.std().item()
@@ -97,7 +97,7 @@ def rooms(folder: Path, model: Path, tiles: list[int]) -> dict[str, dict[str, fl
                 "degrees": degrees(vectors_of(seen[1], CAMERA)[0], normals),
             }
             if tile:
-                row |= {"seams": seam(values, tile) / spread, "unlike": unlike(depth, picture, tile) / spread}
+                row |= {"seams": _seam(values, tile) / spread, "unlike": unlike(depth, picture, tile) / spread}
             found.setdefault(f"tiles of {tile}" if tile else "at once", []).append(row)
             print(path.stem, tile, {key: round(value, 4) for key, value in row.items()}, flush=True)
     return {way: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for way, rows in found.items()}

@@ -53,7 +53,7 @@ def round_trip(perceiver: Perceiver, latent: Tensor) -> RoundTrip:
     )
 
 
-def latent_of(perceiver: Perceiver, path: Path, resolution: int) -> Tensor:
+def _latent_of(perceiver: Perceiver, path: Path, resolution: int) -> Tensor:
     """Of a picture whose sides are cut to whole cells."""
     image = read_upright(path)
     picture, _ = fit(image * 2 - 1, resolution, perceiver.recipe.rule)
@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> list[RoundTrip]:
     found = []
     for path in arguments.images:
         with torch.inference_mode():
-            latent = latent_of(perceiver, path, arguments.resolution)
+            latent = _latent_of(perceiver, path, arguments.resolution)
         found.append(round_trip(perceiver, latent))
         print(f"{found[-1].latent_error:9.2%} {found[-1].map_error:9.5f} {found[-1].unexplained:12.1e}  {path.name}")
     return found

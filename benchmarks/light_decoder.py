@@ -60,13 +60,13 @@ def parts(size: int) -> dict[str, Part]:
 def taesd(picture: Tensor, latent: Tensor) -> dict[str, Part]:
     """TAESD's halves, from the shapes that they are published in."""
     encoder, decoder = (
-        KINDS[3].build(taesd_shapes("encoder"), torch.nn),
-        KINDS[2].build(taesd_shapes("decoder"), torch.nn),
+        KINDS[3].build(_taesd_shapes("encoder"), torch.nn),
+        KINDS[2].build(_taesd_shapes("decoder"), torch.nn),
     )
     return {"TAESD encoder": (encoder, (picture,)), "TAESD decoder": (decoder, (latent,))}
 
 
-def taesd_shapes(role: str) -> dict[str, tuple[int, ...]]:
+def _taesd_shapes(role: str) -> dict[str, tuple[int, ...]]:
     from diffusers import AutoencoderTiny
 
     moved = 1 if role == "decoder" else 0
@@ -143,7 +143,7 @@ def row(first: str, *others: str) -> str:
 # What they cost
 
 
-def distil(arguments: argparse.Namespace) -> None:
+def _distil(arguments: argparse.Namespace) -> None:
     """Train light halves for the tasks of a checkpoint, measure them, and put them into a copy of it."""
     recipes = [checkpoint.recipe for checkpoint in open_all(arguments.model) if not checkpoint.recipe.head]
     wanted = [recipe for recipe in recipes if recipe.row.name in (arguments.tasks or ("depth", "normal"))]
@@ -240,7 +240,7 @@ def main() -> None:
     if arguments.model is None:
         table(arguments.size, arguments.repeats if arguments.time else 0, arguments.device)
     else:
-        distil(arguments)
+        _distil(arguments)
 
 
 if __name__ == "__main__":

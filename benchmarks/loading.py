@@ -37,7 +37,7 @@ def measured(load: Any) -> dict[str, float]:
     return {"s": time.perf_counter() - start, "MiB": resident("VmHWM") - before, "parts": len(kept)}
 
 
-def by_host(folder: str, overrides: str) -> dict[str, float]:
+def _by_host(folder: str, overrides: str) -> dict[str, float]:
     """The Load node."""
     from diffusion_perception.nodes.load import LoadModel
 
@@ -84,7 +84,7 @@ VAE = {
 }  # fmt: skip
 
 
-def diffusers_in_a_process(folder: Path, dtype: str) -> dict[str, float]:
+def _diffusers_in_a_process(folder: Path, dtype: str) -> dict[str, float]:
     """by_diffusers() in a Python of its own."""
     import json
     import subprocess
@@ -101,9 +101,9 @@ def compare(runs: int, flags: tuple[str, ...], dtype: str) -> None:
         write(folder)
         found: dict[str, list[dict[str, Any]]] = {"ComfyUI": [], "diffusers": []}
         for _ in range(runs):
-            ours = inside(by_host, measured, host_arguments=("--cpu", *flags), folder="marigold-depth", overrides="")
+            ours = inside(_by_host, measured, host_arguments=("--cpu", *flags), folder="marigold-depth", overrides="")
             found["ComfyUI"].append(ours)
-            found["diffusers"].append(diffusers_in_a_process(folder, dtype))
+            found["diffusers"].append(_diffusers_in_a_process(folder, dtype))
         for unit in ("s", "MiB"):
             ours, theirs = (statistics.median(run[unit] for run in found[name]) for name in found)
             print(f"{dtype}: {ours:.2f} {unit} in ComfyUI, {theirs:.2f} by diffusers: ratio {ours / theirs:.2f}")

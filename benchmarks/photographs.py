@@ -66,10 +66,10 @@ class Scene:
 
 def stereo_scenes() -> list[Scene]:
     """Those two for which installable packages carry true disparities."""
-    return [motorcycle(), aloe()]
+    return [_motorcycle(), _aloe()]
 
 
-def motorcycle() -> Scene:
+def _motorcycle() -> Scene:
     """Middlebury 2014 (Scharstein et al.) at a quarter of its size; its calibration is in scikit-image's docs."""
     disparity = np.load(file_of(SCIKIT_IMAGE, "skimage/data/motorcycle_disp.npz"))["arr_0"].astype(np.float32)
     valid = np.isfinite(disparity) & (disparity > 0)
@@ -77,7 +77,7 @@ def motorcycle() -> Scene:
     return scene("Motorcycle", file_of(SCIKIT_IMAGE, "skimage/data/motorcycle_left.png"), depth, valid)
 
 
-def aloe() -> Scene:
+def _aloe() -> Scene:
     """Middlebury 2006 (Hirschmueller and Scharstein 2007); 0 is where the cameras disagreed."""
     with Image.open(file_of(OPENCV, "aloeGT.png")) as picture:
         disparity = np.asarray(picture.convert("L")).astype(np.float32)

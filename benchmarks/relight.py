@@ -50,7 +50,7 @@ def rendered(emitter: dict[str, Any]) -> np.ndarray:
     return np.array(mi.render(mi.load_dict(scene)))[..., 0]
 
 
-def depth_of_sphere() -> torch.Tensor:
+def _depth_of_sphere() -> torch.Tensor:
     """(1, H, W); 0 beside it."""
     v, u = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     rays = np.stack([(u - WIDTH / 2) / FOCAL, -(v - HEIGHT / 2) / FOCAL, -np.ones_like(u)], -1)
@@ -61,7 +61,7 @@ def depth_of_sphere() -> torch.Tensor:
 
 def main() -> None:
     """Print how far the two differ inside the sphere, 3 pixels from its edge."""
-    depth, camera = depth_of_sphere(), intrinsics_from_fov(FOV, HEIGHT, WIDTH)
+    depth, camera = _depth_of_sphere(), intrinsics_from_fov(FOV, HEIGHT, WIDTH)
     known = depth > 0
     inside = (-F.max_pool2d(-known[:, None].float(), 7, 1, 3) > 0)[0, 0].numpy()
     normals, points = depth_to_normal(depth, camera, known), unproject(depth, camera)

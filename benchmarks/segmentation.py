@@ -70,13 +70,13 @@ COLOURS: dict[str, Any] = {"objective": {"loss": "pixel", "pixel_losses": {"segm
 """From a checkpoint: its VAE need not be one that brings a colour map there and back."""
 
 
-def variants(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _variants(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What is compared: the settings of each, over COMMON, in the order in which they need each other."""
     if arguments.base:
         begun = {"base": {"path": str(arguments.base)}}
         colours = merged(begun, COLOURS)
     else:
-        begun = colours = merged(UNTRAINED, {"base": {"vae": str(small_vae(arguments))}})
+        begun = colours = merged(UNTRAINED, {"base": {"vae": str(_small_vae(arguments))}})
     after = {"base": {"path": str(arguments.out / "colours" / FILE)}}
     return {"colours": colours, "scores": merged(begun, SCORES), "scores after colours": merged(after, SCORES)}
 
@@ -90,7 +90,7 @@ def trained(settings: Mapping[str, Any], out: Path) -> tuple[Config, float]:
     return config, time.perf_counter() - start
 
 
-def small_vae(arguments: argparse.Namespace) -> Path:
+def _small_vae(arguments: argparse.Namespace) -> Path:
     """The VAE that was named, or one that learns the pictures and their colour maps."""
     if arguments.vae is not None:
         return arguments.vae
@@ -157,7 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
     file = arguments.out / "results.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    for name, settings in variants(arguments).items():
+    for name, settings in _variants(arguments).items():
         if arguments.only and name not in arguments.only:
             continue
         settings = merged(merged(COMMON, settings), {**where(arguments), "steps": arguments.steps})
@@ -166,10 +166,10 @@ def main() -> None:
         seconds += results.get(name, {}).get("training seconds", 0)
         results[name] = {**measured, "steps": config.steps, "training seconds": seconds}
         file.write_text(json.dumps(results, indent=1))
-    print(table_of(results))
+    print(_table_of(results))
 
 
-def table_of(results: Mapping[str, Mapping[str, Any]]) -> str:
+def _table_of(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: a row a variant, then a row a class."""
     names = list(results)
     rows = [["", *names], ["---", *("---:" for _ in names)]]

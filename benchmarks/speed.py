@@ -136,7 +136,7 @@ def cases(perceiver: Any, light: Any, size: int, wanted: list[str], meter: Any) 
     return found
 
 
-def by_comfyui(model: str, size: int, wanted: list[str], threads: int, gpu: bool) -> dict[str, Any]:
+def _by_comfyui(model: str, size: int, wanted: list[str], threads: int, gpu: bool) -> dict[str, Any]:
     """This project's nodes in the real host."""
     import torch
 
@@ -159,7 +159,7 @@ def by_comfyui(model: str, size: int, wanted: list[str], threads: int, gpu: bool
     return {"load": loading, **cases(result[0], light, size, wanted, meter)}
 
 
-def by_predict(folder: Path, size: int, wanted: list[str], threads: int, gpu: bool) -> dict[str, Any]:
+def _by_predict(folder: Path, size: int, wanted: list[str], threads: int, gpu: bool) -> dict[str, Any]:
     """This project's own path, as the command `predict` runs."""
     torch.set_num_threads(threads)
     from diffusion_perception.core.tiny_vae import untrained
@@ -216,7 +216,7 @@ def by_diffusers(folder: Path, size: int, wanted: list[str], threads: int, gpu: 
     return found
 
 
-BY: dict[str, Callable[..., dict[str, Any]]] = {"predict": by_predict, "diffusers": by_diffusers}
+BY: dict[str, Callable[..., dict[str, Any]]] = {"predict": _by_predict, "diffusers": by_diffusers}
 
 
 # The runs
@@ -240,7 +240,7 @@ def write(folder: Path) -> None:
     np.save(folder / "empty_text_embed.npy", tokens.astype(np.float32))
 
 
-def in_a_process(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _in_a_process(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """A run of `BY` in a Python of its own."""
     with tempfile.TemporaryDirectory() as kept:
         told = json.dumps([str(folder), arguments.size, arguments.cases, arguments.threads, arguments.gpu])
@@ -266,9 +266,9 @@ def run(arguments: argparse.Namespace, told: Callable[[dict[str, list[dict[str, 
         for number in range(arguments.rounds):
             for name in arguments.by:
                 if name == "ComfyUI":
-                    measured = inside(by_comfyui, Meter, cases, host_arguments=flags, model=MODEL, timeout=7200, **how)
+                    measured = inside(_by_comfyui, Meter, cases, host_arguments=flags, model=MODEL, timeout=7200, **how)
                 else:
-                    measured = in_a_process(name, folder, arguments)
+                    measured = _in_a_process(name, folder, arguments)
                 found[name].append(measured)
                 print(f"round {number + 1}: {name} {measured['full']['s']:.2f} s", file=sys.stderr, flush=True)
             told({name: runs for name, runs in found.items() if runs})

@@ -127,7 +127,7 @@ class Plan:
 def settings_of(plan: Plan, name: str) -> dict[str, Any]:
     """Its whole config, {out} in place of the folder, so that results outlast a move."""
     if name == VAE:
-        return vae_settings(plan)
+        return _vae_settings(plan)
     scale, row = plan.scale, TRAININGS[name]
     train_set: dict[str, Any] = {"root": "{out}/data/train"}
     if row.share > 1:
@@ -144,7 +144,7 @@ def settings_of(plan: Plan, name: str) -> dict[str, Any]:
         "estimate": False,
         "validate_every": 0,
         "log_every": 50,
-        "base": base_settings(plan, row),
+        "base": _base_settings(plan, row),
         "network": {"tokens": TOKENS},
         "optimiser": {"lr": scale.lr, "schedule": "cosine", "warmup": 20, "final_ratio": 0.02, "max_norm": 1.0},
         "data": [train_set],
@@ -152,7 +152,7 @@ def settings_of(plan: Plan, name: str) -> dict[str, Any]:
     return over(common, row.settings)
 
 
-def base_settings(plan: Plan, row: Training) -> dict[str, Any]:
+def _base_settings(plan: Plan, row: Training) -> dict[str, Any]:
     """What it starts from; the VAE is the same for all but rows of an own one."""
     if row.base == GENERATIVE:
         own = {"vae": OWN_VAE} if row.own_vae else {}
@@ -166,14 +166,14 @@ def base_settings(plan: Plan, row: Training) -> dict[str, Any]:
         "head_dim": HEAD_DIM,
         "context_dim": scale.context_dim,
     }
-    return {**shape, "vae": vae_folder(plan)}
+    return {**shape, "vae": _vae_folder(plan)}
 
 
-def vae_folder(plan: Plan) -> str:
+def _vae_folder(plan: Plan) -> str:
     return plan.vae or OWN_VAE
 
 
-def vae_settings(plan: Plan) -> dict[str, Any]:
+def _vae_settings(plan: Plan) -> dict[str, Any]:
     """Of the VAE: pictures, and those of the tasks that the tables learn."""
     scale = plan.scale
     return {
@@ -195,12 +195,12 @@ def vae_settings(plan: Plan) -> dict[str, Any]:
     }
 
 
-def located(settings: Any, out: Path) -> Any:
+def _located(settings: Any, out: Path) -> Any:
     """Settings with {out} filled in."""
     if isinstance(settings, Mapping):
-        return {key: located(value, out) for key, value in settings.items()}
+        return {key: _located(value, out) for key, value in settings.items()}
     if isinstance(settings, list):
-        return [located(value, out) for value in settings]
+        return [_located(value, out) for value in settings]
     return settings.replace("{out}", str(out)) if isinstance(settings, str) else settings
 
 
@@ -236,7 +236,7 @@ def waves(plan: Plan, names: Iterable[str]) -> Iterator[list[str]]:
 def digest(plan: Plan, name: str) -> str:
     """Of everything that its result depends on."""
     settings = settings_of(plan, name) if name in (VAE, *TRAININGS) else {**vars(plan.scale), "name": name}
-    about = [settings, plan.steps, len(names_of(plan)), *(digest(plan, earlier) for earlier in before(plan, name))]
+    about = [settings, plan.steps, len(_names_of(plan)), *(digest(plan, earlier) for earlier in before(plan, name))]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -264,7 +264,7 @@ def wanted(name: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys(rows))
 
 
-def looked_at(task: str, overrides: str) -> str:
+def _looked_at(task: str, overrides: str) -> str:
     """The name of one such look."""
     return f"{task} {overrides}".strip()
 
@@ -276,7 +276,7 @@ def prepare(plan: Plan) -> None:
     """The rooms at the tables' size, and which pictures the smaller shares see."""
     for split in ("train", "test"):
         shrink(plan.data / split, plan.rooms / split, plan.scale.size)
-    names = names_of(plan)
+    names = _names_of(plan)
     order = np.random.default_rng(0).permutation(len(names))
     folder = plan.out / "names"
     folder.mkdir(parents=True, exist_ok=True)
@@ -285,7 +285,7 @@ def prepare(plan: Plan) -> None:
         (folder / f"{share}.txt").write_text("\n".join(chosen) + "\n", "utf-8")
 
 
-def names_of(plan: Plan) -> list[str]:
+def _names_of(plan: Plan) -> list[str]:
     return sorted(path.stem for path in (plan.rooms / "train" / "images").iterdir())
 
 
@@ -323,12 +323,12 @@ def shrunk(picture: np.ndarray, size: int, kind: str) -> np.ndarray:
     return cv2.resize(picture, (width, height), interpolation=way)
 
 
-def pretrain(plan: Plan) -> None:
+def _pretrain(plan: Plan) -> None:
     """A UNet that learns to make the training pictures' latents out of noise, as Stable Diffusion did of the world's:
     v-prediction on its schedule. Written in diffusers layout, its VAE and an empty prompt beside it."""
     scale = plan.scale
     torch.manual_seed(0)
-    vae = opened_vae(plan)
+    vae = _opened_vae(plan)
     unet = UNet2DConditionModel.from_config(shape_of(scale).config()).to(plan.device)
     context = torch.randn(1, TOKENS, scale.context_dim)
     latents, bars, v = latents_of(plan, vae), alpha_bars(0.00085, 0.012), PARAMETERISATIONS["v_prediction"]
@@ -356,8 +356,8 @@ def shape_of(scale: Scale) -> UNetArchitecture:
     return untrained(scale.widths, scale.layers, scale.context_dim, HeadRule(width=HEAD_DIM))
 
 
-def opened_vae(plan: Plan) -> AutoencoderKL:
-    return load_vae(*open_vae(Path(located(vae_folder(plan), plan.out)))).to(plan.device)
+def _opened_vae(plan: Plan) -> AutoencoderKL:
+    return load_vae(*open_vae(Path(_located(_vae_folder(plan), plan.out)))).to(plan.device)
 
 
 @torch.inference_mode()
@@ -380,7 +380,7 @@ def complete(plan: Plan, name: str, threads: int) -> str:
     """Train and measure, unless that is done; what there is to say about it."""
     torch.set_num_threads(threads)
     found = result(plan, name)
-    looks = [look for look in wanted(name) if looked_at(*look) not in found.get("measured", {})]
+    looks = [look for look in wanted(name) if _looked_at(*look) not in found.get("measured", {})]
     if "failed" in found or (found and not looks):
         return f"{name}: done before"
     if not found:
@@ -389,7 +389,7 @@ def complete(plan: Plan, name: str, threads: int) -> str:
         except Diverged as fault:
             keep(plan, name, {"failed": str(fault)})
             return f"{name}: {fault}"
-    found["measured"] |= {looked_at(*look): measure(plan, name, *look) for look in looks}
+    found["measured"] |= {_looked_at(*look): measure(plan, name, *look) for look in looks}
     keep(plan, name, found)
     (plan.out / "runs" / name / "state.pt").unlink(missing_ok=True)
     shown = "; ".join(f"{how}: {figures(metrics)}" for how, metrics in found["measured"].items())
@@ -400,7 +400,7 @@ def timed(plan: Plan, name: str) -> dict[str, Any]:
     """Train; how long it took."""
     start, worked = time.monotonic(), time.process_time()
     if name == GENERATIVE:
-        pretrain(plan)
+        _pretrain(plan)
     elif name not in GUESSES:
         learn(plan, name)
     taken, worked = time.monotonic() - start, time.process_time() - worked
@@ -409,7 +409,7 @@ def timed(plan: Plan, name: str) -> dict[str, Any]:
 
 def learn(plan: Plan, name: str) -> None:
     """One call of the trainer."""
-    settings = located(settings_of(plan, name), plan.out)
+    settings = _located(settings_of(plan, name), plan.out)
     config: Config = build(Config, {**settings, "device": torch.device(plan.device).type}, "")
     out, told = Path(config.out), plan.out / "runs" / f"{name}.digest"
     if not told.is_file() or told.read_text("utf-8") != digest(plan, name):
@@ -437,9 +437,9 @@ def measure(plan: Plan, name: str, task: str, overrides: str) -> dict[str, float
     """The metrics of a run's weights, run as the overrides say, over all held-out pictures."""
     records = open_dataset("folder", task, root=plan.rooms / "test")
     if name in GUESSES:
-        recipe, vae = replace(Recipe(task), axes=records.convention.axes), opened_vae(plan)
+        recipe, vae = replace(Recipe(task), axes=records.convention.axes), _opened_vae(plan)
         feed = Feed(records, recipe, options_for(recipe), Augmentation())
-        return scored(((GUESSES[name](sample, feed, vae), sample) for sample in all_of(records)), feed)
+        return scored(((GUESSES[name](sample, feed, vae), sample) for sample in _all_of(records)), feed)
     perceiver = opened(plan, name, overrides)
     feed = Feed(records, perceiver.recipe, options_for(perceiver.recipe), Augmentation())
     return scored(predictions(plan, perceiver, records), feed)
@@ -449,17 +449,17 @@ def opened(plan: Plan, name: str, overrides: str) -> Perceiver:
     """The weights as `predict` opens them."""
     file = plan.out / "runs" / name / "last.safetensors"
     lora = TRAININGS[name].settings.get("network", {}).get("unet") == "lora"
-    base = located(base_settings(plan, TRAININGS[name])["path"], plan.out) if lora else ""
+    base = _located(_base_settings(plan, TRAININGS[name])["path"], plan.out) if lora else ""
     return open_perceiver(file, base=base, overrides=overrides.split(), device=plan.device)
 
 
-def all_of(records: Records[Any]) -> Iterator[Sample]:
+def _all_of(records: Records[Any]) -> Iterator[Sample]:
     return (records[index] for index in range(len(records)))
 
 
 def predictions(plan: Plan, perceiver: Perceiver, records: Records[Any]) -> Iterator[tuple[Tensor, Sample]]:
     """What is predicted of each picture, (1, C, H, W), and its truth."""
-    samples = list(all_of(records))
+    samples = list(_all_of(records))
     for first in range(0, len(samples), CHUNK):
         chunk = samples[first : first + CHUNK]
         images = torch.stack([sample.image for sample in chunk]).to(plan.device)
@@ -481,7 +481,7 @@ def constant(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
     return torch.full_like(sample.target[None], 0.5)
 
 
-def image_row(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
+def _image_row(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
     """Far above, near below."""
     height, width = sample.target.shape[-2:]
     return torch.linspace(1, 0, height)[None, None, :, None].expand(1, 1, height, width)
@@ -502,7 +502,7 @@ def vae_alone(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
 
 GUESSES: dict[str, Guess] = {
     "constant": constant,
-    "image-row": image_row,
+    "image-row": _image_row,
     "towards-camera": towards_camera,
     "vae-alone": vae_alone,
 }
@@ -518,7 +518,7 @@ def report(plan: Plan) -> str:
 
 
 def about(plan: Plan) -> str:
-    scale, views = plan.scale, len(names_of(plan))
+    scale, views = plan.scale, len(_names_of(plan))
     held_out = len(list((plan.rooms / "test" / "images").iterdir()))
     weights = sum(weight.numel() for weight in UNet2DConditionModel.from_config(shape_of(scale).config()).parameters())
     return (
@@ -532,17 +532,17 @@ def about(plan: Plan) -> str:
 def shown(plan: Plan, table: Table) -> str:
     metrics = METRICS_OF[table.task]
     heads = ["", *(headed(name) for name in metrics), *(f"published: {name}" for name in table.published)]
-    lines = [f"## {table.title} ({table.source})", "", markdown(heads), markdown(["---"] * len(heads))]
+    lines = [f"## {table.title} ({table.source})", "", _markdown(heads), _markdown(["---"] * len(heads))]
     for row in table.rows:
         found = measured(plan, table, row)
         lacking = "failed" if "failed" in result(plan, row.run) else "–"
         ours = [f"{found[name]:.3f}" if name in found else lacking for name in metrics]
         published = [*row.published, *["–"] * (len(table.published) - len(row.published))]
-        lines.append(markdown([row.title, *ours, *published]))
+        lines.append(_markdown([row.title, *ours, *published]))
     return "\n".join([*lines, *([""] if table.note or table.published else []), *said(plan, table)])
 
 
-def markdown(cells: Iterable[str]) -> str:
+def _markdown(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -552,7 +552,7 @@ def headed(metric: str) -> str:
 
 
 def measured(plan: Plan, table: Table, row: Row) -> dict[str, float]:
-    return result(plan, row.run).get("measured", {}).get(looked_at(table.task, row.overrides), {})
+    return result(plan, row.run).get("measured", {}).get(_looked_at(table.task, row.overrides), {})
 
 
 def said(plan: Plan, table: Table) -> Iterator[str]:
@@ -585,14 +585,14 @@ def chosen(tables: list[str], only: list[str]) -> list[str]:
     return only or list(dict.fromkeys(rows))
 
 
-def run_all(plan: Plan, names: list[str], jobs: int, threads: int) -> None:
+def _run_all(plan: Plan, names: list[str], jobs: int, threads: int) -> None:
     """Every run and what it needs; what is independent side by side."""
     if jobs == 1:
         for name in (name for wave in waves(plan, names) for name in wave):
             print(complete(plan, name, threads), flush=True)
         return
     log = (plan.out / "log.txt",)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), said_elsewhere, log) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _said_elsewhere, log) as pool:
         for wave in waves(plan, names):
             # a run that has nothing beside it takes all cores
             each = max(threads // min(jobs, len(wave)), 1)
@@ -600,7 +600,7 @@ def run_all(plan: Plan, names: list[str], jobs: int, threads: int) -> None:
                 print(line, flush=True)
 
 
-def said_elsewhere(log: Path) -> None:
+def _said_elsewhere(log: Path) -> None:
     """What this process says of its progress goes into a file: several bars at once would write over each other."""
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
@@ -630,7 +630,7 @@ def main(argv: list[str] | None = None) -> None:
     prepare(plan)
     # small networks gain little from a second core: better a run on each
     jobs = said.jobs or (said.threads if device == "cpu" else 1)
-    run_all(plan, chosen(said.tables, said.only), jobs, said.threads)
+    _run_all(plan, chosen(said.tables, said.only), jobs, said.threads)
     text = report(plan)
     (plan.out / "tables.md").write_text(text, "utf-8")
     print(text)

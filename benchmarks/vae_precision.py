@@ -122,7 +122,7 @@ def perceive(precision: str, fits: int, cases: list[dict[str, Any]], side: int, 
     for index, case in enumerate(cases):
         loaded = LoadModel.execute(case["model"], "auto", case["task"], case["overrides"]).result[0]
         perceiver = prepared(loaded, None, precision)
-        fill_memory(perceiver.autoencoder.vae.first_stage_model, fits)
+        _fill_memory(perceiver.autoencoder.vae.first_stage_model, fits)
         pictures, noise = torch.from_numpy(arrays[f"pictures_{index}"]), arrays.get(f"noise_{index}")
         if case["model"] not in highest:
             probe = torch.nn.functional.interpolate(pictures[:1] * 2 - 1, (side, side), mode="bilinear")
@@ -132,7 +132,7 @@ def perceive(precision: str, fits: int, cases: list[dict[str, Any]], side: int, 
     return {**found, "peaks": highest, "said": said}
 
 
-def fill_memory(network: Any, fits: int) -> None:
+def _fill_memory(network: Any, fits: int) -> None:
     """The host's error of a full device comes for all that has more latent cells than fits x fits."""
     import comfy.model_management as management
 
@@ -174,14 +174,14 @@ def peaks(autoencoder: Any, picture: Any) -> dict[str, float]:
 # What is perceived
 
 
-def starter_rows(side: int) -> Iterator[Row]:
+def _starter_rows(side: int) -> Iterator[Row]:
     """A row a task: its first metric on the held-out views, as trained or enlarged (side is not 0)."""
     for checkpoint in open_all(STARTER):
         recipe = checkpoint.recipe
         views = list(enlarged_views(recipe, side) if side else held_out(recipe))
         pictures = torch.stack([sample.image for sample, _ in views]).numpy()
         metric = METRICS[recipe.row.metrics[0]]
-        measure = of_truth(metric.name, views)
+        measure = _of_truth(metric.name, views)
         case = Case(STARTER.name, pictures, recipe.row.name, measure, OWN if side else AS_TRAINED)
         name = f"{metric.title} {metric.unit} ".replace(" deg", "°").rstrip()
         yield Row(f"starter, {recipe.row.name}", f"{name} {'↑' if metric.higher else '↓'}", [case])
@@ -212,7 +212,7 @@ def larger(pictures: Tensor, side: int) -> Tensor:
     return F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def of_truth(metric: str, views: Sequence[tuple[Sample, Feed]]) -> Callable[[np.ndarray], float]:
+def _of_truth(metric: str, views: Sequence[tuple[Sample, Feed]]) -> Callable[[np.ndarray], float]:
     def measure(values: np.ndarray) -> float:
         maps = torch.from_numpy(values).movedim(-1, 1).split(1)
         return score([metric], ((map, *view) for map, view in zip(maps, views)))[metric]
@@ -220,7 +220,7 @@ def of_truth(metric: str, views: Sequence[tuple[Sample, Feed]]) -> Callable[[np.
     return measure
 
 
-def golden_row(folder: Path, side: int) -> Row:
+def _golden_row(folder: Path, side: int) -> Row:
     """Every case of one prediction against the authors' output; or its first picture of each task, enlarged."""
     held = json.loads((folder / "cases.json").read_text("utf-8"))
     listed = held["cases"] if isinstance(held, dict) else held
@@ -228,25 +228,25 @@ def golden_row(folder: Path, side: int) -> Row:
     cases = [case for case in listed if case.get("ensemble_size", 1) == 1 and "resample_method" not in " ".join(case)]
     if side:
         first = {case["mode"]: case for case in reversed(cases)}
-        return Row(folder.name, "", [enlarged_case(folder, case, side) for case in first.values()])
+        return Row(folder.name, "", [_enlarged_case(folder, case, side) for case in first.values()])
     with np.load(folder / "expected.npz") as expected:
-        return Row(folder.name, "mean error ↓", [golden_case(folder, case, expected[case["name"]]) for case in cases])
+        return Row(folder.name, "mean error ↓", [_golden_case(folder, case, expected[case["name"]]) for case in cases])
 
 
-def golden_case(folder: Path, case: dict[str, Any], expected: np.ndarray) -> Case:
+def _golden_case(folder: Path, case: dict[str, Any], expected: np.ndarray) -> Case:
     noise = load_file(folder / "latents.safetensors")[case["latents"]] if "latents" in case else None
     picture = read_upright(folder / f"{case['image']}.png").numpy()
     return Case(
-        folder.name, picture, task_of(case), of_authors(expected), case["processing_res"], settings(case), noise
+        folder.name, picture, _task_of(case), of_authors(expected), case["processing_res"], settings(case), noise
     )
 
 
-def enlarged_case(folder: Path, case: dict[str, Any], side: int) -> Case:
+def _enlarged_case(folder: Path, case: dict[str, Any], side: int) -> Case:
     picture = larger(read_upright(folder / f"{case['image']}.png"), side).numpy()
-    return Case(folder.name, picture, task_of(case), None, OWN, settings(case))
+    return Case(folder.name, picture, _task_of(case), None, OWN, settings(case))
 
 
-def task_of(case: dict[str, Any]) -> str:
+def _task_of(case: dict[str, Any]) -> str:
     mode: str = case["mode"]
     return TASKS.get(mode, mode)
 
@@ -271,7 +271,7 @@ def run(inside: InsideHost, mode: Mode, cases: list[Case], side: int) -> dict[st
     arrays |= {f"noise_{index}": case.noise for index, case in enumerate(cases) if case.noise is not None}
     told = [{name: getattr(case, name) for name in ("model", "task", "overrides", "resolution")} for case in cases]
     found = inside(
-        perceive, fill_memory, peaks,
+        perceive, _fill_memory, peaks,
         host_arguments=("--cpu", *mode.arguments), timeout=3600.0,
         precision=mode.precision, fits=mode.fits, cases=told, side=side, **arrays,
     )  # fmt: skip
@@ -289,13 +289,13 @@ def cell(row: Row, values: list[np.ndarray], full: list[np.ndarray]) -> str:
     return f"{metric} {differs}".strip() or "–"
 
 
-def by_rows(rows: list[Row], found: dict[str, Any]) -> list[list[np.ndarray]]:
+def _by_rows(rows: list[Row], found: dict[str, Any]) -> list[list[np.ndarray]]:
     """Each row's values, as its cases stand."""
     values = iter([found[f"values_{index}"] for index in range(sum(len(row.cases) for row in rows))])
     return [[next(values) for _ in row.cases] for row in rows]
 
 
-def cells_of(rows: list[Row], results: list[list[list[np.ndarray]]]) -> list[list[str]]:
+def _cells_of(rows: list[Row], results: list[list[list[np.ndarray]]]) -> list[list[str]]:
     """A line a row: its title and metric, then a cell for each mode, of which the first is full precision."""
     return [
         [row.title, row.metric, *(cell(row, values[index], results[0][index]) for values in results)]
@@ -303,7 +303,7 @@ def cells_of(rows: list[Row], results: list[list[list[np.ndarray]]]) -> list[lis
     ]
 
 
-def peak_lines(peaks_of_modes: list[dict[str, dict[str, float]]]) -> list[list[str]]:
+def _peak_lines(peaks_of_modes: list[dict[str, dict[str, float]]]) -> list[list[str]]:
     """A line a model."""
     return [
         [Path(model).stem, "MiB", *("{encode:.0f} / {decode:.0f}".format(**each[model]) for each in peaks_of_modes)]
@@ -320,7 +320,7 @@ def table(title: str, lines: list[list[str]]) -> str:
 
 def rows_of(golden: Path | None, side: int) -> list[Row]:
     """Of all weights, at their own size (side is 0) or enlarged."""
-    return [*starter_rows(side), *(golden_row(golden.absolute() / name, side) for name in GOLDEN if golden)]
+    return [*_starter_rows(side), *(_golden_row(golden.absolute() / name, side) for name in GOLDEN if golden)]
 
 
 def main() -> None:
@@ -337,15 +337,15 @@ def main() -> None:
         for mode in MODES:
             rows = large if mode.fits else own + large  # at their own size none is larger than a tile
             found = run(inside, mode, [case for row in rows for case in row.cases], chosen.side)
-            values = by_rows(rows, found)
+            values = _by_rows(rows, found)
             own_values += [] if mode.fits else [values[: len(own)]]
             large_values.append(values[-len(large) :])
             highest.append(found["peaks"])
             print(mode.name, found["peaks"], file=sys.stderr, flush=True)
     size = f"{chosen.side}x{chosen.side}"
-    print(table(f"At their own size, {CELLS}", cells_of(own, own_values)))
-    print(table(f"Enlarged to {size}, {CELLS}", cells_of(large, large_values)))
-    print(table(f"Peak of encode / of decode at {size}", peak_lines(highest)))
+    print(table(f"At their own size, {CELLS}", _cells_of(own, own_values)))
+    print(table(f"Enlarged to {size}, {CELLS}", _cells_of(large, large_values)))
+    print(table(f"Peak of encode / of decode at {size}", _peak_lines(highest)))
 
 
 def furnish(inside: InsideHost, golden: Path | None) -> None:

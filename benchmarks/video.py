@@ -56,7 +56,7 @@ def perceived(model: str, frames: int, size: int) -> dict[str, float]:
     return {"in": video.nbytes / 2**20, "out": given, "beyond": resident("VmHWM") - before - given}
 
 
-def commanded(frames: int, size: int) -> float:
+def _commanded(frames: int, size: int) -> float:
     """MiB at most of `predict` on a folder of frames."""
     import numpy as np
     from PIL import Image
@@ -92,7 +92,7 @@ def main() -> None:
         (models / STARTER.name).symlink_to(STARTER)
         for frames in arguments.frames:
             found[frames] = inside(perceived, model=STARTER.name, frames=frames, size=arguments.size, timeout=7200)
-            found[frames]["predict"] = commanded(frames, arguments.size)
+            found[frames]["predict"] = _commanded(frames, arguments.size)
             row = {name: round(value) for name, value in found[frames].items()}
             told = "{frames} frames: {in} MiB in, {out} MiB out, {beyond} MiB beyond; predict {predict} MiB in all"
             print(told.format(frames=frames, **row), flush=True)

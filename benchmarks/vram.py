@@ -58,7 +58,7 @@ REACHED = 1 / 3
 # Predicting
 
 
-def host_estimates(sides: list[int]) -> dict[str, Any]:
+def _host_estimates(sides: list[int]) -> dict[str, Any]:
     """Inside ComfyUI: bytes of work by what works and side; `kept free`: what it leaves of a card when it loads."""
     import comfy.model_management as management
 
@@ -113,7 +113,7 @@ def weights_of(network: type[Any], config: Mapping[str, Any]) -> int:
 
 def predicting(inside: InsideHost) -> Iterator[str]:
     """The README's table."""
-    found = inside(host_estimates, host_arguments=("--cpu", "--fp16-unet", "--bf16-vae"), sides=list(SIDES))
+    found = inside(_host_estimates, host_arguments=("--cpu", "--fp16-unet", "--bf16-vae"), sides=list(SIDES))
     unet = 2 * weights_of(UNet2DConditionModel, ARCHITECTURES["sd21"].config())
     vae = 2 * weights_of(AutoencoderKL, VAEArchitecture.usual(SD_LATENTS).config())
     yield f"UNet of SD2.1 {shown(unet)}, VAE {shown(vae)} (16 bits a weight); kept free {shown(found['kept free'])}."
@@ -138,7 +138,7 @@ def shown(size: float) -> str:
 # Training
 
 
-def start_of(generation: str) -> Start:
+def _start_of(generation: str) -> Start:
     """Networks of the real shape with nothing in them: pages that nobody writes to take no memory."""
     shape, vae_shape = ARCHITECTURES[generation], VAEArchitecture.usual(SD_LATENTS)
     with torch.device("meta"):
@@ -151,7 +151,7 @@ def start_of(generation: str) -> Start:
     return Start(unet, shape, vae, vae_shape, context, {})
 
 
-def generation_of(config: Config) -> str:
+def _generation_of(config: Config) -> str:
     """What its papers, or the guides, start from."""
     return "sd15" if config.recipe.get("family") == "dmp" or "1.5" in config.title else "sd21"
 
@@ -216,12 +216,12 @@ def step_of(config: Config) -> tuple[PerceptionModel, Batch, Autocast]:
     # a processor's half is bf16; it takes as many bytes
     config = replace(config, precision="bf16" if config.precision == "fp16" else config.precision)
     (task,) = config.tasks
-    model, _ = make(config, start_of(generation_of(config)), {task: recipe_for(task, config, "custom")})
+    model, _ = make(config, _start_of(_generation_of(config)), {task: recipe_for(task, config, "custom")})
     half = partial(torch.autocast, "cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext
     return model.train(), batch_of(config, task), half
 
 
-def run_without_contents(config: Config, watching: AbstractContextManager[Any]) -> PerceptionModel:
+def _run_without_contents(config: Config, watching: AbstractContextManager[Any]) -> PerceptionModel:
     """One forward and backward pass on tensors that have a shape and nothing in them; the model that took it."""
     model, batch, autocast = step_of(config)
     learning = [weight for weight in model.parameters() if weight.requires_grad]
@@ -230,12 +230,12 @@ def run_without_contents(config: Config, watching: AbstractContextManager[Any]) 
         shapes = Batch(batch.task, image, target, valid, batch.seeds)
         with watching:
             with autocast():
-                total = rehearse(model, shapes)
+                total = _rehearse(model, shapes)
             torch.autograd.grad(total, learning, allow_unused=True)
     return model
 
 
-def rehearse(model: PerceptionModel, batch: Batch) -> torch.Tensor:
+def _rehearse(model: PerceptionModel, batch: Batch) -> torch.Tensor:
     """A pass through every network that a step runs, with a gradient and without losses, which look at contents."""
     image = model.encode(batch.image, batch, "image")
     timesteps, tokens = torch.ones(len(batch), device=image.device), model.tokens(batch.task, len(batch))
@@ -246,9 +246,9 @@ def rehearse(model: PerceptionModel, batch: Batch) -> torch.Tensor:
     return (output if model.settings.loss == "latent" else model.decode(output)).sum()
 
 
-def memory_of(config: Config) -> Estimate:
+def _memory_of(config: Config) -> Estimate:
     living = Living()
-    model = run_without_contents(config, living)
+    model = _run_without_contents(config, living)
     moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     return Estimate(
         weights=sum(weight.numel() * weight.element_size() for weight in model.parameters()),
@@ -260,7 +260,7 @@ def memory_of(config: Config) -> Estimate:
 def operations(config: Config) -> int:
     """Of one optimiser step, forward and backward."""
     counter = FlopCounterMode(display=False)
-    run_without_contents(config, counter)
+    _run_without_contents(config, counter)
     return counter.get_total_flops() * config.accumulation
 
 
@@ -288,7 +288,7 @@ SHOWN = {
 """Presets whose steps are alike stand in one row; ablations that nobody repeats at home are left out."""
 
 
-def of_guides() -> Iterator[tuple[str, Config]]:
+def _of_guides() -> Iterator[tuple[str, Config]]:
     """The configs that the guides have for Stable Diffusion."""
     for page in sorted(guides.DOCS.glob("*.md")):
         for name, text in guides.configs(page.stem).items():
@@ -301,11 +301,11 @@ def training() -> Iterator[str]:
     """The table of the guides' configs and of presets; of the former their hours too."""
     yield "| config | pictures at once | as it is | leanest |"
     yield "|---|---|---|---|"
-    ours = list(of_guides())
+    ours = list(_of_guides())
     presets = ((title, read(None, {"preset": name})) for name, title in SHOWN.items())
     for name, config in (*ours, *presets):
         height, width = config.size
-        memory, least = parts(memory_of(config)), parts(memory_of(lean(config)))
+        memory, least = parts(_memory_of(config)), parts(_memory_of(lean(config)))
         yield f"| {name} | {config.batch_size} of {height}x{width} | {memory} | {least} |"
     yield ""
     for name, config in ours:
@@ -328,7 +328,7 @@ def digits(value: float) -> str:
 # The check
 
 
-def on_this_processor(model: str, side: int) -> dict[str, list[float]]:
+def _on_this_processor(model: str, side: int) -> dict[str, list[float]]:
     """Inside ComfyUI: what works -> bytes by its estimate, and what the process held at most beside what it had."""
     import comfy.model_management as management
     import torch
@@ -342,9 +342,9 @@ def on_this_processor(model: str, side: int) -> dict[str, list[float]]:
     small = vae.decode(vae.encode(torch.zeros(1, 3, 64, 64)))
     unet(torch.zeros(1, 4, 8, 8), torch.ones(1), perceiver.context)  # what is made only once
     picture = torch.rand(1, small.shape[1], side, side) * 2 - 1
-    latent, encode = held_at_most(lambda: vae.encode(picture))
-    output, one_pass = held_at_most(lambda: unet(latent, torch.ones(1), perceiver.context))
-    _, decode = held_at_most(lambda: vae.decode(output))
+    latent, encode = _held_at_most(lambda: vae.encode(picture))
+    output, one_pass = _held_at_most(lambda: unet(latent, torch.ones(1), perceiver.context))
+    _, decode = _held_at_most(lambda: vae.decode(output))
     return {
         "encode": [vae.vae.memory_used_encode(picture.shape, torch.float32), encode],
         "UNet": [unet.patcher.model.memory_required(list(latent.shape)), one_pass],
@@ -352,7 +352,7 @@ def on_this_processor(model: str, side: int) -> dict[str, list[float]]:
     }
 
 
-def held_at_most(work: Any) -> Any:
+def _held_at_most(work: Any) -> Any:
     """What it gives, and the bytes that were resident at most over what was before (Linux)."""
     import ctypes
     from pathlib import Path
@@ -373,7 +373,7 @@ def check(inside: InsideHost, side: int) -> Iterator[str]:
     from test_real_size import write_sd21
 
     write_sd21(inside.base / "models" / "perception" / "random", 4)
-    found = inside(on_this_processor, held_at_most, timeout=3600, model="random", side=side)
+    found = inside(_on_this_processor, _held_at_most, timeout=3600, model="random", side=side)
     yield f"| work at {side}x{side}, fp32 | ComfyUI's estimate | held on this processor |"
     yield "|---|---|---|"
     yield from (

@@ -289,15 +289,15 @@ class ClassScores(Settling):
         for start in range(0, values.shape[1], SCORES_AT_ONCE):
             scores = restore(values[:, start : start + SCORES_AT_ONCE]).float()
             found = scores.argmax(1, keepdim=True) + start
-            both = top_two(scores)
+            both = _top_two(scores)
             label = torch.where(both[:, :1] > best[:, :1], found, label)
-            best = top_two(torch.cat([best.expand_as(both), both], 1))
+            best = _top_two(torch.cat([best.expand_as(both), both], 1))
             total = torch.logaddexp(total, scores.logsumexp(1, keepdim=True))
         probable = (best - total).exp()
         return label.float(), 1 - (probable[:, :1] - probable[:, 1:])
 
 
-def top_two(scores: Tensor) -> Tensor:
+def _top_two(scores: Tensor) -> Tensor:
     """(B, C, H, W) -> the two highest (B, 2, H, W); a single class stands before one that cannot be."""
     padded = scores if scores.shape[1] > 1 else F.pad(scores, (0, 0, 0, 0, 0, 1), value=-torch.inf)
     return padded.topk(2, 1).values

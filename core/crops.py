@@ -51,14 +51,14 @@ def cut(picture: Tensor, window: np.ndarray, size: tuple[int, int]) -> Tensor:
     return rows.to(part) @ part @ columns.to(part).T
 
 
-def whole_pixels(box: Sequence[float], size: tuple[int, int], padding: float = 1.0) -> np.ndarray:
+def _whole_pixels(box: Sequence[float], size: tuple[int, int], padding: float = 1.0) -> np.ndarray:
     """x, y, width, height of what is cropped: the box as it is, its corners moved to the whole pixels before them."""
     left, top = math.floor(box[0]), math.floor(box[1])
     right, bottom = math.floor(box[0] + box[2]), math.floor(box[1] + box[3])
     return np.array([left, top, max(right - left, 1), max(bottom - top, 1)], np.float64)
 
 
-def resized_window(picture: Tensor, window: np.ndarray, size: tuple[int, int]) -> Tensor:
+def _resized_window(picture: Tensor, window: np.ndarray, size: tuple[int, int]) -> Tensor:
     """The window (x, y, width, height) of a picture (C, H, W), stretched to `size` as Pillow stretches bytes."""
     x, y, width, height = (int(number) for number in window)
     levels = (picture[:, y : y + height, x : x + width].float() * 255).round().clamp(0, 255)
@@ -76,7 +76,7 @@ class CropRule(NamedTuple):
 
 CROPS: dict[str, CropRule] = {
     "padded": CropRule(window_around, cut),
-    "stretched": CropRule(whole_pixels, resized_window),
+    "stretched": CropRule(_whole_pixels, _resized_window),
 }
 """padded: boxes are enlarged to the crop's aspect and by the padding. stretched: neither, the crop is distorted."""
 
@@ -131,7 +131,7 @@ def read_boxes(given: Any, count: int, corners: bool = False) -> list[list[Box]]
     those of all further images too; a plain list those of a single image, or one box for each image; one box alone is
     that of every image. None, or an empty list, is nobody.
     """
-    lists = by_image(as_lists(given), count)
+    lists = by_image(_as_lists(given), count)
     wrong = next((boxes for boxes in lists if not isinstance(boxes, list)), None)
     if wrong is not None:
         raise UserError(f"{wrong!r} is no list of boxes: give, for each image, a list of x, y, width and height.")
@@ -144,11 +144,11 @@ def by_image(given: Any, count: int) -> list[Any]:
     """What belongs to each image, as far as its shape tells."""
     if given is None or given == []:
         return [[]] * count
-    if is_box(given):
+    if _is_box(given):
         return [[given]] * count
     if not isinstance(given, list):
         return [given]
-    if all(map(is_box, given)):
+    if all(map(_is_box, given)):
         if count == 1:
             return [given]
         return [[box] for box in (given * count if len(given) == 1 else given)]
@@ -156,14 +156,14 @@ def by_image(given: Any, count: int) -> list[Any]:
     return lists + lists[-1:] * (count - len(lists))  # as ComfyUI's own pose nodes do
 
 
-def as_lists(value: Any) -> Any:
+def _as_lists(value: Any) -> Any:
     """Tensors, arrays and tuples as lists, however deep; boxes that are read stay."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
-    return [as_lists(part) for part in value] if isinstance(value, list | tuple) and not is_box(value) else value
+    return [_as_lists(part) for part in value] if isinstance(value, list | tuple) and not _is_box(value) else value
 
 
-def is_box(value: Any) -> bool:
+def _is_box(value: Any) -> bool:
     """Four numbers, or five with a score, or a dictionary."""
     if isinstance(value, dict | Box):
         return True

@@ -19,7 +19,7 @@ def folded(layer: Any, x: Tensor, *others: Any, **more: Any) -> Tensor:
     """
     context = others[0] if others else more.get("context", more.get("encoder_hidden_states"))
     out = layer.to_out[0]
-    if context is None or not all(map(lies_plain, (layer.to_q, out))) or not is_less(layer, x, context):
+    if context is None or not all(map(_lies_plain, (layer.to_q, out))) or not _is_less(layer, x, context):
         return type(layer).forward(layer, x, *others, **more)
     # (B, L, heads, channels of one) with (heads, channels of one, C) -> (B, C, heads, L)
     key, value = (split(projected, layer.heads) for projected in (layer.to_k(context), layer.to_v(context)))
@@ -30,7 +30,7 @@ def folded(layer: Any, x: Tensor, *others: Any, **more: Any) -> Tensor:
     return torch.baddbmm(out.bias, scores.flatten(2), answer.flatten(1, 2))
 
 
-def is_less(layer: Any, x: Tensor, context: Tensor) -> bool:
+def _is_less(layer: Any, x: Tensor, context: Tensor) -> bool:
     """Whether a pixel's channels outnumber the tokens of all heads by enough."""
     return 4 * layer.heads * context.shape[1] <= x.shape[-1]
 
@@ -39,7 +39,7 @@ def split(projected: Tensor, heads: int) -> Tensor:
     return projected.unflatten(2, (heads, -1))
 
 
-def lies_plain(layer: nn.Module) -> bool:
+def _lies_plain(layer: nn.Module) -> bool:
     """Whether a layer's weight is all that it does: nothing runs beside it, and no host patches it on the way."""
     beside = [getattr(layer, name, ()) for name in ("_forward_hooks", "_forward_pre_hooks", "weight_function")]
     weight: Any = getattr(layer, "weight", None)

@@ -80,7 +80,7 @@ def to_sample(output: Tensor, noisy: Tensor, alpha_bar: Number, prediction_type:
 
     UserError for epsilon where alpha_bar is 0: noise alone says nothing of a sample that left no trace.
     """
-    if prediction_type == "epsilon" and lacks_signal(alpha_bar):
+    if prediction_type == "epsilon" and _lacks_signal(alpha_bar):
         raise UserError(
             "prediction_type=epsilon needs a schedule that leaves some signal: set beta_start and beta_end below 1 and "
             "zero_snr=false."
@@ -88,7 +88,7 @@ def to_sample(output: Tensor, noisy: Tensor, alpha_bar: Number, prediction_type:
     return PARAMETERISATIONS[prediction_type].sample(output, noisy, alpha_bar)
 
 
-def lacks_signal(alpha_bar: Number) -> bool:
+def _lacks_signal(alpha_bar: Number) -> bool:
     """Whether a signal power is 0, of any sample where there are several."""
     return bool((alpha_bar <= 0).any()) if isinstance(alpha_bar, Tensor) else alpha_bar <= 0
 
@@ -187,7 +187,7 @@ def lcm(output: Callable[[Tensor, int], Tensor], start: Tensor, recipe: Recipe, 
     then what is added after each step but the last."""
     bars = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)
     latent, *fresh = start.unbind(1)
-    told = consistency_timesteps(recipe)
+    told = _consistency_timesteps(recipe)
     for index, timestep in enumerate(told):
         alpha_bar = bars[timestep]
         sample = to_sample(output(latent, timestep), latent, alpha_bar, recipe.prediction_type)
@@ -202,7 +202,7 @@ def lcm(output: Callable[[Tensor, int], Tensor], start: Tensor, recipe: Recipe, 
     return latent
 
 
-def consistency_timesteps(recipe: Recipe) -> list[int]:
+def _consistency_timesteps(recipe: Recipe) -> list[int]:
     """Of the teacher's timesteps, noisiest first, as many as there are steps, evenly: 999, 759, 499, 259 for four."""
     if recipe.steps > recipe.original_steps:
         raise UserError(f"steps={recipe.steps} are more than the {recipe.original_steps} that its teacher takes.")
@@ -223,12 +223,12 @@ def call(net: Backbone, latent: Tensor, timestep: int, context: Context) -> Tens
     if latent.shape[1] != net.in_channels:
         raise UserError(
             f"The network takes {net.in_channels} input channels and its paradigm gives it {latent.shape[1]}: "
-            f"there are {suited_networks()}."
+            f"there are {_suited_networks()}."
         )
     return net(latent, latent.new_full((latent.shape[0],), timestep), context.expand(latent.shape[0]))
 
 
-def suited_networks() -> str:
+def _suited_networks() -> str:
     """Which paradigms are for which networks, in words."""
     named: dict[int, list[str]] = {}
     for name, row in PARADIGMS.items():
@@ -252,13 +252,13 @@ class Question(NamedTuple):
     """(B, 4, h, w): the output to train towards; None where the sample itself is compared."""
 
 
-def ask_one_step(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
+def _ask_one_step(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
     """GenPercept: the image latent alone. It stands where inference puts it, whatever timestep is told."""
     bar = alpha_bars(recipe.beta_start, recipe.beta_end, recipe.zero_snr)[recipe.timestep].to(image)
     return Question(image, image, bar.expand_as(alpha_bar), None)
 
 
-def ask_deterministic(
+def _ask_deterministic(
     image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe
 ) -> Question:
     """DMP: the target blended with the image latent (DMP, eq. 2)."""
@@ -267,7 +267,7 @@ def ask_deterministic(
     return Question(noisy, noisy, alpha_bar, target)
 
 
-def ask_stochastic(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
+def _ask_stochastic(image: Tensor, sample: Tensor, noise: Tensor | None, alpha_bar: Tensor, recipe: Recipe) -> Question:
     """Marigold: the target blended with noise, the image latent before it. E2E-FT: zeros in the noise's place, and
     nothing of the target, as it is run; understood at its first step, whatever timestep is told."""
     if recipe.noise == "zeros":
@@ -297,9 +297,9 @@ class Paradigm(NamedTuple):
 
 
 PARADIGMS: dict[str, Paradigm] = {
-    "one-step": Paradigm(one_step, ask_one_step, one_pass=True, shows_target=False),
-    "deterministic": Paradigm(deterministic, ask_deterministic),
-    "stochastic": Paradigm(stochastic, ask_stochastic, channels=8, draws_noise=True),
+    "one-step": Paradigm(one_step, _ask_one_step, one_pass=True, shows_target=False),
+    "deterministic": Paradigm(deterministic, _ask_deterministic),
+    "stochastic": Paradigm(stochastic, _ask_stochastic, channels=8, draws_noise=True),
 }
 """What a recipe's `paradigm` may name."""
 

@@ -26,7 +26,7 @@ def merge_affine(members: Tensor, max_edge: int = 0) -> tuple[Tensor, Tensor]:
 
     Returns (1, 1, H, W) twice: the map, and the median absolute deviation from it.
     """
-    aligned = apply_affine(members, solve_affine(shrink(members.float(), max_edge)))
+    aligned = _apply_affine(members, _solve_affine(shrink(members.float(), max_edge)))
     merged, deviation = merge_median(aligned)
     low, span = merged.min(), (merged.max() - merged.min()).clamp(min=1e-6)
     return (merged - low) / span, deviation / span
@@ -60,7 +60,7 @@ def shrink(members: Tensor, max_edge: int = 0) -> Tensor:
     return F.interpolate(members, size, mode="nearest-exact")
 
 
-def solve_affine(members: Tensor) -> np.ndarray:
+def _solve_affine(members: Tensor) -> np.ndarray:
     """Scales then shifts (2E,) that bring the members together, by BFGS on the sum of pairwise RMSE.
 
     A weak pull keeps the median in [0, 1]. Single precision and two iterations are the published settings.
@@ -72,7 +72,7 @@ def solve_affine(members: Tensor) -> np.ndarray:
     start = torch.cat((scale, -scale * low)).cpu().numpy().astype(np.float64)
 
     def cost(parameters: np.ndarray) -> float:
-        aligned = apply_affine(members, parameters)
+        aligned = _apply_affine(members, parameters)
         total = 0.0
         for i, j in combinations(range(len(aligned)), 2):
             total += ((aligned[i] - aligned[j]) ** 2).mean().sqrt().item()
@@ -82,7 +82,7 @@ def solve_affine(members: Tensor) -> np.ndarray:
     return minimize(cost, start, method="BFGS", tol=1e-3, options={"maxiter": 2}).x
 
 
-def apply_affine(members: Tensor, parameters: np.ndarray) -> Tensor:
+def _apply_affine(members: Tensor, parameters: np.ndarray) -> Tensor:
     """Each member times its scale plus its shift."""
     scale, shift = (torch.from_numpy(part).to(members).view(-1, 1, 1, 1) for part in np.split(parameters, 2))
     return members * scale + shift

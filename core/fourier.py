@@ -40,23 +40,23 @@ class FourierBlock(nn.Module):
         """The frequency branch. Transforms of half precision exist for some sizes on some devices only."""
         spectrum = torch.fft.rfft2(x.float(), norm="ortho")
         amplitude = F.silu(self.conv_f2(spectrum.abs().to(x.dtype)))
-        phase = F.silu(self.conv_f4(phase_of(spectrum, x.shape[-1]).to(x.dtype)))
+        phase = F.silu(self.conv_f4(_phase_of(spectrum, x.shape[-1]).to(x.dtype)))
         spectrum = torch.polar(amplitude.float(), phase.float())
         # half a spectrum does not say whether the width was odd
         return self.conv_f3(torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho").to(x.dtype) + x)
 
 
-def phase_of(spectrum: Tensor, width: int) -> Tensor:
+def _phase_of(spectrum: Tensor, width: int) -> Tensor:
     """The phase in (-pi, pi] of what rfft2 gives for real maps of this width, float32.
 
     Bins that are their own mirror image are real. Where they are negative the phase is pi, but rounding, which differs
     between devices and sizes, may leave an imaginary part of -0.0 or less and so give -pi, far away for the network.
     """
     phase = spectrum.angle()
-    phase[..., :: half_of(spectrum.shape[-2]), :: half_of(width)].abs_()
+    phase[..., :: _half_of(spectrum.shape[-2]), :: _half_of(width)].abs_()
     return phase
 
 
-def half_of(length: int) -> int:
+def _half_of(length: int) -> int:
     """The step from one real bin to the next along an axis: zero and, for even lengths, the middle."""
     return length if length % 2 else length // 2

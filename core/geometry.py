@@ -40,11 +40,11 @@ MAX_JUMP = 0.05
 
 def change_axes(vectors: Tensor, source: Axes, target: Axes) -> Tensor:
     """Vectors (..., 3) along the axes `source` -> the same vectors along `target`."""
-    order, signs = signed_permutation(source, target)
+    order, signs = _signed_permutation(source, target)
     return vectors[..., order] * torch.tensor(signs, dtype=vectors.dtype, device=vectors.device)
 
 
-def signed_permutation(source: Axes, target: Axes) -> tuple[list[int], list[int]]:
+def _signed_permutation(source: Axes, target: Axes) -> tuple[list[int], list[int]]:
     """For each target axis: which source component lies on its line, and with which sign."""
     components = {line: (place, sign) for place, (line, sign) in enumerate(lines_of(source))}
     order = [components[line][0] for line, _ in lines_of(target)]

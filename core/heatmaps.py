@@ -33,8 +33,8 @@ def find_keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     value, index = maps.flatten(2).max(2)
     x, y = index % columns, index // columns
     spread = max(SPREAD * max(rows, columns), 0.5)
-    smooth = gaussian_blur(maps.clamp(min=0), spread, round(2.5 * spread), "replicate").clamp(min=1e-10).log()
-    offset = top_of(cells_around(smooth, x, y)) * (value > 0)[..., None]
+    smooth = _gaussian_blur(maps.clamp(min=0), spread, round(2.5 * spread), "replicate").clamp(min=1e-10).log()
+    offset = _top_of(_cells_around(smooth, x, y)) * (value > 0)[..., None]
     points = torch.stack([x, y], -1) + 0.5 + offset
     return points * points.new_tensor([width / columns, height / rows]), value.clamp(min=0)
 
@@ -46,21 +46,21 @@ def find_by_udp(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     Newton step on the blurred logarithm, also where there is no top; where that leads out of the map by more than the
     blur reaches, and MMPose answers thousands of pixels, it is the highest cell.
     """
-    found = [udp_of(person) for person in heatmaps.split(1)]  # 133 large maps of doubles are 50 MB
+    found = [_udp_of(person) for person in heatmaps.split(1)]  # 133 large maps of doubles are 50 MB
     points, value = (torch.cat(parts) for parts in zip(*found))
     return points, value
 
 
-def udp_of(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+def _udp_of(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Of one person."""
     maps = heatmaps.double()
     rows, columns = maps.shape[-2:]
     value, index = maps.flatten(2).max(2)
     x, y = index % columns, index // columns
-    smooth = gaussian_blur(maps, UDP_SPREAD, UDP_REACH, "constant")
+    smooth = _gaussian_blur(maps, UDP_SPREAD, UDP_REACH, "constant")
     highest = smooth.flatten(2).amax(2)  # below 0 where a lone peak stands among negative values
     smooth = smooth * (value / highest.where(highest != 0, torch.ones_like(highest)))[..., None, None]
-    offset = newton_step(cells_around(smooth.clamp(*UDP_RANGE).log(), x, y))
+    offset = _newton_step(_cells_around(smooth.clamp(*UDP_RANGE).log(), x, y))
     cells, sides = torch.stack([x, y], -1), offset.new_tensor([columns, rows])
     moved = cells + offset
     kept = ((moved >= -UDP_REACH) & (moved <= sides - 1 + UDP_REACH)).all(-1) & (value > 0)
@@ -68,7 +68,7 @@ def udp_of(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return points / (sides - 1).clamp(min=1) * sides, value.clamp(min=0)
 
 
-def newton_step(patch: Tensor) -> Tensor:
+def _newton_step(patch: Tensor) -> Tensor:
     """(..., 3, 3) -> x, y (..., 2) from the middle to where MMPose's derivatives say that the slope is 0."""
     middle, left, right, up, down = (
         patch[..., row, column] for row, column in ((1, 1), (1, 0), (1, 2), (0, 1), (2, 1))
@@ -90,7 +90,7 @@ def reduced(maps: Tensor) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", antialias=True)
 
 
-def gaussian_blur(maps: Tensor, spread: float, reach: int, border: str) -> Tensor:
+def _gaussian_blur(maps: Tensor, spread: float, reach: int, border: str) -> Tensor:
     """By a Gaussian that ends `reach` cells away: noise of single cells would decide the derivatives.
 
     border: replicate, or constant for zeros.
@@ -103,7 +103,7 @@ def gaussian_blur(maps: Tensor, spread: float, reach: int, border: str) -> Tenso
     return F.conv2d(across, taps[None, None, :, None])[:, 0].unflatten(0, maps.shape[:2])
 
 
-def cells_around(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _cells_around(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """(N, K, 3, 3) around a cell of each, the border repeated."""
     height, width = maps.shape[-2:]
     steps = torch.arange(-1, 2, device=maps.device)
@@ -112,7 +112,7 @@ def cells_around(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return maps.flatten(2).gather(2, (rows * width + columns).flatten(2)).unflatten(2, (3, 3))
 
 
-def top_of(patch: Tensor) -> Tensor:
+def _top_of(patch: Tensor) -> Tensor:
     """(..., 3, 3) -> x, y (..., 2) of the parabola's top beside the middle; 0 where it has none, at most one cell."""
     middle = patch[..., 1, 1]
     dx, dy = (patch[..., 1, 2] - patch[..., 1, 0]) / 2, (patch[..., 2, 1] - patch[..., 0, 1]) / 2

@@ -80,7 +80,7 @@ class Fit:
         if self.rule.multiple > 1:
             values = values[..., : self.inner[0], : self.inner[1]]
         if self.rule.back_levels and self.colours and values.shape[1] == 3 and not filter:
-            return resize_colours(values, self.original, self.rule.back_filter)
+            return _resize_colours(values, self.original, self.rule.back_filter)
         antialias = self.rule.back_antialias and not filter
         return resize(values, self.original, filter or self.rule.back_filter, antialias)
 
@@ -94,7 +94,7 @@ def fit(image: Tensor, resolution: int, rule: ResizeRule) -> tuple[Tensor, Fit]:
     inner = processing_size(original, resolution, rule)
     if rule.levels:
         # whole levels in whole numbers: halfway values must round as they do for the authors, who resize bytes
-        image = resize_levels(to_levels(image), inner, rule) / 255 * 2 - 1
+        image = _resize_levels(_to_levels(image), inner, rule) / 255 * 2 - 1
     else:
         image = resize(image, inner, rule.filter, rule.antialias)
     return pad(image, rule.multiple), Fit(rule, original, inner)
@@ -119,14 +119,14 @@ def resize(image: Tensor, size: tuple[int, int], filter: str, antialias: bool) -
     return F.interpolate(image, size, mode=filter, antialias=antialias)
 
 
-def resize_levels(levels: Tensor, size: tuple[int, int], rule: ResizeRule) -> Tensor:
+def _resize_levels(levels: Tensor, size: tuple[int, int], rule: ResizeRule) -> Tensor:
     """Levels 0..255 (B, C, H, W) -> (B, C, *size), by the rule's filter there."""
     if rule.separate and rule.filter in FILTERS:
         return resize_bytes(levels, size, rule.filter)
     return resize(levels, size, rule.filter, rule.antialias).round().clamp(0, 255)
 
 
-def resize_colours(values: Tensor, size: tuple[int, int], filter: str) -> Tensor:
+def _resize_colours(values: Tensor, size: tuple[int, int], filter: str) -> Tensor:
     """Colours (B, 3, H, W) in [0, 1] -> (B, 3, *size), as Pillow resizes bytes; of the same size, as they are."""
     if (values.shape[-2], values.shape[-1]) == size:
         return values
@@ -134,7 +134,7 @@ def resize_colours(values: Tensor, size: tuple[int, int], filter: str) -> Tensor
     return (resize_bytes(levels, size, filter) if filter in FILTERS else resize(levels, size, filter, False)) / 255
 
 
-def to_levels(image: Tensor) -> Tensor:
+def _to_levels(image: Tensor) -> Tensor:
     """[-1, 1] -> the nearest of the levels 0..255."""
     return ((image + 1) * 127.5).round().clamp(0, 255)
 

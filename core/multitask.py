@@ -101,13 +101,13 @@ def run(
     tick: Tick,
 ) -> list[PerceptionMap]:
     """What each task makes of a batch, chunk by chunk; tasks that see alike one after the other."""
-    check_one_base(perceivers)
+    _check_one_base(perceivers)
     found = {index: Gathered(len(batch)) for index in range(len(perceivers))}
     for chunk in batch.split(batch_size):
         for alike in grouped(list(found), lambda index: sight_of(perceivers[index])):
             with by_shortcuts(*(perceivers[index].recipe for index in alike)):
                 latent, fitted = look(chunk, perceivers[alike[0]])
-                for same in grouped(alike, lambda index: pass_of(perceivers[index])):
+                for same in grouped(alike, lambda index: _pass_of(perceivers[index])):
                     for index, perceiver in zip(same, answered([perceivers[index] for index in same], latent)):
                         found[index].add(perceive(perceiver, latent, fitted, batch_size, Noise(), tick))
     return [found[index].map(perceiver.recipe) for index, perceiver in enumerate(perceivers)]
@@ -121,7 +121,7 @@ def grouped(indices: list[int], key: Callable[[int], Hashable]) -> list[list[int
     return list(groups.values())
 
 
-def pass_of(perceiver: Perceiver) -> Hashable:
+def _pass_of(perceiver: Perceiver) -> Hashable:
     """Equal for tasks whose single pass can be made in one batch, and for targets that a network predicts at once."""
     recipe, context = perceiver.recipe, perceiver.context.first(perceiver.recipe.tokens)
     if recipe.targets > 1:
@@ -200,7 +200,7 @@ class Repeated(Recorded):
         return self.first.given[self.count - 1]
 
 
-def check_one_base(perceivers: list[Perceiver]) -> None:
+def _check_one_base(perceivers: list[Perceiver]) -> None:
     """UserError if the tasks are not of one kind of Stable Diffusion model, or there are none."""
     if not perceivers:
         raise UserError("No perception is connected: connect at least one.")

@@ -20,7 +20,7 @@ class Filter(NamedTuple):
     weigh: Callable[[np.ndarray], np.ndarray]
 
 
-def triangle(distance: np.ndarray) -> np.ndarray:
+def _triangle(distance: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(distance), 0)
 
 
@@ -31,7 +31,7 @@ def cubic(distance: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-FILTERS: dict[str, Filter] = {"bilinear": Filter(1, triangle), "bicubic": Filter(2, cubic)}
+FILTERS: dict[str, Filter] = {"bilinear": Filter(1, _triangle), "bicubic": Filter(2, cubic)}
 
 
 def resize_bytes(levels: Tensor, size: tuple[int, int], filter: str) -> Tensor:
@@ -49,14 +49,14 @@ def one_pass(levels: Tensor, wanted: int, filter: Filter) -> Tensor:
     there = levels.shape[-1]
     if there == wanted:
         return levels
-    first, weights = resampling_taps(there, wanted, filter)
+    first, weights = _resampling_taps(there, wanted, filter)
     total = levels.new_full((*levels.shape[:-1], wanted), 1 << (BITS - 1))
     for number, counts in enumerate(weights.T):
         total += levels[..., (first + number).clip(max=there - 1)] * torch.from_numpy(counts)
     return (total / (1 << BITS)).floor().clamp(0, 255)
 
 
-def resampling_taps(there: int, wanted: int, filter: Filter) -> tuple[np.ndarray, np.ndarray]:
+def _resampling_taps(there: int, wanted: int, filter: Filter) -> tuple[np.ndarray, np.ndarray]:
     """(wanted,) the first pixel that counts for each, and (wanted, taps) how much it and those after it count."""
     scale = there / wanted
     spread = max(scale, 1.0)

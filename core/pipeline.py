@@ -163,17 +163,17 @@ def perceive(perceiver: Perceiver, latent: Tensor, fitted: Fit, batch_size: int,
 
 def decode(perceiver: Perceiver, latent: Tensor, noise: Tensor | None, tick: Tick) -> Tensor:
     """Image latents -> the target's picture (B, 3, 8h, 8w), or whatever the head gives."""
-    check_numbers(perceiver, VAE, latent)
+    _check_numbers(perceiver, VAE, latent)
     if perceiver.head is not None:
         seen = features(perceiver, latent, tick)
-        check_numbers(perceiver, NETWORK, *seen)
+        _check_numbers(perceiver, NETWORK, *seen)
         picture = at_size(perceiver.head(seen), latent, perceiver.recipe.rule.multiple)
-        check_numbers(perceiver, HEAD, picture)
+        _check_numbers(perceiver, HEAD, picture)
         return picture
     answer = denoise(perceiver, latent, noise, tick)
-    check_numbers(perceiver, NETWORK, answer)
+    _check_numbers(perceiver, NETWORK, answer)
     picture = perceiver.needs_autoencoder().decode(answer)
-    check_numbers(perceiver, VAE, picture)
+    _check_numbers(perceiver, VAE, picture)
     channel = perceiver.recipe.channel
     return picture if channel < 0 else picture[:, channel : channel + 1]
 
@@ -181,7 +181,7 @@ def decode(perceiver: Perceiver, latent: Tensor, noise: Tensor | None, tick: Tic
 NETWORK, HEAD, VAE = "network", "head", "VAE"
 
 
-def check_numbers(perceiver: Perceiver, part: str, *given: Tensor) -> None:
+def _check_numbers(perceiver: Perceiver, part: str, *given: Tensor) -> None:
     """UserError, which says why, if what a part of a model gave is not all finite."""
     if all(bool(tensor.isfinite().all()) for tensor in given):
         return
@@ -193,14 +193,14 @@ def check_numbers(perceiver: Perceiver, part: str, *given: Tensor) -> None:
         )
     if not perceiver.context.tokens.isfinite().all():
         raise UserError(f"{named} gives no numbers: its text context holds NaN; get the file again, or give another.")
-    if not all(map(holds_numbers, perceiver.backbone.modules().values())):
+    if not all(map(_holds_numbers, perceiver.backbone.modules().values())):
         raise UserError(f"{named} gives no numbers: its weights hold NaN; get the file again.")
     raise UserError(
         f"{named} gives no numbers: they overflow in the precision that it runs in; take a wider one (fp32, or bf16)."
     )
 
 
-def holds_numbers(layer: nn.Module) -> bool:
+def _holds_numbers(layer: nn.Module) -> bool:
     """Whether all of a layer's weights are finite, as far as they can be looked at where they are."""
     weights = (
         weight for weight in layer.parameters(recurse=False) if weight.is_floating_point() and not weight.is_meta
@@ -253,17 +253,17 @@ def initial_noise(latent: Tensor, recipe: Recipe, given: Noise) -> Tensor | None
     channels = latent.shape[1] * recipe.targets
     shape = (members(recipe), channels, *latent.shape[2:])
     draw = torch.Generator().manual_seed(recipe.seed)
-    initial = given_or_drawn("Initial noise", given.initial, shape, draw if recipe.noise == "gaussian" else None)
+    initial = _given_or_drawn("Initial noise", given.initial, shape, draw if recipe.noise == "gaussian" else None)
     count = recipe.steps - 1 if recipe.sampler == "lcm" else 0
     if count or given.steps is not None:
-        added = given_or_drawn("Step noise", given.steps, (count, *shape), draw)
+        added = _given_or_drawn("Step noise", given.steps, (count, *shape), draw)
         initial = torch.cat([initial[None], added])
     if recipe.sampler == "lcm":
         initial = initial.reshape(recipe.steps, *shape).movedim(0, 1)
     return initial.to(latent).repeat(latent.shape[0], *(1,) * (initial.ndim - 1))
 
 
-def given_or_drawn(what: str, given: Tensor | None, shape: tuple[int, ...], draw: torch.Generator | None) -> Tensor:
+def _given_or_drawn(what: str, given: Tensor | None, shape: tuple[int, ...], draw: torch.Generator | None) -> Tensor:
     """What was given, if it is of this shape; else as much from a generator, or zeros. UserError for other shapes."""
     if given is None:
         # LCM's authors draw after each step, which gives the same numbers in the same order

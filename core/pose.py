@@ -149,7 +149,7 @@ def people_of(map: PerceptionMap, same: float = SAME) -> list[list[Person]]:
         ):
             placed = window[:2] + its_points * (window[2:] / cells)
             area = float(window[2] * window[3])
-            found[number].append(Person(placed, its_scores, sure * mean_found(its_scores), area))
+            found[number].append(Person(placed, its_scores, sure * _mean_found(its_scores), area))
     return [suppressed(people, skeleton, same) for people in found]
 
 
@@ -160,7 +160,7 @@ def whole_images(map: PerceptionMap) -> Crops:
     return Crops((height, width), count, tuple(range(count)), windows, (1.0,) * count)
 
 
-def mean_found(scores: np.ndarray) -> float:
+def _mean_found(scores: np.ndarray) -> float:
     """Over the keypoints that were found at all."""
     found = scores[scores > FOUND]
     return float(found.mean()) if found.size else 0.0

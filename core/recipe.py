@@ -136,10 +136,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field, kind in KINDS.items():
-            check_kind(field, getattr(self, field), kind)
+            _check_kind(field, getattr(self, field), kind)
         task_named(self.task)
         for field, choices in CHOICES.items():
-            check_choice(field, getattr(self, field), choices)
+            _check_choice(field, getattr(self, field), choices)
         one_pass = PARADIGMS[self.paradigm].one_pass
         if one_pass and self.steps != 1:
             raise UserError(
@@ -270,13 +270,13 @@ READING = (
 """Fields that say how an answer is read, and nothing of how it is made."""
 
 
-def check_kind(field: str, value: Any, kind: tuple[type, ...]) -> None:
+def _check_kind(field: str, value: Any, kind: tuple[type, ...]) -> None:
     """UserError for a value of another type; true and false are no numbers."""
     if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
         raise UserError(f"{field}={value!r}: expected a value of type {kind[0].__name__}.")
 
 
-def check_choice(field: str, value: str, choices: Collection[str]) -> None:
+def _check_choice(field: str, value: str, choices: Collection[str]) -> None:
     """UserError that lists the choices."""
     if value not in choices:
         raise UserError(f"{field}={value!r} is not one of {', '.join(map(repr, choices))}.")
@@ -293,13 +293,13 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if name not in hints:
         raise UserError(f"A recipe has no field {name!r}: {meant(name, hints, 'the fields are {known}.')}")
     try:
-        return name, parse_value(hints[name], value)
+        return name, _parse_value(hints[name], value)
     except ValueError:
         wanted = getattr(hints[name], "__name__", str(hints[name]))
         raise UserError(f"{name}={value!r}: expected a value of type {wanted}.") from None
 
 
-def parse_value(hint: Any, text: str) -> Any:
+def _parse_value(hint: Any, text: str) -> Any:
     """A word, read as the field's type."""
     if hint is bool:
         if text.lower() not in ("true", "false"):
@@ -329,14 +329,14 @@ def from_header(metadata: dict[str, str], where: str) -> tuple[Recipe, ...]:
         rows = parse_json(metadata[KEY])
         if not isinstance(rows, list):
             raise UserError("it is no list of recipes")
-        return tuple(map(recipe_from, rows))
+        return tuple(map(_recipe_from, rows))
     except UserError as error:
         raise UserError(
             f"{where} has a recipe that this version cannot read ({str(error).rstrip('.')}): update the pack."
         ) from None
 
 
-def recipe_from(row: Any) -> Recipe:
+def _recipe_from(row: Any) -> Recipe:
     """The recipe of one JSON object. UserError for what is none, and for fields of a newer version."""
     if not isinstance(row, dict) or "task" not in row:
         raise UserError("it names no task")

@@ -47,9 +47,9 @@ def of_vae(network: nn.Module, upsamplers: Iterable[nn.Module]) -> list[Way]:
 
     upsamplers: modules that double a picture by nearest neighbours and lead it through their 3x3 convolution `conv`.
     """
-    doublers = [layer for layer in upsamplers if is_3x3(getattr(layer, "conv", None))]
+    doublers = [layer for layer in upsamplers if _is_3x3(getattr(layer, "conv", None))]
     doubled: list[Any] = [layer.conv for layer in doublers]
-    wide = [layer for layer in network.modules() if is_3x3(layer) and winograd.pays(layer) and layer not in doubled]
+    wide = [layer for layer in network.modules() if _is_3x3(layer) and winograd.pays(layer) and layer not in doubled]
     return [
         *(Way(layer, "forward", partial(doubling.not_yet_doubled, layer)) for layer in doublers),
         *(Way(layer, "_conv_forward", doubling.convolve_doubled) for layer in doubled),
@@ -88,7 +88,7 @@ def serve(network: nn.Module, given: Tensor) -> bool:
     return plain and not torch.is_grad_enabled() and not any(hasattr(part, "_orig_mod") for part in network.modules())
 
 
-def is_3x3(layer: object) -> TypeGuard[nn.Conv2d]:
+def _is_3x3(layer: object) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is a convolution that leaves the size as it is."""
     if not isinstance(layer, nn.Conv2d) or layer.groups != 1 or layer.padding_mode != "zeros":
         return False

@@ -46,7 +46,7 @@ class Skeleton:
     def mirror(self) -> np.ndarray:
         """(K,) for each keypoint the one that it becomes in a mirror: left_x and right_x change places."""
         places = {name: place for place, name in enumerate(self.names)}
-        mirrored = np.array([places.get(other_side(name), place) for name, place in places.items()])
+        mirrored = np.array([places.get(_other_side(name), place) for name, place in places.items()])
         for one, other in self.twins:
             mirrored[one], mirrored[other] = other, one
         return mirrored
@@ -67,7 +67,7 @@ class Skeleton:
         return ", ".join(f"{self.names[one]}:{self.names[other]}" for one, other in self.limbs)
 
 
-def other_side(name: str) -> str:
+def _other_side(name: str) -> str:
     """'left_knee' -> 'right_knee' and back; anything else is its own mirror image."""
     for pair in SIDES:
         for side, other in (pair, pair[::-1]):
@@ -98,19 +98,19 @@ def skeleton_named(names: str, limbs: str = "") -> Skeleton:
     return Skeleton(listed, joined, row.sigmas if row else (), row.twins if row else ())
 
 
-def from_limbs(names: str, limbs: str, sigmas: tuple[float, ...] = ()) -> Skeleton:
+def _from_limbs(names: str, limbs: str, sigmas: tuple[float, ...] = ()) -> Skeleton:
     """Names with spaces between them; limbs as places, counted from 1 as in COCO's files: '16-14 14-12'."""
     pairs = [tuple(int(place) - 1 for place in limb.split("-")) for limb in limbs.split()]
     return Skeleton(tuple(names.split()), tuple((one, other) for one, other in pairs), sigmas)
 
 
-COCO = from_limbs(
+COCO = _from_limbs(
     "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist "
     "right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle",
     "16-14 14-12 17-15 15-13 12-13 6-12 7-13 6-7 6-8 7-9 8-10 9-11 2-3 1-2 1-3 2-4 3-5 4-6 5-7",
     COCO_SIGMAS,
 )
-OPENPOSE = from_limbs(
+OPENPOSE = _from_limbs(
     "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee "
     "right_ankle left_hip left_knee left_ankle right_eye left_eye right_ear left_ear",
     "2-3 2-6 3-4 4-5 6-7 7-8 2-9 9-10 10-11 2-12 12-13 13-14 2-1 1-15 15-17 1-16 16-18",
@@ -144,7 +144,7 @@ HAND_SIGMAS = (
 )
 
 
-def wholebody() -> Skeleton:
+def _wholebody() -> Skeleton:
     """COCO-WholeBody's 133 keypoints: the body, six of the feet, a face, two hands (Jin et al. 2020)."""
     feet = [f"{side}_{part}" for side in ("left", "right") for part in ("big_toe", "small_toe", "heel")]
     face = [f"face_{number}" for number in range(FACE)]
@@ -169,7 +169,7 @@ def finger_names(side: str) -> list[str]:
     return [f"{side}_{finger}{joint}" for finger in FINGERS for joint in range(1, 5)]
 
 
-ANIMAL = from_limbs(
+ANIMAL = _from_limbs(
     "left_eye right_eye nose neck tail left_shoulder left_elbow left_front_paw right_shoulder right_elbow "
     "right_front_paw left_hip left_knee left_back_paw right_hip right_knee right_back_paw",
     "1-2 2-3 1-3 3-4 4-9 9-10 10-11 4-6 6-7 7-8 4-5 5-15 15-16 16-17 5-12 12-13 13-14",
@@ -179,7 +179,7 @@ ANIMAL = from_limbs(
 SKELETONS: dict[str, Skeleton] = {
     "coco-17": COCO,
     "openpose-18": OPENPOSE,
-    "wholebody-133": wholebody(),
+    "wholebody-133": _wholebody(),
     "ap10k-17": ANIMAL,
 }
 """Skeletons that have a name."""

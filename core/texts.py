@@ -23,14 +23,14 @@ def read_text(path: Path) -> str:
     """
     held = path.read_bytes()
     try:
-        text = held.decode(encoding_of(held))
+        text = held.decode(_encoding_of(held))
     except UnicodeDecodeError as error:
         line = held.count(b"\n", 0, error.start) + 1
         raise UserError(f"it is no text in UTF-8 or UTF-16, see line {line}: save it as UTF-8") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def encoding_of(held: bytes) -> str:
+def _encoding_of(held: bytes) -> str:
     """By its mark; without one by the zeros that UTF-16 has beside every letter of English."""
     marked = next((name for mark, name in MARKS if held.startswith(mark)), "")
     if marked or len(held) % 2 or held[:2].count(0) != 1:

@@ -83,7 +83,7 @@ class LightDecoder(nn.Module):
 
     @classmethod
     def from_shapes(cls, shapes: Shapes, layers: Layers = nn) -> LightDecoder:
-        blocks = blocks_of(shapes)
+        blocks = _blocks_of(shapes)
         width, channels = shapes["from_latent.weight"][0], shapes["to_picture.weight"][0] // packed(len(blocks)) ** 2
         return cls(channels, width, blocks, layers)
 
@@ -103,27 +103,27 @@ class LightEncoder(nn.Module):
         self.to_latent = layers.Conv2d(width, LATENT, 3, padding=1)
 
     def forward(self, picture: Tensor) -> Tensor:
-        x = self.from_picture(F.pixel_unshuffle(whole_cells(picture), self.pixels))
+        x = self.from_picture(F.pixel_unshuffle(_whole_cells(picture), self.pixels))
         for level in self.levels:
             x = level(x)
         return self.to_latent(F.relu(x))
 
     @classmethod
     def from_shapes(cls, shapes: Shapes, layers: Layers = nn) -> LightEncoder:
-        return cls(shapes["from_picture.weight"][0], blocks_of(shapes), layers)
+        return cls(shapes["from_picture.weight"][0], _blocks_of(shapes), layers)
 
 
 def squeezed(latent: Tensor) -> Tensor:
     return LIMIT * (latent / LIMIT).tanh()
 
 
-def whole_cells(picture: Tensor) -> Tensor:
+def _whole_cells(picture: Tensor) -> Tensor:
     """Without the pixels at right and bottom that fill no latent cell: the full encoder has no latent for them."""
     height, width = (length // CELL * CELL for length in picture.shape[-2:])
     return picture[..., :height, :width]
 
 
-def blocks_of(shapes: Shapes) -> tuple[int, ...]:
+def _blocks_of(shapes: Shapes) -> tuple[int, ...]:
     """How many blocks each level has."""
     blocks = []
     while number := count(shapes, f"levels.{len(blocks)}.blocks.{{}}.conv1.weight"):
@@ -208,7 +208,7 @@ class TaesdEncoder(Taesd):
         super().__init__(shapes, layers, stride=2)
 
     def forward(self, picture: Tensor) -> Tensor:
-        x = (whole_cells(picture) + 1) / 2
+        x = (_whole_cells(picture) + 1) / 2
         for module in self.children():
             x = module(x)
         return x
@@ -259,7 +259,7 @@ def build_light(shapes: Shapes, layers: Layers = nn) -> nn.Module:
 def decoder_channels(shapes: Shapes) -> int:
     """Of the pictures that a light decoder makes."""
     made = shapes[light_kind(shapes).ends[1]][0]
-    return made // packed(len(blocks_of(shapes))) ** 2 if "to_picture.weight" in shapes else made
+    return made // packed(len(_blocks_of(shapes))) ** 2 if "to_picture.weight" in shapes else made
 
 
 # In place of the VAE's halves

@@ -50,13 +50,13 @@ def at_once_or_in_tiles(
 
     network: what computes. say: told in a sentence where it was done in tiles.
     """
-    with unless_short(shortage):
+    with _unless_short(shortage):
         return compute(given), True
     # not inside the handler: until that is left, the error holds all that the attempt had allocated
     for tile in TILES:
         shortage.make_room()
         small = overview(given, tile, half.units[0])
-        with unless_short(shortage), norms_as_in(network, partial(compute, small)):
+        with _unless_short(shortage), norms_as_in(network, partial(compute, small)):
             result = in_tiles(compute, given, tile, OVERLAP, half.units)
             say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
             return result, False
@@ -80,7 +80,7 @@ def size_of(given: Tensor, half: Half) -> str:
 
 
 @contextmanager
-def unless_short(shortage: Shortage) -> Iterator[None]:
+def _unless_short(shortage: Shortage) -> Iterator[None]:
     """Leaves the block quietly if the device's memory does not suffice."""
     try:
         yield

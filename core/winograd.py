@@ -34,17 +34,17 @@ def winograd_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     if height % 2 or width % 2:
         return F.conv2d(x, weight, bias, padding=1)
     rows = 2 * min(max(2 * TILES // width, 1), height // 2)
-    bench, kernels = Bench(rows, width, *weight.shape[1::-1]), transformed(weight)
+    bench, kernels = Bench(rows, width, *weight.shape[1::-1]), _transformed(weight)
     result = x.new_empty(len(x), len(weight), height, width)
     for one, made in zip(x, result):
-        padded, pixels = between_rows(one), x.new_empty(height, width, len(weight))
+        padded, pixels = _between_rows(one), x.new_empty(height, width, len(weight))
         for top in range(0, height, rows):
             bench.convolve(padded[top : top + rows + 2], kernels, pixels[top : top + rows])
         transpose(pixels.flatten(0, 1), made.flatten(1))
     return result if bias is None else result.add_(bias[:, None, None])
 
 
-def between_rows(picture: Tensor) -> Tensor:
+def _between_rows(picture: Tensor) -> Tensor:
     """(C, H, W) -> (H + 2, W, C) between two rows of zeros."""
     channels, height, width = picture.shape
     padded = picture.new_zeros(height + 2, width, channels)
@@ -52,7 +52,7 @@ def between_rows(picture: Tensor) -> Tensor:
     return padded
 
 
-def transformed(weight: Tensor) -> Tensor:
+def _transformed(weight: Tensor) -> Tensor:
     """G g G^T: (K, C, 3, 3) -> (16, C, K)."""
     g = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
     return torch.einsum("ia,jb,kcab->ijck", g, g, weight).flatten(0, 1).contiguous()
@@ -74,9 +74,9 @@ class Bench:
         """A strip (2R + 2, 2T, C) -> its inner pixels (2R, 2T, K)."""
         down, across, channels = len(strip) // 2 - 1, strip.shape[1] // 2, kernels.shape[2]
         rows = self.rows[:, :down]
-        forward(tile_pixels(strip, 0), rows[:, :, 1:-1])
+        forward(_tile_pixels(strip, 0), rows[:, :, 1:-1])
         tiles = part(self.tiles, 4, 4, down, across, strip.shape[2])
-        forward(tile_pixels(rows, 2), tiles.movedim(1, 0))
+        forward(_tile_pixels(rows, 2), tiles.movedim(1, 0))
         products = part(self.products, 16, down * across, channels)
         torch.bmm(tiles.view(16, down * across, -1), kernels, out=products)
         columns = part(self.columns, 2, 4, down, across, channels)
@@ -90,7 +90,7 @@ def part(memory: Tensor, *shape: int) -> Tensor:
     return memory[: prod(shape)].view(shape)
 
 
-def tile_pixels(x: Tensor, dim: int) -> list[Tensor]:
+def _tile_pixels(x: Tensor, dim: int) -> list[Tensor]:
     """The four pixels of each tile along a dimension of 2N + 2."""
     every_other = (*[slice(None)] * dim, slice(None, None, 2))
     return [x.narrow(dim, tap, x.shape[dim] - 3)[every_other] for tap in range(4)]

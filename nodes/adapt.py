@@ -104,14 +104,14 @@ class ApplyAdapter(io.ComfyNode):
         autoencoder = host.HostAutoencoder(vae, host.scaling_factor(model))
         base = host.resident_base(backbone, vae)
         path = LIBRARY.resolve(adapter, adapters=True)
-        checkpoint, found = open_adapted(base, path, family_in(overrides), wanted_task(task))
+        checkpoint, found = open_adapted(base, path, _family_in(overrides), wanted_task(task))
         checkpoint = replace(checkpoint, recipe=checkpoint.recipe.override(overrides.split()))
         perceiver = assemble(
             checkpoint,
             host.ResidentHost(backbone),
             adapter=found,
-            context=tokens_of(conditioning, base.architecture),
-            negative=tokens_of(negative, base.architecture) or opposite(checkpoint),
+            context=_tokens_of(conditioning, base.architecture),
+            negative=_tokens_of(negative, base.architecture) or opposite(checkpoint),
             encoder=half("encoder", encoder),
             decoder=half("decoder", decoder),
         )
@@ -123,12 +123,12 @@ class ApplyAdapter(io.ComfyNode):
         return io.NodeOutput(with_full(perceiver, autoencoder), ui=shown())
 
 
-def family_in(overrides: str) -> str:
+def _family_in(overrides: str) -> str:
     """The family that the overrides name, for adapters that do not say theirs."""
     return next((word.partition("=")[2] for word in overrides.split() if word.startswith("family=")), "auto")
 
 
-def tokens_of(conditioning: list | None, architecture: UNetArchitecture) -> Context | None:
+def _tokens_of(conditioning: list | None, architecture: UNetArchitecture) -> Context | None:
     """The text tokens of a CONDITIONING's first entry. UserError for those of another text encoder."""
     if not conditioning:
         return None

@@ -62,16 +62,16 @@ class PreviewMap(io.ComfyNode):
         choose(COLORMAPS, colormap, "colormap")
         if high < low:
             raise UserError(f"The scale reaches from {low:g} down to {high:g}: take low below high.")
-        given = as_gray_as_it_is(read(map, FILE_MEANINGS, convention, "image", *TASKS))
+        given = _as_gray_as_it_is(read(map, FILE_MEANINGS, convention, "image", *TASKS))
         if given.values.shape[-1] == 1 and not given.convention.classes:
             image, said = with_scale(given, colormap, (low, high) if high > low else None)
         else:
-            image, said = shown_map(given), str(given)
+            image, said = _shown_map(given), str(given)
         note(said, warning=False)
         return io.NodeOutput(image.to(host.output_device()), ui=previewed(cls, image))
 
 
-def as_gray_as_it_is(map: PerceptionMap) -> PerceptionMap:
+def _as_gray_as_it_is(map: PerceptionMap) -> PerceptionMap:
     """A picture whose colours are equal everywhere, as one channel."""
     first = map.values[..., :1]
     if map.task != "image" or not (as_rgb(map.values) == first).all():
@@ -79,7 +79,7 @@ def as_gray_as_it_is(map: PerceptionMap) -> PerceptionMap:
     return replace(map, values=first)
 
 
-def shown_map(map: PerceptionMap) -> Tensor:
+def _shown_map(map: PerceptionMap) -> Tensor:
     """(B, H, W, 3): a picture as it is, another map as ControlNet expects it."""
     return as_rgb(map.values).clamp(0, 1).contiguous() if map.task == "image" else ready(map)[0]
 
@@ -119,7 +119,7 @@ class CompareMaps(io.ComfyNode):
     def execute(cls, names: str, columns: int, **maps: Given) -> io.NodeOutput:
         found = [map for name in CELLS if name in maps for map in all_in(maps[name])]
         named = zip(found, [*names.splitlines(), *[""] * len(found)])
-        made = sheet([Cell(shown_map(map), name.strip() or map.task) for map, name in named], columns)
+        made = sheet([Cell(_shown_map(map), name.strip() or map.task) for map, name in named], columns)
         return io.NodeOutput(made.to(host.output_device()), ui=previewed(cls, made))
 
 

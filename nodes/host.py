@@ -124,7 +124,7 @@ class HostBackbone:
             latent_there = latent.to(device, dtype)
             self.patcher.pre_run()
             try:
-                with unet_shortcuts(self.network, latent_there, transformer_options):
+                with _unet_shortcuts(self.network, latent_there, transformer_options):
                     output = self.network(
                         latent_there,
                         timestep.to(device, torch.float32),
@@ -137,18 +137,18 @@ class HostBackbone:
             return output.to(latent.device, torch.float32)
 
 
-def unet_shortcuts(
+def _unet_shortcuts(
     network: nn.Module, latent: Tensor, transformer_options: dict[str, Any]
 ) -> AbstractContextManager[None]:
     """Less arithmetic, where it serves, and PyTorch's attention in the place of the host's default on a CPU."""
     if not serve(network, latent):
         return nullcontext()
     if attention.optimized_attention is attention.attention_sub_quad:
-        transformer_options["optimized_attention_override"] = by_pytorch
+        transformer_options["optimized_attention_override"] = _by_pytorch
     return taken(of_unet(network))
 
 
-def by_pytorch(function: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
+def _by_pytorch(function: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
     """What the host calls in the place of an attention function of its own."""
     return attention.attention_pytorch(*given, **named)
 
@@ -235,7 +235,7 @@ def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[N
     )
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: RuntimeError) -> bool:
     """Whether the host takes an error for that."""
     if hasattr(management, "is_oom"):
         return management.is_oom(error)
@@ -243,7 +243,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 SHORTAGE = Shortage(
-    is_out_of_memory, lambda: management.soft_empty_cache(), lambda text: management.OOM_EXCEPTION(text)
+    _is_out_of_memory, lambda: management.soft_empty_cache(), lambda text: management.OOM_EXCEPTION(text)
 )
 """The host's names are read when they are called."""
 
@@ -321,7 +321,7 @@ class ComfyHost:
         return encode_prompt(text_weights(text_encoder), read_object(text_encoder / "config.json"), tokens)
 
     def empty_prompt(self, base: str, tokens: int) -> Tensor | None:
-        return sd2_empty_prompt() if (base, tokens) == ("sd21", 2) else None
+        return _sd2_empty_prompt() if (base, tokens) == ("sd21", 2) else None
 
 
 class ResidentHost(ComfyHost):
@@ -373,11 +373,11 @@ def loaded(patcher: comfy.model_patcher.ModelPatcher, memory: float) -> Iterator
     if not (on_top and on_top[0].model is patcher and latest.patcher == id(patcher) and memory <= latest.memory):
         management.load_models_gpu([patcher], memory_required=memory)
         latest = Latest(id(patcher), memory)
-    with current_device(patcher.load_device):
+    with _current_device(patcher.load_device):
         yield patcher.load_device
 
 
-def current_device(device: torch.device) -> AbstractContextManager[None]:
+def _current_device(device: torch.device) -> AbstractContextManager[None]:
     """With several GPUs kernels of the host run on PyTorch's current one, whatever their tensors are on."""
     if hasattr(management, "cuda_device_context"):
         return management.cuda_device_context(device)
@@ -426,7 +426,7 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackb
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
     model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.IMG_TO_IMG, device=at_first)
     if architecture.fourier:
-        add_fourier(model.diffusion_model, architecture.widths[-1], dtype)
+        _add_fourier(model.diffusion_model, architecture.widths[-1], dtype)
     # the patcher comes first: it decides whether weights stay as they are in the file
     patcher = owned(model, management.unet_offload_device())
     # what the network was made with is never filled, and so takes no memory, where what is read can stand in its place
@@ -437,7 +437,7 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackb
     return HostBackbone(patcher)
 
 
-def add_fourier(network: nn.Module, width: int, dtype: torch.dtype) -> None:
+def _add_fourier(network: nn.Module, width: int, dtype: torch.dtype) -> None:
     """Put a Fourier block behind the middle block's own layers: the host calls it as one of them, with features."""
     middle: Any = network.get_submodule("middle_block")
     device = next(middle.parameters()).device
@@ -465,7 +465,7 @@ def resident(patcher: comfy.model_patcher.ModelPatcher, clean: bool) -> HostBack
     config = getattr(model.model_config, "unet_config", {})
     if not {"context_dim", "num_res_blocks", "transformer_depth", "channel_mult"} <= config.keys():
         raise CheckpointError(NO_UNET.format(kind=type(model.model_config).__name__))
-    return HostBackbone(without_loras(patcher) if clean and has_loras(patcher) else patcher)
+    return HostBackbone(_without_loras(patcher) if clean and _has_loras(patcher) else patcher)
 
 
 def resident_base(backbone: HostBackbone, vae: comfy.sd.VAE) -> Networks:
@@ -487,13 +487,13 @@ BESIDE = "bypass"
 """In the names of what the host calls injections: LoRAs that run beside the weights instead of in them."""
 
 
-def has_loras(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+def _has_loras(patcher: comfy.model_patcher.ModelPatcher) -> bool:
     """In the weights, around them, or beside them."""
     wrapped = getattr(patcher, "weight_wrapper_patches", {})
     return bool(patcher.patches or wrapped or any(BESIDE in name for name in patcher.injections))
 
 
-def without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+def _without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
     """The same weights without LoRAs. The host rewrites them for it, and once more for the next generation."""
     clean = patcher.clone()
     clean.patches = {}
@@ -532,7 +532,7 @@ def encode_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -
     return encoder(torch.tensor([tokens + filling]))[0][:, : len(tokens)].float()
 
 
-def sd2_empty_prompt() -> Tensor | None:
+def _sd2_empty_prompt() -> Tensor | None:
     """(1, 2, 1024) of SD2's empty prompt, which the host ships for Lotus; None if a host no longer does."""
     try:
         from comfy_extras.nodes_lotus import LotusConditioning

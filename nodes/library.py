@@ -20,7 +20,7 @@ HALVES = (FULL, LIGHT, TAESD)
 """Which half of a VAE may be used: its own, the light one that the checkpoint brings, or TAESD's."""
 
 
-def register_folder() -> None:
+def _register_folder() -> None:
     """models/perception, what extra_model_paths.yaml adds to it, and the weights that the pack ships."""
     own = os.path.join(folder_paths.models_dir, FOLDER)
     # so that people find it; where models may not be written to, it works without
@@ -30,7 +30,7 @@ def register_folder() -> None:
     folder_paths.add_model_folder_path(FOLDER, str(PACK_WEIGHTS))
 
 
-register_folder()
+_register_folder()
 
 LIBRARY = Library(lambda: [Path(root) for root in folder_paths.get_folder_paths(FOLDER)], f"models/{FOLDER}")
 
@@ -39,10 +39,10 @@ def half(role: Role, choice: str) -> str:
     """A widget's choice as core knows it: full, light, or a file. CheckpointError if it is none of HALVES."""
     if choice not in HALVES:
         raise CheckpointError(f"{role}={choice!r} is not one of {', '.join(HALVES)}.")
-    return str(taesd_file(role)) if choice == TAESD else choice
+    return str(_taesd_file(role)) if choice == TAESD else choice
 
 
-def taesd_file(role: Role) -> Path:
+def _taesd_file(role: Role) -> Path:
     """Where the host keeps it for its previews. CheckpointError if the user has none."""
     held = folder_paths.get_filename_list("vae_approx")
     for name in held:
@@ -60,11 +60,11 @@ def changed(path: Path, decoder: str, encoder: str) -> str:
     It is a digest: the host writes it into pictures, with their workflow, and folders of this machine do not belong
     there.
     """
-    held = (contents(path), taesd_stamps(decoder, encoder))
+    held = (contents(path), _taesd_stamps(decoder, encoder))
     return hashlib.sha256(repr(held).encode()).hexdigest()
 
 
-def taesd_stamps(decoder: str, encoder: str) -> tuple[Stamps, ...]:
+def _taesd_stamps(decoder: str, encoder: str) -> tuple[Stamps, ...]:
     """What changes when a file of TAESD's does that is chosen."""
     roles: dict[Role, str] = {"decoder": decoder, "encoder": encoder}
-    return tuple(stamps([taesd_file(role)]) for role, choice in roles.items() if choice == TAESD)
+    return tuple(stamps([_taesd_file(role)]) for role, choice in roles.items() if choice == TAESD)

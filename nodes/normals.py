@@ -27,7 +27,7 @@ from .sockets import (
 )
 
 
-def axes_input() -> io.Combo.Input:
+def _axes_input() -> io.Combo.Input:
     """Of a picture of normals."""
     return io.Combo.Input(
         "axes",
@@ -43,7 +43,7 @@ UNIT_NORMALS = "Unit normals: right, up, towards the camera."
 COLOURS = "The same along axes."
 
 
-def normal_outputs() -> list[io.Output]:
+def _normal_outputs() -> list[io.Output]:
     return [
         PerceptionMapSocket.Output(display_name="map", tooltip=UNIT_NORMALS),
         io.Image.Output(display_name="image", tooltip=COLOURS + " Unknown pixels face the camera."),
@@ -84,9 +84,9 @@ class DepthToNormal(io.ComfyNode):
                     max=64,
                     tooltip="Average directions over so many pixels to every side: against a noisy depth. 0: none.",
                 ),
-                axes_input(),
+                _axes_input(),
             ],
-            outputs=normal_outputs(),
+            outputs=_normal_outputs(),
         )
 
     @classmethod
@@ -130,9 +130,9 @@ class CombineNormals(io.ComfyNode):
                 map_input("The same for the detail: of a texture, or another model.", *GEOMETRIES, name="detail"),
                 convention_input(NORMAL_MEANINGS, "opengl"),
                 number("strength", 1.0, 0.0, 10.0, "How steep the detail is: 1 as it came, 0 flat."),
-                axes_input(),
+                _axes_input(),
             ],
-            outputs=normal_outputs(),
+            outputs=_normal_outputs(),
         )
 
     @classmethod
@@ -164,9 +164,9 @@ class RotateNormals(io.ComfyNode):
                 number("yaw", 0.0, -180.0, 180.0, "Degrees: what faces the camera turns to the right.", 0.1),
                 number("pitch", 0.0, -180.0, 180.0, "Degrees: what faces the camera turns upwards.", 0.1),
                 number("roll", 0.0, -180.0, 180.0, "Degrees anticlockwise, as seen. Rolled first, then pitched.", 0.1),
-                axes_input(),
+                _axes_input(),
             ],
-            outputs=normal_outputs(),
+            outputs=_normal_outputs(),
         )
 
     @classmethod

@@ -26,7 +26,7 @@ from .schema import ADVANCED, found_by
 from .sockets import Perception, PerceptionMapSocket
 
 
-def perception_outputs() -> list[io.Output]:
+def _perception_outputs() -> list[io.Output]:
     """What every node gives that perceives; without ids, which must differ from those of the inputs."""
     return [
         PerceptionMapSocket.Output(
@@ -45,7 +45,7 @@ def perception_outputs() -> list[io.Output]:
     ]
 
 
-def resolution_input() -> io.Int.Input:
+def _resolution_input() -> io.Int.Input:
     return io.Int.Input(
         "resolution",
         default=-1,
@@ -56,7 +56,7 @@ def resolution_input() -> io.Int.Input:
     )
 
 
-def batch_size_input() -> io.Int.Input:
+def _batch_size_input() -> io.Int.Input:
     return io.Int.Input(
         "batch_size",
         default=1,
@@ -91,7 +91,7 @@ def precision_input() -> io.Combo.Input:
     )
 
 
-def tile_input() -> io.Int.Input:
+def _tile_input() -> io.Int.Input:
     return io.Int.Input(
         "tile",
         default=0,
@@ -105,7 +105,7 @@ def tile_input() -> io.Int.Input:
     )
 
 
-def blend_input() -> io.Float.Input:
+def _blend_input() -> io.Float.Input:
     return io.Float.Input(
         "blend",
         default=0.0,
@@ -119,13 +119,13 @@ def blend_input() -> io.Float.Input:
     )
 
 
-def picture_inputs() -> list[Any]:
+def _picture_inputs() -> list[Any]:
     """What a node takes beside its perception that perceives an image."""
     return [
         io.Image.Input("image", tooltip="One image or a batch; any size from 16 pixels up, any aspect."),
         vae_input(),
-        resolution_input(),
-        batch_size_input(),
+        _resolution_input(),
+        _batch_size_input(),
         precision_input(),
     ]
 
@@ -149,11 +149,11 @@ class Perceive(io.ComfyNode):
             "shows it.",
             inputs=[
                 Perception.Input("perception", tooltip="From Load Perception Model or Apply Perception Adapter."),
-                *picture_inputs(),
-                tile_input(),
-                blend_input(),
+                *_picture_inputs(),
+                _tile_input(),
+                _blend_input(),
             ],
-            outputs=perception_outputs(),
+            outputs=_perception_outputs(),
             is_output_node=True,
         )
 
@@ -214,10 +214,10 @@ class PerceiveLatent(io.ComfyNode):
                 ),
                 io.Latent.Input("latent", tooltip=LATENTS),
                 vae_input(),
-                batch_size_input(),
+                _batch_size_input(),
                 precision_input(),
             ],
-            outputs=perception_outputs(),
+            outputs=_perception_outputs(),
             is_output_node=True,
         )
 
@@ -237,7 +237,7 @@ class PerceiveLatent(io.ComfyNode):
         vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
         perceiver = prepared(perception, vae, vae_precision)
-        samples = check_latent(latent["samples"]) * latent_scaling(perceiver)
+        samples = check_latent(latent["samples"]) * _latent_scaling(perceiver)
         tick = host.ticker(passes(perceiver.recipe, len(samples), batch_size, encode=False))
         return outputs(cls, predict_latent(perceiver, samples, batch_size=batch_size, tick=tick))
 
@@ -253,14 +253,14 @@ def prepared(perceiver: Perceiver, vae: Any, precision: str) -> Perceiver:
     choose(host.PRECISIONS, precision, "vae_precision")
     if vae is None and own is None:
         return perceiver
-    autoencoder = host.HostAutoencoder(own if vae is None else vae, latent_scaling(perceiver), precision, note)
+    autoencoder = host.HostAutoencoder(own if vae is None else vae, _latent_scaling(perceiver), precision, note)
     if vae is not None:
         known = {} if own is None else latents_of(host.weights_of(own))
         note(connected_vae_note(perceiver.recipe, known, latents_of(host.weights_of(vae))))
     return with_full(perceiver, autoencoder)
 
 
-def latent_scaling(perceiver: Perceiver) -> float:
+def _latent_scaling(perceiver: Perceiver) -> float:
     known = perceiver.autoencoder or latent_space(perceiver.recipe.base)
     return known.scaling_factor
 
@@ -283,15 +283,17 @@ def outputs(node: type[io.ComfyNode], result: PerceptionMap) -> io.NodeOutput:
     return io.NodeOutput(result, image.to(device), mask.to(device), ui=previewed(node, image))
 
 
-def several_outputs(node: type[io.ComfyNode], maps: dict[str, PerceptionMap], missing: dict[str, str]) -> io.NodeOutput:
+def _several_outputs(
+    node: type[io.ComfyNode], maps: dict[str, PerceptionMap], missing: dict[str, str]
+) -> io.NodeOutput:
     """A map for each name of `missing`, then a picture for each; in place of a picture that there is not, why."""
-    pictures = {name: picture_of(map) for name, map in maps.items()}
+    pictures = {name: _picture_of(map) for name, map in maps.items()}
     images = [pictures.get(name, host.nothing(why)) for name, why in missing.items()]
     seen = [picture for picture in pictures.values() if isinstance(picture, Tensor)]
     return io.NodeOutput(*(maps.get(name) for name in missing), *images, ui=previewed(node, *seen))
 
 
-def picture_of(map: PerceptionMap) -> Any:
+def _picture_of(map: PerceptionMap) -> Any:
     """Ready for a ControlNet; of a map that cannot be shown, why."""
     try:
         note(unread(map), warning=False)
@@ -323,8 +325,8 @@ class PerceiveTasks(io.ComfyNode):
                 io.Image.Input("image", optional=True, tooltip="One image or a batch. Connect this or a latent."),
                 io.Latent.Input("latent", optional=True, tooltip=f"In place of an image. {LATENTS}"),
                 vae_input(),
-                resolution_input(),
-                batch_size_input(),
+                _resolution_input(),
+                _batch_size_input(),
                 precision_input(),
             ],
             outputs=[
@@ -360,9 +362,9 @@ class PerceiveTasks(io.ComfyNode):
         **perceptions: Perceiver,
     ) -> io.NodeOutput:
         places = [name for name in TASK_INPUTS if perceptions.get(name) is not None]
-        perceivers = one_autoencoder([prepared(perceptions[name], vae, vae_precision) for name in places])
+        perceivers = _one_autoencoder([prepared(perceptions[name], vae, vae_precision) for name in places])
         if latent is not None and image is None:
-            samples = check_latent(latent["samples"]) * latent_scaling(perceivers[0])
+            samples = check_latent(latent["samples"]) * _latent_scaling(perceivers[0])
             tick = host.ticker(passes_of_tasks(perceivers, len(samples), batch_size, None))
             maps = predict_latent_tasks(perceivers, samples, batch_size=batch_size, tick=tick)
         elif image is not None and latent is None:
@@ -372,7 +374,7 @@ class PerceiveTasks(io.ComfyNode):
         else:
             raise UserError("Connect an image or a latent, and not both.")
         missing = {name: f"Perceive Tasks has no such picture: connect {name}." for name in TASK_INPUTS}
-        return several_outputs(cls, dict(zip(places, maps)), missing)
+        return _several_outputs(cls, dict(zip(places, maps)), missing)
 
 
 TARGETS = ("albedo", "shading", "residual", "roughness", "metallic")
@@ -398,7 +400,7 @@ class PerceiveIntrinsics(io.ComfyNode):
                 Perception.Input(
                     "perception", tooltip="Of a checkpoint for intrinsic images, whichever of its tasks was loaded."
                 ),
-                *picture_inputs(),
+                *_picture_inputs(),
             ],
             outputs=[
                 PerceptionMapSocket.Output(display_name=name, tooltip="Nothing where the checkpoint has none.")
@@ -432,10 +434,10 @@ class PerceiveIntrinsics(io.ComfyNode):
         tick = host.ticker(passes_of_tasks(targets, len(pictures), batch_size, resolution))
         maps = predict_tasks(targets, pictures, resolution=resolution, batch_size=batch_size, tick=tick)
         missing = {name: f"This checkpoint predicts no {name}: take another output." for name in TARGETS}
-        return several_outputs(cls, {map.task: map for map in maps}, missing)
+        return _several_outputs(cls, {map.task: map for map in maps}, missing)
 
 
-def one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:
+def _one_autoencoder(perceivers: list[Perceiver]) -> list[Perceiver]:
     """The same VAE object where it is the same VAE, so that one encode serves all."""
     first: dict[tuple[int, float], Any] = {}
     shared = []

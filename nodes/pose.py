@@ -128,7 +128,7 @@ class PerceivePose(io.ComfyNode):
         if boxes is not None and mask is not None:
             raise UserError("Boxes and a mask both say where people are: connect one of them.")
         if mask is not None:
-            found = [boxes_of_mask(part, size) for part in masks_of(mask, len(pictures))]
+            found = [boxes_of_mask(part, size) for part in _masks_of(mask, len(pictures))]
         elif boxes is not None:
             found = read_boxes(boxes, len(pictures), corners)
         else:
@@ -142,7 +142,7 @@ class PerceivePose(io.ComfyNode):
         return io.NodeOutput(seen, skeletons.to(host.output_device()), ui=previewed(cls, skeletons))
 
 
-def masks_of(mask: Tensor, count: int) -> Tensor:
+def _masks_of(mask: Tensor, count: int) -> Tensor:
     """(B, H, W): one for each image, or one for all. UserError for another number."""
     masks = checked_image(mask)[..., 0]
     if len(masks) not in (1, count):

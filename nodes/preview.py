@@ -24,7 +24,7 @@ def previewed(node: type[io.ComfyNode], *batches: Tensor) -> dict[str, Any]:
     """
     each = max(COUNT // max(len(batches), 1), 1)
     seen = [picture for batch in batches for picture in batch[:each]]
-    small: Any = [for_the_eye(picture, EDGE if len(seen) <= FEW else EDGE // 2) for picture in seen]
+    small: Any = [_for_the_eye(picture, EDGE if len(seen) <= FEW else EDGE // 2) for picture in seen]
     try:
         images = ui.PreviewImage(small, cls=node).as_dict() if small else {"images": []}
     except OSError as error:
@@ -33,7 +33,7 @@ def previewed(node: type[io.ComfyNode], *batches: Tensor) -> dict[str, Any]:
     return {"animated": (False,), "text": (), **images, **(shown() or {})}
 
 
-def for_the_eye(picture: Tensor, edge: int) -> Tensor:
+def _for_the_eye(picture: Tensor, edge: int) -> Tensor:
     """(H, W, 3) -> (h, w, 3), scaled down so that its longest edge has no more pixels."""
     height, width = picture.shape[:2]
     scale = min(1.0, edge / max(height, width))

@@ -34,7 +34,7 @@ NEAR_WHITE = "near is white"
 """What the numbers of a plain IMAGE mean that is a depth."""
 
 
-def lamp_inputs() -> list[io.Input]:
+def _lamp_inputs() -> list[io.Input]:
     """What makes a Lamp."""
     return [
         io.Combo.Input(
@@ -71,7 +71,7 @@ class Relight(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture."),
                 map_input("Its normals: from Perceive, Depth to Normal, a normal picture, or geometry.", *GEOMETRIES),
                 convention_input(NORMAL_MEANINGS, "opengl"),
-                *lamp_inputs(),
+                *_lamp_inputs(),
                 number("x", 0.5, -1.0, 2.0, "Where a point light is: 0 the left edge of the picture, 1 the right."),
                 number("y", 0.3, -1.0, 2.0, "Where a point light is: 0 the upper edge of the picture, 1 the lower."),
                 number("distance", 1.5, 0.01, 1e6, "How far a point light is from the camera, in the unit of near."),

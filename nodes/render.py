@@ -34,11 +34,11 @@ SCOPES = {"per image": False, "per batch": True}
 MASK_MEANINGS = {**LEVEL_MEANINGS, **CLASS_MEANINGS, **DEPTH_MEANINGS}
 
 
-def classes_input(tooltip: str, label: str = "classes") -> io.String.Input:
+def _classes_input(tooltip: str, label: str = "classes") -> io.String.Input:
     return io.String.Input("classes", display_name=label, default="", tooltip=tooltip)
 
 
-def direction_input() -> io.Combo.Input:
+def _direction_input() -> io.Combo.Input:
     """The last input of a node: saved workflows hold widgets by their order."""
     return io.Combo.Input(
         "direction",
@@ -104,7 +104,7 @@ class DepthToImage(io.ComfyNode):
                     default="none",
                     tooltip="Colours for the eye; ControlNets want none. White becomes red in spectral and turbo.",
                 ),
-                direction_input(),
+                _direction_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -208,7 +208,7 @@ class SegmentationToImage(io.ComfyNode):
             inputs=[
                 map_input("A segmentation from Perceive, or a colour map of another pack."),
                 convention_input(CLASS_MEANINGS, "colours of ade20k"),
-                classes_input(
+                _classes_input(
                     "For the mask: classes of the map's palette by name or by number from 0: sky, 12. Empty: no mask. "
                     "This node's page of help lists them."
                 ),
@@ -290,7 +290,7 @@ class MaskFromMap(io.ComfyNode):
                     tooltip="For masks and mattes only, mode threshold: what does not lie below is selected.",
                     **ADVANCED,
                 ),
-                classes_input(
+                _classes_input(
                     "For segmentations only: classes by name or by number from 0, with commas between: sky, 12. The "
                     "help page of Render Segmentation lists them.",
                     "classes of a segmentation",

@@ -309,7 +309,7 @@ def workflow(cls: type[io.ComfyNode]) -> list[Any]:
     """The PNG chunks by which the host finds the workflow in a picture; none where the user has switched that off."""
     make = getattr(ui.ImageSaveHelper, EMBEDDER, None)
     if make is None:
-        warn_once(f"This ComfyUI has no {EMBEDDER}: PNGs are saved without the workflow; update the pack.")
+        _warn_once(f"This ComfyUI has no {EMBEDDER}: PNGs are saved without the workflow; update the pack.")
         return []
     metadata = make(cls)
     return [chunk[:2] for chunk in metadata.chunks] if metadata else []
@@ -320,7 +320,7 @@ EMBEDDER = "_create_png_metadata"
 
 
 @cache
-def warn_once(sentence: str) -> None:
+def _warn_once(sentence: str) -> None:
     log.warning("%s", sentence)
 
 

@@ -269,12 +269,12 @@ def credits(items: list[Item], bodies: bool = False) -> str:
         makers: dict[str, list[str]] = {}
         for item in items:
             if item.licence == licence:
-                makers.setdefault(item.creator, []).append(unescaped(item.name))
+                makers.setdefault(item.creator, []).append(_unescaped(item.name))
         lines += ["", f"## {licence}", ""]
         lines += [f"- {maker}: {', '.join(sorted(set(names)))}" for maker, names in sorted(makers.items())]
     return "\n".join(lines) + "\n"
 
 
-def unescaped(text: str) -> str:
+def _unescaped(text: str) -> str:
     """As Java properties files mean it: what Latin-1 lacks is written \\uXXXX there."""
     return re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)

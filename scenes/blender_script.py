@@ -38,7 +38,7 @@ def build(scene: Any, job: dict[str, Any], folder: Path) -> None:
     materials: dict[str, Any] = {}
     with np.load(folder / "meshes.npz") as meshes:
         for number, entry in enumerate(job["objects"]):
-            mesh = make_mesh(
+            mesh = _make_mesh(
                 f"object{number}", *(meshes[f"{k}{number}"] for k in ("positions", "normals", "uv", "faces"))
             )
             thing = bpy.data.objects.new(mesh.name, mesh)
@@ -46,17 +46,17 @@ def build(scene: Any, job: dict[str, Any], folder: Path) -> None:
             thing.pass_index = number + 1
             key = json.dumps([entry["look"], entry.get("emission")], sort_keys=True)
             if key not in materials:
-                materials[key] = make_material(entry["look"], entry.get("emission"))
+                materials[key] = _make_material(entry["look"], entry.get("emission"))
             mesh.materials.append(materials[key])
             if entry.get("hair"):
-                grow_hair(thing, entry["hair"], entry["look"]["colour"])
-    make_world(scene, job)
+                _grow_hair(thing, entry["hair"], entry["look"]["colour"])
+    _make_world(scene, job)
     camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
     scene.collection.objects.link(camera)
     scene.camera = camera
 
 
-def make_mesh(name: str, positions: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray) -> Any:
+def _make_mesh(name: str, positions: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray) -> Any:
     mesh = bpy.data.meshes.new(name)
     mesh.from_pydata((positions @ UP.T).tolist(), [], faces.astype(int).tolist())
     layer = mesh.uv_layers.new(name="uv")
@@ -68,7 +68,7 @@ def make_mesh(name: str, positions: np.ndarray, normals: np.ndarray, uv: np.ndar
     return mesh
 
 
-def make_material(look: dict[str, Any], emission: list[float] | None) -> Any:
+def _make_material(look: dict[str, Any], emission: list[float] | None) -> Any:
     material = bpy.data.materials.new("material")
     material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
@@ -101,7 +101,7 @@ def linear(value: float) -> float:
     return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
 
-def grow_hair(thing: Any, style: dict[str, float], colour: list[float]) -> None:
+def _grow_hair(thing: Any, style: dict[str, float], colour: list[float]) -> None:
     """Strands on a scalp, drawn down by their weight."""
     strand = bpy.data.materials.new("hair")
     strand.use_nodes = True
@@ -132,7 +132,7 @@ def grow_hair(thing: Any, style: dict[str, float], colour: list[float]) -> None:
     hair.material = 2
 
 
-def make_world(scene: Any, job: dict[str, Any]) -> None:
+def _make_world(scene: Any, job: dict[str, Any]) -> None:
     world = bpy.data.worlds.new("world")
     scene.world = world
     world.use_nodes = True
@@ -172,12 +172,12 @@ def settle(scene: Any, job: dict[str, Any]) -> None:
 def render(scene: Any, job: dict[str, Any], view: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The arrays of one view, in the axes of the job."""
     aim(scene, view)
-    focus = set_lens(scene, view, job)
+    focus = _set_lens(scene, view, job)
     cycles = scene.cycles
     cycles.seed = view["number"]
     cycles.samples, cycles.use_denoising, cycles.max_bounces, cycles.filter_width = job["samples"], True, 8, 1.0
     light = passes(scene, folder, {"image": "Image", "albedo": "DiffCol"})
-    matte = coverage(scene, job, folder)
+    matte = _coverage(scene, job, folder)
     scene.camera.data.dof.use_dof = False
     cycles.samples, cycles.use_denoising, cycles.max_bounces, cycles.filter_width = 1, False, 0, 0.01
     truth = passes(scene, folder, {"depth": "Depth", "normal": "Normal", "index": "IndexOB"})
@@ -205,7 +205,7 @@ def aim(scene: Any, view: dict[str, Any]) -> None:
     bpy.context.view_layer.update()
 
 
-def set_lens(scene: Any, view: dict[str, Any], job: dict[str, Any]) -> float:
+def _set_lens(scene: Any, view: dict[str, Any], job: dict[str, Any]) -> float:
     """Focus on a person if one is in the picture, else on the middle; 0 where all is sharp."""
     dof = scene.camera.data.dof
     dof.use_dof = view["lens"] is not None
@@ -230,7 +230,7 @@ def set_lens(scene: Any, view: dict[str, Any], job: dict[str, Any]) -> float:
     return dof.focus_distance
 
 
-def coverage(scene: Any, job: dict[str, Any], folder: Path) -> np.ndarray:
+def _coverage(scene: Any, job: dict[str, Any], folder: Path) -> np.ndarray:
     """Alpha of people and animals as the lens sees them, hair by hair."""
     things = [thing for thing in scene.objects if thing.type == "MESH"]
     beings = [thing for thing in things if job["objects"][thing.pass_index - 1]["being"]]

@@ -84,7 +84,7 @@ def run(said: Mapping[str, Any]) -> None:
         if any(plan.split_of(number) == split for number in plan.numbers()):
             write_text(plan.out / split / "dataset.toml", dataset_toml(f"scenes {split}", plan.depth_format))
     _render_all(plan)
-    write_credits(plan)
+    _write_credits(plan)
 
 
 def plan_of(said: Mapping[str, Any]) -> Plan:
@@ -101,18 +101,18 @@ def plan_of(said: Mapping[str, Any]) -> Plan:
     return Plan(**values)
 
 
-def write_credits(plan: Plan) -> None:
+def _write_credits(plan: Plan) -> None:
     """Who made the models that the views in the folder show, whichever run made the views."""
     shown: set[str] = set()
     for path in plan.out.glob("*/camera/*.json"):
-        shown.update(models_in(path))
+        shown.update(_models_in(path))
     items = open_shelf().items
     bodies = any(name.startswith("body/") for name in shown)
     text = assets.credits([items[name] for name in sorted(shown & items.keys())], bodies)
     write_text(plan.out / "CREDITS.md", text)
 
 
-def models_in(path: Path) -> list[str]:
+def _models_in(path: Path) -> list[str]:
     """Those that a view's camera file names. UserError if it is damaged."""
     try:
         notes = read_json(path)
@@ -139,7 +139,7 @@ def _progress(plan: Plan, numbers: list[int]) -> Iterator[int]:
     """Counts of views as they come."""
     if plan.workers == 1:
         for number in numbers:
-            yield from render_room(plan, number)
+            yield from _render_room(plan, number)
         return
     # spawned, because a forked process would share the renderer's threads
     context = multiprocessing.get_context("spawn")
@@ -154,10 +154,10 @@ def _progress(plan: Plan, numbers: list[int]) -> Iterator[int]:
 
 
 def _count_room(plan: Plan, number: int) -> int:
-    return sum(render_room(plan, number))
+    return sum(_render_room(plan, number))
 
 
-def render_room(plan: Plan, number: int) -> Iterator[int]:
+def _render_room(plan: Plan, number: int) -> Iterator[int]:
     """Write the views of one room that are missing; yields how many were written, batch by batch."""
     room = plan_room(number, plan.seed, open_shelf().pieces, plan.views, plan.bodies)
     wanted = plan.missing(number)

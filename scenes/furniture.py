@@ -182,11 +182,11 @@ class Piece:
 
 def sort(items: list[Item]) -> list[Piece]:
     """Every item with its class and role, those that no room uses left out."""
-    pieces = [piece_of(item) for item in items]
+    pieces = [_piece_of(item) for item in items]
     return [piece for piece in pieces if piece.role != "none"]
 
 
-def piece_of(item: Item) -> Piece:
+def _piece_of(item: Item) -> Piece:
     for row in SORTS:
         if row.fits(item):
             return Piece(item, row.label, row.role)

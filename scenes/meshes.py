@@ -74,7 +74,7 @@ def read_obj(model: Path) -> list[Part]:
                 for i in range(1, len(ring) - 1):
                     current += [ring[0], ring[i], ring[i + 1]]
     library = material_library(model)
-    materials = read_mtl(library) if library else {}
+    materials = _read_mtl(library) if library else {}
     plain = Material("", (0.7, 0.7, 0.7), None, 1.0, None, 0.0, 0.0)
     tables = (np.array(positions, np.float64), _rows(uv, 2), _rows(normals, 3))
     return [
@@ -146,7 +146,7 @@ def material_library(model: Path) -> Path | None:
     return None
 
 
-def read_mtl(library: Path) -> dict[str, Material]:
+def _read_mtl(library: Path) -> dict[str, Material]:
     """The materials of an MTL file by name; fields that a plain renderer has no use for are passed over."""
     found: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}

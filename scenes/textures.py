@@ -22,7 +22,7 @@ def paint(kind: str, seed: int) -> np.ndarray:
     return (np.clip(picture, 0.09, 0.95) * 255 + 0.5).astype(np.uint8)
 
 
-def fractal(rng: np.random.Generator, slope: float, stretch: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+def _fractal(rng: np.random.Generator, slope: float, stretch: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
     """Periodic noise (512, 512) of mean 0 and deviation 1 whose spectrum falls as frequency ** -slope."""
     fy = np.fft.fftfreq(SIZE)[:, None] * SIZE * stretch[0]
     fx = np.fft.rfftfreq(SIZE)[None] * SIZE * stretch[1]
@@ -44,7 +44,7 @@ def _tint(colour: tuple[float, float, float], gain: np.ndarray) -> np.ndarray:
 
 
 def _plaster(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.ndarray:
-    return _tint(colour, 1 + 0.03 * fractal(rng, 1.5) + rng.uniform(0, 0.04) * fractal(rng, 0.3))
+    return _tint(colour, 1 + 0.03 * _fractal(rng, 1.5) + rng.uniform(0, 0.04) * _fractal(rng, 0.3))
 
 
 def _stripes(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.ndarray:
@@ -68,7 +68,7 @@ def _planks(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.
     along = (x + rng.uniform(0, 1, rows)[row]) * per_row
     board = np.floor(along).astype(int) % per_row
     tone = rng.normal(1.0, rng.uniform(0.03, 0.12), (rows, per_row))[row, board]
-    grain = fractal(rng, 1.2, (0.08, 1.0))
+    grain = _fractal(rng, 1.2, (0.08, 1.0))
     gap = (y % 1 < 0.02) | (along % 1 < 0.002 * per_row)
     return _tint(colour, tone * (1 + 0.08 * grain) * np.where(gap, 0.55, 1.0))
 
@@ -78,7 +78,7 @@ def _tiles(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.n
     count, joint = int(rng.choice([4, 6, 8, 12])), rng.uniform(0.02, 0.05)
     y, x = np.meshgrid(*(np.arange(SIZE) * count / SIZE,) * 2, indexing="ij")
     tone = rng.normal(1.0, 0.03, (count, count))[np.floor(y).astype(int), np.floor(x).astype(int)]
-    body = _tint(colour, tone * (1 + rng.uniform(0, 0.08) * fractal(rng, 1.6)))
+    body = _tint(colour, tone * (1 + rng.uniform(0, 0.08) * _fractal(rng, 1.6)))
     if rng.random() < 0.4:
         second = np.asarray(_pick_colour(rng, ANY))
         body = np.where(((np.floor(y) + np.floor(x)) % 2 == 0)[..., None], body, body * second)
@@ -90,36 +90,36 @@ def _bricks(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.
     row = np.floor(y).astype(int)
     x = (x + 0.5 * (row % 2)) % 8
     tone = rng.normal(1.0, 0.12, (24, 8))[row, np.floor(x).astype(int)]
-    body = _tint(colour, tone * (1 + 0.08 * fractal(rng, 0.7)))
-    return np.where(((y % 1 < 0.12) | (x % 1 < 0.04))[..., None], 0.65 + 0.03 * fractal(rng, 0.5)[..., None], body)
+    body = _tint(colour, tone * (1 + 0.08 * _fractal(rng, 0.7)))
+    return np.where(((y % 1 < 0.12) | (x % 1 < 0.04))[..., None], 0.65 + 0.03 * _fractal(rng, 0.5)[..., None], body)
 
 
 def _carpet(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.ndarray:
-    return _tint(colour, 1 + 0.1 * fractal(rng, 0.1) + 0.06 * fractal(rng, 1.4))
+    return _tint(colour, 1 + 0.1 * _fractal(rng, 0.1) + 0.06 * _fractal(rng, 1.4))
 
 
 def _stone(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.ndarray:
-    vein = np.exp(-np.abs(fractal(rng, 1.7)) * rng.uniform(4, 12))
-    return _tint(colour, 1 + 0.06 * fractal(rng, 1.3) - rng.uniform(0.1, 0.5) * vein)
+    vein = np.exp(-np.abs(_fractal(rng, 1.7)) * rng.uniform(4, 12))
+    return _tint(colour, 1 + 0.06 * _fractal(rng, 1.3) - rng.uniform(0.1, 0.5) * vein)
 
 
 def _grass(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.ndarray:
-    return _tint(colour, 1 + 0.25 * fractal(rng, 0.4) + 0.15 * fractal(rng, 1.6))
+    return _tint(colour, 1 + 0.25 * _fractal(rng, 0.4) + 0.15 * _fractal(rng, 1.6))
 
 
 def _gravel(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.ndarray:
-    return _tint(colour, 1 + 0.22 * fractal(rng, 0.7) + 0.05 * fractal(rng, 1.8))
+    return _tint(colour, 1 + 0.22 * _fractal(rng, 0.7) + 0.05 * _fractal(rng, 1.8))
 
 
 def _artwork(rng: np.random.Generator, colour: tuple[float, float, float]) -> np.ndarray:
     """Something to hang on a wall: a shaded ground with soft or hard shapes on it."""
-    picture = _tint(colour, 1 + 0.25 * fractal(rng, 2.0))
+    picture = _tint(colour, 1 + 0.25 * _fractal(rng, 2.0))
     y, x = np.meshgrid(*(np.linspace(0, 1, SIZE),) * 2, indexing="ij")
     for _ in range(rng.integers(2, 14)):
         cy, cx, ry, rx = rng.uniform([0, 0, 0.03, 0.03], [1, 1, 0.4, 0.4])
         power = rng.choice([1.0, 2.0, 8.0])
         inside = (np.abs((y - cy) / ry) ** power + np.abs((x - cx) / rx) ** power) < 1
-        shade = np.asarray(_pick_colour(rng, ANY)) * (1 + 0.2 * fractal(rng, 1.8)[..., None])
+        shade = np.asarray(_pick_colour(rng, ANY)) * (1 + 0.2 * _fractal(rng, 1.8)[..., None])
         picture = np.where(inside[..., None], shade, picture)
     return picture
 

@@ -85,7 +85,7 @@ def _measure(folder: Path, name: str) -> dict[str, float]:
     """The agreements of one view."""
     maps = read_maps(folder, name)
     camera, depth, normal = maps["camera"], maps["depth"], maps["normal"]
-    smooth = smooth_pixels(depth, normal, maps["instance"], maps["segmentation"])
+    smooth = _smooth_pixels(depth, normal, maps["instance"], maps["segmentation"])
     cosine = (normals_from_depth(depth, camera) * normal).sum(-1)
     angle = np.degrees(np.arccos(np.clip(cosine[smooth], -1, 1)))
     points = back_project(depth, camera)
@@ -109,7 +109,7 @@ def _measure(folder: Path, name: str) -> dict[str, float]:
     }
 
 
-def smooth_pixels(depth: np.ndarray, normal: np.ndarray, instance: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
+def _smooth_pixels(depth: np.ndarray, normal: np.ndarray, instance: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
     """Where a 3 x 3 neighbourhood is one surface without an edge, so that differences of depth mean its slope."""
     smooth = depth > 0
     for axis, shift in ((0, 1), (0, -1), (1, 1), (1, -1)):
@@ -125,14 +125,14 @@ def smooth_pixels(depth: np.ndarray, normal: np.ndarray, instance: np.ndarray, s
 def read_maps(folder: Path, name: str) -> dict[str, Any]:
     """The maps of one view in the units that `dataset.toml` states. UserError for files that are not as written."""
     try:
-        said = read_notes(folder, name)
+        said = _read_notes(folder, name)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, EOFError) as error:
         raise UserError(
             f"{folder} has a damaged dataset.toml, or files of {name} in camera/, keypoints/ or depth/ ({error!r}): "
             f"remove {folder / 'camera' / name}.json and render again."
         ) from error
-    maps = {kind: read_map(folder, kind, name) for kind in PICTURES}
-    levels = None if said.depth is not None else read_map(folder, "depth", name)
+    maps = {kind: _read_map(folder, kind, name) for kind in PICTURES}
+    levels = None if said.depth is not None else _read_map(folder, "depth", name)
     return {
         **maps,
         "camera": said.camera,
@@ -162,10 +162,10 @@ class Notes(NamedTuple):
     """(H, W) metres, where it was kept as numbers."""
 
 
-def read_notes(folder: Path, name: str) -> Notes:
+def _read_notes(folder: Path, name: str) -> Notes:
     """Nothing is computed here: whatever is raised is of the files."""
     notes = json.loads((folder / "camera" / f"{name}.json").read_text())
-    described = read_toml(folder / "dataset.toml")
+    described = _read_toml(folder / "dataset.toml")
     people = json.loads((folder / "keypoints" / f"{name}.json").read_text())["annotations"]
     exact = folder / "depth" / f"{name}.npy"
     return Notes(
@@ -177,7 +177,7 @@ def read_notes(folder: Path, name: str) -> Notes:
     )
 
 
-def read_map(folder: Path, kind: str, name: str) -> np.ndarray:
+def _read_map(folder: Path, kind: str, name: str) -> np.ndarray:
     """Of one map, colours in RGB order. UserError where there is none."""
     import cv2
 
@@ -190,7 +190,7 @@ def read_map(folder: Path, kind: str, name: str) -> np.ndarray:
     return found[..., ::-1] if found.ndim == 3 else found
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:

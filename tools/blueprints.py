@@ -71,53 +71,53 @@ class Blueprint:
         return graph
 
 
-def image_to_depth(g: Inside) -> None:
+def _image_to_depth(g: Inside) -> None:
     picture = g.shows(g.depth(g.seen("depth")), "mode", "colormap")
     g.leaving |= {"image": picture[0]}
 
 
-def image_to_normal(g: Inside) -> None:
+def _image_to_normal(g: Inside) -> None:
     picture = g.add("DiffusionPerceptionNormalToImage", map=g.seen("normal"))
     g.leaving |= {"image": g.shows(picture, "axes")[0]}
 
 
-def image_cutout(g: Inside) -> None:
+def _image_cutout(g: Inside) -> None:
     cut = g.add("DiffusionPerceptionMatteCutout", map=g.seen("mask"))
     g.shows(g.takes_image(cut), "mode")
     g.leaving |= {"cutout": cut[0], "mask": cut[1]}
 
 
-def image_to_pose(g: Inside) -> None:
+def _image_to_pose(g: Inside) -> None:
     model = g.shows(g.model("keypoints", POSE), "model")
     seen = g.takes_image(g.add("DiffusionPerceptionPerceivePose", perception=model))
     pose = g.shows(g.add("DiffusionPerceptionPoseFromMap", map=seen), "threshold")
     g.leaving |= {"image": pose[1], "pose_keypoint": pose[0]}
 
 
-def image_to_segmentation(g: Inside) -> None:
+def _image_to_segmentation(g: Inside) -> None:
     picture = g.shows(g.add("DiffusionPerceptionSegmentationToImage", map=g.seen("segmentation")), "colours", "classes")
     g.leaving |= {"image": picture[0], "mask": picture[1], "legend": picture[4]}
 
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     Blueprint(
-        "Depth of Image", image_to_depth, "A depth map of an image; near is white.", "Depth",
+        "Depth of Image", _image_to_depth, "A depth map of an image; near is white.", "Depth",
         ("depth map", "depth estimation", "depth preprocessor", "marigold", "lotus", "genpercept"),
     ),
     Blueprint(
-        "Normals of Image", image_to_normal, "Surface normals of an image, as the normalbae ControlNet reads them.",
+        "Normals of Image", _image_to_normal, "Surface normals of an image, as the normalbae ControlNet reads them.",
         "Normal", ("normal map", "surface normals", "bae", "normalbae"),
     ),
     Blueprint(
-        "Mask and Cut-out of Image", image_cutout, "A subject without its background: RGBA and its mask.",
+        "Mask and Cut-out of Image", _image_cutout, "A subject without its background: RGBA and its mask.",
         "Background Removal", ("remove background", "background removal", "matting", "cutout", "alpha"),
     ),
     Blueprint(
-        "Pose of Image", image_to_pose, "The skeleton of a person, for an openpose ControlNet, and POSE_KEYPOINT.",
+        "Pose of Image", _image_to_pose, "The skeleton of a person, for an openpose ControlNet, and POSE_KEYPOINT.",
         "Pose", ("openpose", "keypoints", "skeleton", "sdpose"), (POSE,),
     ),
     Blueprint(
-        "Segmentation of Image", image_to_segmentation,
+        "Segmentation of Image", _image_to_segmentation,
         "An image in the colours of its classes, and a mask of those that are named.", "Segmentation",
         ("semantic segmentation", "ade20k", "class mask"),
     ),
@@ -134,12 +134,12 @@ def blueprint_format(row: Blueprint, schemas: Schemas) -> dict[str, Any]:
     inside = row.graph()
     graph = completed(inside, schemas)
     box = {
-        "id": len(graph) + 1, "type": number(row.title), "pos": [0, 0], "size": box_size(inside), "flags": {},
+        "id": len(graph) + 1, "type": number(row.title), "pos": [0, 0], "size": _box_size(inside), "flags": {},
         "order": 0, "mode": 0, "title": row.title,
         "inputs": [{"name": "image", "type": "IMAGE", "link": None}],
         "outputs": [
             {"name": name, "type": kind, "links": []}
-            for name, kind in leaving_kinds(inside, schemas).items()
+            for name, kind in _leaving_kinds(inside, schemas).items()
         ],
         "properties": {
             "proxyWidgets": [list(widget) for widget in inside.shown], "cnr_id": "comfy-core", "ver": COMFYUI_VERSION,
@@ -149,27 +149,27 @@ def blueprint_format(row: Blueprint, schemas: Schemas) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "revision": 0, "last_node_id": box["id"], "last_link_id": 0, "nodes": [box], "links": [], "version": 0.4,
-        "definitions": {"subgraphs": [inside_format(row, inside, graph, schemas)]},
+        "definitions": {"subgraphs": [_inside_format(row, inside, graph, schemas)]},
         "extra": {"BlueprintDescription": row.description, "BlueprintSearchAliases": list(row.aliases)},
     }  # fmt: skip
 
 
-def leaving_kinds(inside: Inside, schemas: Schemas) -> dict[str, str]:
+def _leaving_kinds(inside: Inside, schemas: Schemas) -> dict[str, str]:
     return {name: schemas[inside[node]["class_type"]]["output"][slot] for name, (node, slot) in inside.leaving.items()}
 
 
-def box_size(inside: Inside) -> list[int]:
+def _box_size(inside: Inside) -> list[int]:
     return [WIDTH, SLOT * len(inside.leaving) + WIDGET * len(inside.shown) + 14]
 
 
-def inside_format(row: Blueprint, inside: Inside, graph: ApiGraph, schemas: Schemas) -> dict[str, Any]:
+def _inside_format(row: Blueprint, inside: Inside, graph: ApiGraph, schemas: Schemas) -> dict[str, Any]:
     """What is in the box, as the editor keeps it."""
     heights = {name: height(schemas[entry["class_type"]]) for name, entry in graph.items()}
     boxes = Boxes(graph, schemas, arrange(graph, heights, inside.columns))
     nodes = {node["id"]: node for node in boxes.nodes()}
     links: list[dict[str, Any]] = [dict(zip(LINK, link)) for link in boxes.links()]
     entering = [enter(links, nodes[int(name)], int(name), boxes.socket(name, key)) for name, key in inside.entering]
-    kinds = leaving_kinds(inside, schemas)
+    kinds = _leaving_kinds(inside, schemas)
     outputs = [
         {
             "id": number(row.title, "out", name), "name": name, "type": kinds[name],

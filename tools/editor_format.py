@@ -30,7 +30,7 @@ LETTER, LINE, PARAGRAPH = 4.8, 14, 10
 """Of a note's text: the width of a letter, the height of a line, and of the space between two paragraphs."""
 
 
-def note_height(text: str) -> int:
+def _note_height(text: str) -> int:
     """Of a note as the editor sets it, links without their addresses."""
     shown = (LINK.sub(r"\1", line).replace("*", "") for line in text.splitlines())
     lines = [LINE * math.ceil(len(line) * LETTER / (NOTE_WIDTH - 40)) for line in shown]
@@ -41,28 +41,28 @@ def completed(graph: ApiGraph, schemas: Schemas) -> ApiGraph:
     """The graph with the defaults of all widgets that it does not name, as the editor would submit it."""
     whole = ApiGraph()
     for name, entry in graph.items():
-        known = {key: options.get("default") for key, options in widgets_of(schemas[entry["class_type"]]).items()}
+        known = {key: options.get("default") for key, options in _widgets_of(schemas[entry["class_type"]]).items()}
         whole[name] = {**entry, "inputs": known | entry["inputs"]}
     return whole
 
 
-def declared(schema: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+def _declared(schema: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
     """{input: (its kind, its options)} of a node, in the order in which the editor shows them."""
     groups = (schema["input"].get(group, {}) for group in ("required", "optional"))
     return {key: (kind, (options or [{}])[0]) for group in groups for key, (kind, *options) in group.items()}
 
 
-def is_widget(kind: Any) -> bool:
+def _is_widget(kind: Any) -> bool:
     """Values that are typed or chosen; everything else is wired."""
     return isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
-def widgets_of(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    return {key: options for key, (kind, options) in declared(schema).items() if is_widget(kind)}
+def _widgets_of(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {key: options for key, (kind, options) in _declared(schema).items() if _is_widget(kind)}
 
 
-def sockets_of(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: kind for key, (kind, _) in declared(schema).items() if not is_widget(kind)}
+def _sockets_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: kind for key, (kind, _) in _declared(schema).items() if not _is_widget(kind)}
 
 
 FURTHER_WIDGETS = {"image_upload": "image", "control_after_generate": "fixed"}
@@ -101,7 +101,7 @@ class Boxes:
         values = {key: value for key, value in self.graph[name]["inputs"].items() if key not in wired}
         return [
             value
-            for key, options in widgets_of(self.schema(name)).items()
+            for key, options in _widgets_of(self.schema(name)).items()
             for value in (
                 values.get(key, options.get("default")),
                 *(added for option, added in FURTHER_WIDGETS.items() if options.get(option)),
@@ -115,11 +115,11 @@ class Boxes:
     def sockets(self, name: str) -> dict[str, Any]:
         """{input: its kind} of all that wires may lead into, widgets last, of which only those that one does."""
         wired, schema = self.wired(name), self.schema(name)
-        kinds = {key: kind for key, (kind, _) in declared(schema).items() if key in wired and is_widget(kind)}
-        return sockets_of(schema) | kinds
+        kinds = {key: kind for key, (kind, _) in _declared(schema).items() if key in wired and _is_widget(kind)}
+        return _sockets_of(schema) | kinds
 
     def inputs(self, name: str) -> list[dict[str, Any]]:
-        links, widgets = self.wired(name), widgets_of(self.schema(name))
+        links, widgets = self.wired(name), _widgets_of(self.schema(name))
         return [
             {
                 "name": key, "type": kind, "link": links.get(key),
@@ -165,10 +165,10 @@ class Boxes:
 
 def height(schema: Mapping[str, Any]) -> int:
     """Of a node as the editor draws it."""
-    widgets = widgets_of(schema).values()
+    widgets = _widgets_of(schema).values()
     texts = sum(bool(options.get("multiline")) for options in widgets)
     further = sum(option in options for options in widgets for option in FURTHER_WIDGETS)
-    sockets = max(len(sockets_of(schema)), len(schema["output"]))
+    sockets = max(len(_sockets_of(schema)), len(schema["output"]))
     return height_of(sockets, len(widgets) - texts + further, texts, int(schema["output_node"]))
 
 
@@ -184,7 +184,7 @@ def editor_format(
     """A completed graph as the editor saves it, a note left of it; asked: columns that it asks for."""
     heights = {name: height(schemas[entry["class_type"]]) for name, entry in graph.items()}
     boxes = Boxes(graph, schemas, arrange(graph, heights, asked))
-    nodes = [*boxes.nodes(), note_box(len(graph) + 1, note)]
+    nodes = [*boxes.nodes(), _note_box(len(graph) + 1, note)]
     extra = {"description": description, **boxes.reroutes()}
     shift([*nodes, *extra.get("reroutes", [])])
     return {
@@ -193,10 +193,10 @@ def editor_format(
     }  # fmt: skip
 
 
-def note_box(number: int, text: str) -> dict[str, Any]:
+def _note_box(number: int, text: str) -> dict[str, Any]:
     """A text left of the graph."""
     return {
-        "id": number, "type": "MarkdownNote", "pos": [-NOTE_WIDTH - GAP, 0], "size": [NOTE_WIDTH, note_height(text)],
+        "id": number, "type": "MarkdownNote", "pos": [-NOTE_WIDTH - GAP, 0], "size": [NOTE_WIDTH, _note_height(text)],
         "flags": {}, "order": number - 1, "mode": 0, "inputs": [], "outputs": [], "widgets_values": [text],
         "properties": {},
     }  # fmt: skip

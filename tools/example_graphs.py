@@ -304,7 +304,7 @@ def generation(first: str, second: str, control: str, seen: Seen) -> Callable[[E
     return make
 
 
-def by_adapter(adapter: str) -> Seen:
+def _by_adapter(adapter: str) -> Seen:
     """By the model that made the latent, in the latent."""
 
     def seen(g: Example, drawn: Drawn) -> Any:
@@ -314,12 +314,12 @@ def by_adapter(adapter: str) -> Seen:
     return seen
 
 
-def pose_seen(g: Example, drawn: Drawn) -> Any:
+def _pose_seen(g: Example, drawn: Drawn) -> Any:
     """SDPose reads pictures."""
     return g.add("DiffusionPerceptionPerceivePose", perception=g.model("keypoints", POSE), image=drawn.image)[1]
 
 
-def segmentation_seen(g: Example, drawn: Drawn) -> Any:
+def _segmentation_seen(g: Example, drawn: Drawn) -> Any:
     """In the colours that the ControlNet learnt."""
     seen = g.perceive(g.model("segmentation"), drawn.image)
     return g.add("DiffusionPerceptionSegmentationToImage", map=seen, colours="ade20k, by name")
@@ -328,15 +328,15 @@ def segmentation_seen(g: Example, drawn: Drawn) -> Any:
 CORNER = "a reading corner by a window, an armchair, a floor lamp, books"
 depth_of_generation = generation(
     CORNER, "the same corner in winter, moss and snow on everything, stone furniture", "depth",
-    by_adapter(DEPTH_ADAPTER),
+    _by_adapter(DEPTH_ADAPTER),
 )  # fmt: skip
 normal_of_generation = generation(
     "a marble bust on a pedestal in a museum", "a bust of cracked lava, glowing, in a dark cave", "normal",
-    by_adapter(NORMAL_ADAPTER),
+    _by_adapter(NORMAL_ADAPTER),
 )  # fmt: skip
 pose_of_generation = generation(
-    "a dancer on a stage, full body", "an astronaut on the moon, full body", "pose", pose_seen
+    "a dancer on a stage, full body", "an astronaut on the moon, full body", "pose", _pose_seen
 )
 segmentation_of_generation = generation(
-    CORNER, "the same corner as a cabin of a space ship", "segmentation", segmentation_seen
+    CORNER, "the same corner as a cabin of a space ship", "segmentation", _segmentation_seen
 )

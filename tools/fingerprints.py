@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        for part in (golden_cases(golden), starter(), old_files()):
+        for part in (_golden_cases(golden), starter(), _old_files()):
             for name, digest in part:
                 print(digest, name, flush=True)
 
@@ -50,14 +50,14 @@ def main() -> None:
 def answers(name: str, words: list[str]) -> Iterator[tuple[str, str]]:
     """What `predict` writes under these words, file by file, or its refusal."""
     out = Path(hashlib.sha256(repr(words).encode()).hexdigest()[:16])
-    refusal = said_by(["predict", "--device", "cpu", "--out", str(out), *words])
+    refusal = _said_by(["predict", "--device", "cpu", "--out", str(out), *words])
     if refusal:
         yield name, f"refused {hashlib.sha256(refusal.encode()).hexdigest()[:12]}"
     for file in sorted((*out.glob("*.npy"), *out.glob("*.json"))):
-        yield f"{name} {file.name}", digest_of(file)
+        yield f"{name} {file.name}", _digest_of(file)
 
 
-def said_by(words: list[str]) -> str:
+def _said_by(words: list[str]) -> str:
     """What a command says where it refuses, without the paths; nothing where it does not."""
     from diffusion_perception.trainer.cli import main as command
 
@@ -70,13 +70,13 @@ def said_by(words: list[str]) -> str:
     return "" if code == 0 else errors.getvalue().splitlines()[-1].replace(str(ROOT), "")
 
 
-def digest_of(file: Path) -> str:
+def _digest_of(file: Path) -> str:
     """Of raw values; of the whole file where it is none of numpy's."""
     content = np.load(file).tobytes() if file.suffix == ".npy" else file.read_bytes()
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_of_weights(file: Path) -> str:
+def _digest_of_weights(file: Path) -> str:
     """Of the tensors by their names: the header's fields stand in another order each time that it is written."""
     from safetensors.numpy import load_file
 
@@ -89,18 +89,18 @@ def digest_of_weights(file: Path) -> str:
 # Golden cases
 
 
-def golden_cases(root: Path) -> Iterator[tuple[str, str]]:
+def _golden_cases(root: Path) -> Iterator[tuple[str, str]]:
     """Every case's command once; those that differ in what only a test can set are one."""
     for file in sorted(root.glob("*/cases.json")):
         held = json.loads(file.read_text("utf-8"))
         cases = held["cases"] if isinstance(held, dict) else held
-        commands = {tuple(words): None for case in cases for words in words_of(case, file.parent)}
+        commands = {tuple(words): None for case in cases for words in _words_of(case, file.parent)}
         for words in commands:
             short = " ".join(word.replace(f"{file.parent}/", "") for word in words[2:] if word != str(file.parent))
             yield from answers(f"{file.parent.name}: {short}", list(words))
 
 
-def words_of(case: dict, folder: Path) -> Iterator[list[str]]:
+def _words_of(case: dict, folder: Path) -> Iterator[list[str]]:
     """The arguments of `predict` for a case, one list a target."""
     if "lora" in case:
         yield adapted(case, folder)
@@ -147,7 +147,7 @@ def starter() -> Iterator[tuple[str, str]]:
             yield from answers(f"starter: {task} {name}", ["--model", str(STARTER), "--task", task, name])
 
 
-def old_files() -> Iterator[tuple[str, str]]:
+def _old_files() -> Iterator[tuple[str, str]]:
     """What the files of older commits answer, and the weights of a run that goes on."""
     start = Path.cwd()
     for archive in sorted(FILES.glob("*.tar.xz")):
@@ -157,8 +157,8 @@ def old_files() -> Iterator[tuple[str, str]]:
         os.chdir(place)
         for name, words in json.loads(Path("answers.json").read_text("utf-8")).items():
             yield from answers(f"{place.name}: {name}", [*words, "picture.png"])
-        refusal = said_by(["train", "run/config.toml", "--steps", "4"])
-        yield f"{place.name}: a run that went on", refusal or digest_of_weights(Path("run/last.safetensors"))
+        refusal = _said_by(["train", "run/config.toml", "--steps", "4"])
+        yield f"{place.name}: a run that went on", refusal or _digest_of_weights(Path("run/last.safetensors"))
         os.chdir(start)
 
 

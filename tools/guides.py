@@ -18,7 +18,7 @@ DOCS = Path(__file__).absolute().parents[1] / "docs"
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
-def fences(page: str, language: str) -> list[str]:
+def _fences(page: str, language: str) -> list[str]:
     """The fenced blocks of docs/<page>.md in a language, in order."""
     text = (DOCS / f"{page}.md").read_text("utf-8")
     return [body for _, spoken, body in FENCE.findall(text) if spoken == language]
@@ -27,7 +27,7 @@ def fences(page: str, language: str) -> list[str]:
 def configs(page: str) -> dict[str, str]:
     """{file's name: its text}: every config of a page says in its first line what it is called."""
     found = {}
-    for text in fences(page, "toml"):
+    for text in _fences(page, "toml"):
         name = re.match(r"# (\S+\.toml)", text)
         if name:
             found[name[1]] = text
@@ -36,7 +36,7 @@ def configs(page: str) -> dict[str, str]:
 
 def commands(page: str) -> list[str]:
     """What a reader types into a shell, one a line."""
-    return [line for text in fences(page, "sh") for line in text.splitlines() if line and not line.startswith("#")]
+    return [line for text in _fences(page, "sh") for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def config_of(text: str) -> Config:

@@ -84,7 +84,7 @@ def classes(g: Results) -> list[Any]:
     return [g.ours("SegmentationToImage", map=g.seen(BEDROOM, "segmentation"))]
 
 
-def of_a_latent(g: Results) -> list[Any]:
+def _of_a_latent(g: Results) -> list[Any]:
     g.seen(BEDROOM, "normal")
     model = g.known["model", "normal"]
     # a latent is perceived at its own size, and the starter learnt at about this one
@@ -102,7 +102,7 @@ def relit(g: Results) -> list[Any]:
     return [g.ours("Relight", image=g.photo(PERSON), map=g.seen(PERSON, "normal"), **light)]
 
 
-def engraved(g: Results) -> list[Any]:
+def _engraved(g: Results) -> list[Any]:
     """The picture's own contrast as a relief on its shapes."""
     relief = g.ours("DepthToNormal", map=g.photo(PERSON), near=1.0, far=1.02, smoothing=1)
     return [g.ours("CombineNormals", map=g.seen(PERSON, "normal"), detail=relief)[1]]
@@ -116,7 +116,7 @@ def fog(g: Results) -> list[Any]:
     return [g.ours("Fog", image=g.photo(PERSON), map=g.seen(PERSON, "depth"), density=0.6, start=1.5)]
 
 
-def side_by_side(g: Results) -> list[Any]:
+def _side_by_side(g: Results) -> list[Any]:
     maps = {f"map_{i}": g.seen(PERSON, task) for i, task in enumerate(("depth", "normal", "mask"), 2)}
     return [g.ours("CompareMaps", map_1=g.photo(PERSON), names="photograph", columns=2, **maps)]
 
@@ -138,7 +138,7 @@ PAGES = {
     "LoadModel": Page(ROOM, tasks, 3),
     "ExamplePicture": Page(ROOM, lambda g: [g.photo(ROOM), g.photo(BEDROOM), g.photo(PERSON)], 3),
     "Perceive": Page(ROOM, lambda g: [g.seen(ROOM, "depth")[1]]),
-    "PerceiveLatent": Page(BEDROOM, of_a_latent),
+    "PerceiveLatent": Page(BEDROOM, _of_a_latent),
     "PerceiveTasks": Page(PERSON, several, 2),
     "PerceiveIntrinsics": Page(PERSON, lambda g: [g.seen(PERSON, "albedo")[1]]),
     "DepthToImage": Page(PERSON, depths, 2),
@@ -150,7 +150,7 @@ PAGES = {
     "MatteCutout": Page(PERSON, lambda g: [g.ours("MatteCutout", image=g.photo(PERSON), map=g.seen(PERSON, "mask"))]),
     "RefineMask": Page(PERSON, refined),
     "DepthToNormal": Page(PERSON, lambda g: [g.ours("DepthToNormal", map=g.seen(PERSON, "depth"), smoothing=4)[1]]),
-    "CombineNormals": Page(PERSON, engraved),
+    "CombineNormals": Page(PERSON, _engraved),
     "SaveLayers": Page(ROOM, layers, 2),
     "RotateNormals": Page(BEDROOM, lambda g: [g.ours("RotateNormals", map=g.seen(BEDROOM, "normal"), yaw=45.0)[1]]),
     "Relight": Page(PERSON, relit),
@@ -158,7 +158,7 @@ PAGES = {
     "FocusMask": Page(
         PERSON, lambda g: [g.mask(g.ours("FocusMask", map=g.seen(PERSON, "depth"), focus=2.5, strength=2.0))]
     ),
-    "CompareMaps": Page(PERSON, side_by_side, 1),
+    "CompareMaps": Page(PERSON, _side_by_side, 1),
     "PreviewMap": Page(PERSON, lambda g: [g.ours("PreviewMap", map=g.seen(PERSON, "depth"), colormap="turbo")], 1),
     "SaveMap": Page(ROOM, lambda g: [g.ours("DepthToImage", map=g.seen(ROOM, "depth"), colormap="inferno")]),
 }

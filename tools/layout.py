@@ -51,7 +51,7 @@ def wires_of(graph: ApiGraph) -> list[Wire]:
     ]
 
 
-def columns_of(graph: ApiGraph, wires: Iterable[Wire], asked: Mapping[str, int]) -> dict[str, int]:
+def _columns_of(graph: ApiGraph, wires: Iterable[Wire], asked: Mapping[str, int]) -> dict[str, int]:
     """Right of everything that it is wired to; what is wired to nothing stands close to what it serves."""
     wires = list(wires)
     columns: dict[str, int] = {}
@@ -69,7 +69,7 @@ def columns_of(graph: ApiGraph, wires: Iterable[Wire], asked: Mapping[str, int])
 def arrange(graph: ApiGraph, heights: Mapping[str, int], asked: Mapping[str, int]) -> Layout:
     """A layout; heights: of each box; asked: columns that a graph asks for."""
     wires, found = wires_of(graph), Layout()
-    columns = columns_of(graph, wires, asked)
+    columns = _columns_of(graph, wires, asked)
     bottoms: dict[int, int] = {}
     ends = graph.keys() - {wire[0] for wire in wires}
     for name in sorted(graph, key=ends.__contains__):  # what feeds nothing stands below what does

@@ -261,13 +261,13 @@ def write(root: Path, schemas: Schemas) -> None:
         example = row.graph()
         graph = completed(example, schemas)
         shown = editor_format(graph, schemas, row.note(example), row.description, example.columns)
-        dump(root / "workflows" / f"{row.title}.json", shown)
-        dump(root / "workflows" / "api" / f"{row.title}.json", graph)
+        _dump(root / "workflows" / f"{row.title}.json", shown)
+        _dump(root / "workflows" / "api" / f"{row.title}.json", graph)
     for blueprint in blueprints.BLUEPRINTS:
-        dump(root / "subgraphs" / f"{blueprint.title}.json", blueprints.blueprint_format(blueprint, schemas))
+        _dump(root / "subgraphs" / f"{blueprint.title}.json", blueprints.blueprint_format(blueprint, schemas))
 
 
-def dump(path: Path, content: Any) -> None:
+def _dump(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -142,23 +142,23 @@ def open_vae(path: Path, base: str = CUSTOM) -> tuple[Weights, VAEArchitecture]:
 
 def contexts(settings: Settings, base: Networks | None, architecture: UNetArchitecture) -> Callable[[str, int], Tensor]:
     """A function (task, tokens) -> the context (1, tokens, D) that a task starts from."""
-    learnt = {} if settings.context else learnt_contexts(base, architecture)
+    learnt = {} if settings.context else _learnt_contexts(base, architecture)
     empty: list[Tensor] = []
 
     def context(task: str, tokens: int) -> Tensor:
         if task in learnt:
-            return lengthened(learnt[task], tokens, task)
+            return _lengthened(learnt[task], tokens, task)
         if learnt:
             # a new task starts between those that the network knows
-            return torch.stack([lengthened(known, tokens, name) for name, known in learnt.items()]).mean(0)
+            return torch.stack([_lengthened(known, tokens, name) for name, known in learnt.items()]).mean(0)
         if not empty:
             empty.append(empty_prompt(settings, base, architecture, tokens))
-        return lengthened(empty[0], tokens, "the empty prompt")
+        return _lengthened(empty[0], tokens, "the empty prompt")
 
     return context
 
 
-def learnt_contexts(base: Networks | None, architecture: UNetArchitecture) -> dict[str, Tensor]:
+def _learnt_contexts(base: Networks | None, architecture: UNetArchitecture) -> dict[str, Tensor]:
     """{task: tokens} of a checkpoint of the project's own, which is then trained further; empty for any other base."""
     if base is None or base.path.is_dir() or architecture.context_dim != base.architecture.context_dim:
         return {}
@@ -189,7 +189,7 @@ def empty_prompt(settings: Settings, base: Networks | None, architecture: UNetAr
     )
 
 
-def lengthened(tokens: Tensor, count: int, what: str) -> Tensor:
+def _lengthened(tokens: Tensor, count: int, what: str) -> Tensor:
     """The first `count` tokens. ConfigError if there are fewer."""
     if tokens.shape[1] < count:
         raise ConfigError(

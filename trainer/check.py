@@ -131,8 +131,8 @@ def look_over(look: Look) -> int:
     if look.out is not None and look.out.exists() and not look.out.is_dir():
         raise UserError(f"--out {look.out} is a file: give a folder.")
     named = set_named(look.data)
-    readable, broken = open_tasks(named, look.tasks)
-    found = [looked_over(named, records, look) for records in readable]
+    readable, broken = _open_tasks(named, look.tasks)
+    found = [_looked_over(named, records, look) for records in readable]
     for each in found:
         sys.stdout.write("\n".join(each.lines()) + "\n")
     for reason in broken:
@@ -142,11 +142,11 @@ def look_over(look: Look) -> int:
         write_json(look.out / "check.json", {"data": look.data, "tasks": [each.as_json() for each in found]})
         for each in found:
             if each.tiles:
-                save_sheet(each.tiles, look.out / f"{each.task}.png")
+                _save_sheet(each.tiles, look.out / f"{each.task}.png")
     return int(bool(broken) or any(each.faults or each.lacks for each in found))
 
 
-def open_tasks(named: NamedSet, tasks: Sequence[str]) -> tuple[list[Records[Any]], list[str]]:
+def _open_tasks(named: NamedSet, tasks: Sequence[str]) -> tuple[list[Records[Any]], list[str]]:
     """The set's truth of every task that is asked for, or that it has, and why others are broken as a whole.
 
     DatasetError if none can be opened.
@@ -164,7 +164,7 @@ def open_tasks(named: NamedSet, tasks: Sequence[str]) -> tuple[list[Records[Any]
     return found, broken
 
 
-def looked_over(named: NamedSet, records: Records[Any], look: Look) -> Found:
+def _looked_over(named: NamedSet, records: Records[Any], look: Look) -> Found:
     """Every record read, or as many as are asked for."""
     listed = len(records) + len(records.faults)
     found = Found(records.task, listed, list(records.faults), lacking(named.reader, named.settings, listed))
@@ -212,7 +212,7 @@ def fitted(picture: Tensor) -> Tensor:
     return canvas
 
 
-def save_sheet(tiles: Sequence[Tensor], path: Path) -> None:
+def _save_sheet(tiles: Sequence[Tensor], path: Path) -> None:
     """All in a grid."""
     blank = torch.full_like(tiles[0], 0.5)
     rows = [tiles[first : first + COLUMNS] for first in range(0, len(tiles), COLUMNS)]

@@ -40,8 +40,8 @@ def check_config(config: Config) -> None:
 
 def check_said(config: Config) -> None:
     """ConfigError for what stands in the config, whatever is missing there."""
-    check_possible(config)
-    sentences = list(without_effect(config))
+    _check_possible(config)
+    sentences = list(_without_effect(config))
     if sentences and not state.is_of(config):
         raise ConfigError(sentences[0])
     for sentence in sentences:
@@ -59,7 +59,7 @@ def check_complete(config: Config) -> None:
             raise ConfigError(f"There is no [[data]] to learn {task} from: name a dataset that has it.")
 
 
-def check_possible(config: Config) -> None:
+def _check_possible(config: Config) -> None:
     """ConfigError for settings that contradict each other."""
     if config.learn == "perception" and len(config.tasks) > 1 and not config.learns_context:
         raise ConfigError(
@@ -77,14 +77,14 @@ def check_possible(config: Config) -> None:
         raise ConfigError("An adapter holds no encoder: with network.encoder train the whole UNet, or none of it.")
     if len(config.tasks) > 1 and config.network.head:
         raise ConfigError("A head is made for one task: train one, or leave network.head out.")
-    check_captions(config)
+    _check_captions(config)
     frozen, precision = config.network.frozen_precision, config.precision
     if frozen not in ("fp32", precision):
         raise ConfigError(f'network.frozen_precision = "{frozen}" needs precision = "{frozen}".')
-    check_tables(config)
+    _check_tables(config)
 
 
-def check_captions(config: Config) -> None:
+def _check_captions(config: Config) -> None:
     """ConfigError where the texts of pictures cannot be told to the network."""
     captioned = [source.root for source in (*config.data, *config.validation) if source.captions]
     if not captioned:
@@ -101,7 +101,7 @@ def check_captions(config: Config) -> None:
         )
 
 
-def check_tables(config: Config) -> None:
+def _check_tables(config: Config) -> None:
     """ConfigError for what the free tables of a config cannot say."""
     augmentation = build(Augmentation, {**config.augment, "size": list(config.size)}, "augment")
     if config.cache_latents:
@@ -141,14 +141,14 @@ def draws_noise(config: Config) -> bool:
     return any(PARADIGMS[name].draws_noise for name in named if name in PARADIGMS)
 
 
-def learns_light(config: Config) -> bool:
+def _learns_light(config: Config) -> bool:
     return config.learn in ("decoder", "encoder")
 
 
 PREDICTS = 'learn = "perception"'
 EFFECTS = (
     Effect(every("autoencoder"), 'learn = "vae"', lambda config: config.learn == "vae"),
-    Effect(every("light"), 'learn = "decoder" or "encoder"', learns_light),
+    Effect(every("light"), 'learn = "decoder" or "encoder"', _learns_light),
     Effect(("light.predicted",), 'learn = "decoder"', lambda config: config.learn == "decoder"),
     Effect(("light.outcome",), 'learn = "encoder"', lambda config: config.learn == "encoder"),
     Effect(every("network", "frozen_precision"), PREDICTS, lambda config: config.learn == "perception"),
@@ -233,17 +233,17 @@ AMOUNTS = {
 """Fields of [augment] that say how much, and how likely it is at all."""
 
 
-def without_effect(config: Config) -> Iterator[str]:
+def _without_effect(config: Config) -> Iterator[str]:
     """A sentence for each setting that someone made and that decides nothing. What a preset brings is not meant."""
     usual = [Config(), build(Config, PRESETS[config.preset].settings, "")] if config.preset else [Config()]
     for row in EFFECTS:
         for key in row.keys:
             value = attrgetter(key)(config)
             if value and not any(value == attrgetter(key)(other) for other in usual) and not row.works(config):
-                said = f"{key} = {shown_value(value)}"
+                said = f"{key} = {_shown_value(value)}"
                 yield f"{said} has no effect here: it needs {row.needs}; leave it out, or set that."
     for key in PER_TASK:
-        for task in unused_tasks(attrgetter(key)(config), config.tasks):
+        for task in _unused_tasks(attrgetter(key)(config), config.tasks):
             if not any(task in attrgetter(key)(other) for other in usual):
                 yield f"{key}.{task} has no effect: the run learns {', '.join(config.tasks)}; leave it out."
     for source in (*config.data, *config.validation):
@@ -251,20 +251,20 @@ def without_effect(config: Config) -> Iterator[str]:
             yield f"{source.root} teaches {', '.join(source.tasks)} and the run learns none of that: leave it out."
         if source.crop_at != "middle" and not source.crop:
             yield f"crop_at of {source.root} has no effect here: it needs crop; leave it out, or set that."
-    yield from idle_augmentation(config)
-    yield from idle_targets(config)
+    yield from _idle_augmentation(config)
+    yield from _idle_targets(config)
 
 
-def shown_value(value: object) -> str:
+def _shown_value(value: object) -> str:
     return "{...}" if isinstance(value, Mapping) else toml_value(value)
 
 
-def unused_tasks(table: Mapping[str, Any], tasks: Iterable[str]) -> list[str]:
+def _unused_tasks(table: Mapping[str, Any], tasks: Iterable[str]) -> list[str]:
     """Those that a table names beside the run's; none where nothing says which the run has."""
     return [name for name in table if name in TASKS and name not in tasks] if tasks else []
 
 
-def idle_augmentation(config: Config) -> Iterator[str]:
+def _idle_augmentation(config: Config) -> Iterator[str]:
     """Of [augment]."""
     said, usual = config.augment, Augmentation()
     if "size" in said:
@@ -276,7 +276,7 @@ def idle_augmentation(config: Config) -> Iterator[str]:
         yield "augment.copy_paste has no effect: it needs a task whose truth marks what is put elsewhere, such as mask."
 
 
-def idle_targets(config: Config) -> Iterator[str]:
+def _idle_targets(config: Config) -> Iterator[str]:
     """Of [target]."""
     said = {task: config.target_fields(task) for task in config.tasks}
     special = {name for row in TASK_DATA.values() for name in row.target.options}

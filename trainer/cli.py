@@ -47,12 +47,12 @@ class Parser(argparse.ArgumentParser):
     def nearest(self, message: str) -> str:
         """What was probably meant by a flag that does not exist."""
         _, unknown, words = message.partition("unrecognized arguments: ")
-        flags = [flag for action in self._actions for flag in flags_of(action)]
+        flags = [flag for action in self._actions for flag in _flags_of(action)]
         near = difflib.get_close_matches(words.split("=")[0].split(" ")[0], flags, 1) if unknown else []
         return f" (did you mean {near[0]}?)" if near else ""
 
 
-def flags_of(action: argparse.Action) -> list[str]:
+def _flags_of(action: argparse.Action) -> list[str]:
     """Those of an argument, or of all arguments of all commands."""
     commands = action.choices.values() if isinstance(action.choices, dict) else ()
     inner = [flag for command in commands for argument in command._actions for flag in argument.option_strings]
@@ -64,18 +64,18 @@ def parser() -> Parser:
     about = "Depth, normals, masks and other dense maps by Stable Diffusion models: predict them, train for them."
     root = Parser(prog="diffusion-perception", description=about, formatter_class=Formatter)
     verbs = root.add_subparsers(metavar="COMMAND", required=True)
-    add_predict(verbs.add_parser("predict", help="predict dense maps of images", formatter_class=Formatter))
-    add_train(verbs.add_parser("train", help="train weights for the nodes and for predict", formatter_class=Formatter))
+    _add_predict(verbs.add_parser("predict", help="predict dense maps of images", formatter_class=Formatter))
+    _add_train(verbs.add_parser("train", help="train weights for the nodes and for predict", formatter_class=Formatter))
     measured = "measure models on datasets, as the papers do"
-    add_evaluate(verbs.add_parser("evaluate", help=measured, formatter_class=Formatter))
+    _add_evaluate(verbs.add_parser("evaluate", help=measured, formatter_class=Formatter))
     told = "make training data: pictures, and what teachers see in them"
-    add_label(verbs.add_parser("label", help=told, formatter_class=Formatter))
+    _add_label(verbs.add_parser("label", help=told, formatter_class=Formatter))
     looked = "look a dataset over before training on it"
-    add_check(verbs.add_parser("check", help=looked, formatter_class=Formatter))
-    add_scenes(verbs.add_parser("scenes", help="render training data with exact truth", formatter_class=Formatter))
-    add_export(verbs.add_parser("export", help="write a checkpoint or adapter as one file", formatter_class=Formatter))
-    add_extract(verbs.add_parser("extract", help="make an adapter of a fine-tuned UNet", formatter_class=Formatter))
-    add_info(verbs.add_parser("info", help="say what a checkpoint holds and how it is run", formatter_class=Formatter))
+    _add_check(verbs.add_parser("check", help=looked, formatter_class=Formatter))
+    _add_scenes(verbs.add_parser("scenes", help="render training data with exact truth", formatter_class=Formatter))
+    _add_export(verbs.add_parser("export", help="write a checkpoint or adapter as one file", formatter_class=Formatter))
+    _add_extract(verbs.add_parser("extract", help="make an adapter of a fine-tuned UNet", formatter_class=Formatter))
+    _add_info(verbs.add_parser("info", help="say what a checkpoint holds and how it is run", formatter_class=Formatter))
     return root
 
 
@@ -86,12 +86,12 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, [], "") else super()._get_help_string(action)
 
 
-def add_scenes(verb: argparse.ArgumentParser) -> None:
+def _add_scenes(verb: argparse.ArgumentParser) -> None:
     """`scenes`: its flags stand with the renderers, which node packs come without."""
     if find_spec("..scenes", __package__) is None:
         verb.prefix_chars = "\0"  # whatever follows is passed over, flags too
         verb.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
-        verb.set_defaults(run=refuse_scenes)
+        verb.set_defaults(run=_refuse_scenes)
         return
     from ..scenes import command
 
@@ -99,7 +99,7 @@ def add_scenes(verb: argparse.ArgumentParser) -> None:
     verb.set_defaults(run=lambda arguments: command.run(vars(arguments)))
 
 
-def refuse_scenes(arguments: argparse.Namespace) -> None:
+def _refuse_scenes(arguments: argparse.Namespace) -> None:
     """`scenes` where it is not there."""
     raise UserError(
         "This copy came without the renderers: take `pip install diffusion-perception[scenes]`, or a clone of the "
@@ -107,13 +107,13 @@ def refuse_scenes(arguments: argparse.Namespace) -> None:
     )
 
 
-def add_checkpoint_arguments(verb: argparse.ArgumentParser) -> None:
+def _add_checkpoint_arguments(verb: argparse.ArgumentParser) -> None:
     """What names one of the checkpoints in a file or folder."""
     verb.add_argument("--family", default="auto", help="published family, where its files cannot tell")
     verb.add_argument("--task", default="", metavar="TASK", help=f"one of {', '.join(TASKS)}; as trained if left out")
 
 
-def add_source_arguments(verb: argparse.ArgumentParser, model: str) -> None:
+def _add_source_arguments(verb: argparse.ArgumentParser, model: str) -> None:
     """What is run: a model, or an adapter on its base."""
     sources = verb.add_mutually_exclusive_group(required=True)
     sources.add_argument("--model", type=Path, help=model)
@@ -121,7 +121,7 @@ def add_source_arguments(verb: argparse.ArgumentParser, model: str) -> None:
     verb.add_argument("--base", type=Path, help="what the adapter sits on: Stable Diffusion, as a folder or a file")
 
 
-def choice_of(arguments: argparse.Namespace) -> ModelChoice:
+def _choice_of(arguments: argparse.Namespace) -> ModelChoice:
     """What is run."""
     from .model_choice import ModelChoice
 
@@ -134,7 +134,7 @@ def of(kind: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     return {field.name: said[field.name] for field in fields(kind) if field.name in said}
 
 
-def add_recipe_arguments(verb: argparse.ArgumentParser) -> None:
+def _add_recipe_arguments(verb: argparse.ArgumentParser) -> None:
     """What changes how it is run."""
     key = "FILE[:KEY]"
     setting = "override a recipe field"
@@ -143,15 +143,15 @@ def add_recipe_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--negative-context", default="", metavar=key, help="text embedding for guidance to lead from")
 
 
-def add_predict(verb: argparse.ArgumentParser) -> None:
+def _add_predict(verb: argparse.ArgumentParser) -> None:
     """The arguments of `predict`."""
     model = "folder in diffusers layout, published repository or .safetensors file"
     out = "folder for <stem>.npy (raw values; of keypoints <stem>.json, OpenPose's) and <stem>.png (for the eye)"
     given = "picture, folder of frames, or video, whose frames are numbered in a folder of its name"
     verb.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=given)
-    add_source_arguments(verb, model)
+    _add_source_arguments(verb, model)
     verb.add_argument("--out", type=Path, required=True, help=out)
-    add_checkpoint_arguments(verb)
+    _add_checkpoint_arguments(verb)
     verb.add_argument("--resolution", type=int, default=-1, help="-1 as trained, 0 the image's own, or pixels")
     tile = "see pictures larger than N pixels again in overlapping tiles of N, for detail"
     verb.add_argument("--tile", type=int, default=0, metavar="N", help=tile)
@@ -161,7 +161,7 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--steady", type=float, default=0.0, metavar="STRENGTH", help=steady)
     blend = "for folders and videos: share of the frames before in each answer where nothing moves, 0 to below 1"
     verb.add_argument("--blend", type=float, default=0.0, metavar="SHARE", help=blend)
-    add_recipe_arguments(verb)
+    _add_recipe_arguments(verb)
     noise = "initial latents (members, channels, h, w) in place of the seeded ones"
     verb.add_argument("--noise", default="", metavar="FILE[:KEY]", help=noise)
     added = "what LCM adds after each step but the last, (steps - 1, members, channels, h, w)"
@@ -177,12 +177,12 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
     for role in ("decoder", "encoder"):
         light = f"the VAE's {role}: full, light (the checkpoint's), or a file of `train` or TAESD's"
         verb.add_argument(f"--{role}", default="full", metavar="full|light|FILE", help=light)
-    verb.set_defaults(run=run_predict)
+    verb.set_defaults(run=_run_predict)
 
 
-def run_predict(arguments: argparse.Namespace) -> None:
+def _run_predict(arguments: argparse.Namespace) -> None:
     """`predict`."""
-    choice = choice_of(arguments)
+    choice = _choice_of(arguments)
     choice.check()
     from .predict import Prediction, predict_files
 
@@ -194,7 +194,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     )
 
 
-def add_train(verb: argparse.ArgumentParser) -> None:
+def _add_train(verb: argparse.ArgumentParser) -> None:
     """The arguments of `train`: every key of the config is a flag."""
     from .config import leaves
 
@@ -215,10 +215,10 @@ def add_train(verb: argparse.ArgumentParser) -> None:
         # %: argparse formats help texts; SUPPRESS: what is not said must not stand above the file
         text = help.replace("%", "%%") + (f" (default: {default})" if default not in ("", (), None) else "")
         verb.add_argument(*flags, dest=key, metavar="VALUE", default=argparse.SUPPRESS, help=text)
-    verb.set_defaults(run=run_train)
+    verb.set_defaults(run=_run_train)
 
 
-def run_train(arguments: argparse.Namespace) -> None:
+def _run_train(arguments: argparse.Namespace) -> None:
     """`train`."""
     from .config import leaves, read
 
@@ -259,7 +259,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     run(config)
 
 
-def add_evaluate(verb: argparse.ArgumentParser) -> None:
+def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate`."""
     models = (
         "checkpoint, or adapter of --base; constant or image-row; an .onnx file with a .toml beside it; a folder of a "
@@ -274,16 +274,16 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--task", dest="tasks", action="append", default=[], metavar="TASK", help=tasks)
     verb.add_argument("--base", type=Path, help="what adapters sit on: Stable Diffusion, as a folder or a file")
     verb.add_argument("--family", default="auto", help="published family, where the files cannot tell")
-    add_recipe_arguments(verb)
+    _add_recipe_arguments(verb)
     verb.add_argument("--images", type=int, default=0, metavar="N", help="the first N pictures of each set; 0 is all")
     resolution = "in place of each set's own: -1 as trained, 0 the picture's, or pixels"
     verb.add_argument("--resolution", type=int, help=resolution)
     verb.add_argument("--examples", type=int, default=3, metavar="N", help="best and worst pictures in the report")
     verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
-    verb.set_defaults(run=run_evaluate)
+    verb.set_defaults(run=_run_evaluate)
 
 
-def run_evaluate(arguments: argparse.Namespace) -> int:
+def _run_evaluate(arguments: argparse.Namespace) -> int:
     """`evaluate`."""
     from .evaluate import Evaluation, evaluate_all
     from .evaluation.contenders import Asked
@@ -291,23 +291,23 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return evaluate_all(Evaluation(asked=Asked(**of(Asked, arguments)), **of(Evaluation, arguments)))
 
 
-def add_label(verb: argparse.ArgumentParser) -> None:
+def _add_label(verb: argparse.ArgumentParser) -> None:
     """The arguments of `label`."""
     plan = "which prompts, pictures and teachers; the same command goes on where it was stopped"
     verb.add_argument("plan", type=Path, metavar="CONFIG.toml", help=plan)
     verb.add_argument("--out", type=Path, help="plain folder to write, in place of the file's `out`")
     verb.add_argument("--device", default="", help="cpu, cuda, mps; the best there is if left out")
-    verb.set_defaults(run=run_label)
+    verb.set_defaults(run=_run_label)
 
 
-def run_label(arguments: argparse.Namespace) -> int:
+def _run_label(arguments: argparse.Namespace) -> int:
     """`label`."""
     from .label import Labelling, make_labels
 
     return make_labels(Labelling(**of(Labelling, arguments)))
 
 
-def add_check(verb: argparse.ArgumentParser) -> None:
+def _add_check(verb: argparse.ArgumentParser) -> None:
     """The arguments of `check`."""
     sets = "[READER:]FOLDER[,KEY=VALUE...], a reader's name as in a training config; a plain folder if left out"
     verb.add_argument("data", metavar="SET", help=sets)
@@ -315,21 +315,21 @@ def add_check(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--task", dest="tasks", action="append", default=[], metavar="TASK", help=tasks)
     verb.add_argument("--images", type=int, default=0, metavar="N", help="read N pictures, evenly spread; 0 is all")
     verb.add_argument("--out", type=Path, help="folder for check.json and a contact sheet of each task")
-    verb.set_defaults(run=run_check)
+    verb.set_defaults(run=_run_check)
 
 
-def run_check(arguments: argparse.Namespace) -> int:
+def _run_check(arguments: argparse.Namespace) -> int:
     """`check`."""
     from .check import Look, look_over
 
     return look_over(Look(**of(Look, arguments)))
 
 
-def add_written_arguments(verb: argparse.ArgumentParser) -> None:
+def _add_written_arguments(verb: argparse.ArgumentParser) -> None:
     """What is written, and how."""
     verb.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors file, or folder, to write")
-    add_checkpoint_arguments(verb)
-    add_recipe_arguments(verb)
+    _add_checkpoint_arguments(verb)
+    _add_recipe_arguments(verb)
     verb.add_argument("--licence", default="", help="licence of the weights, for their header")
     verb.add_argument("--data", default="", help="what they were trained on, for their header")
     verb.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="precision to store")
@@ -338,32 +338,32 @@ def add_written_arguments(verb: argparse.ArgumentParser) -> None:
         verb.add_argument(f"--{role}", type=Path, action="append", default=[], metavar="FILE", help=light)
 
 
-def add_export(verb: argparse.ArgumentParser) -> None:
+def _add_export(verb: argparse.ArgumentParser) -> None:
     """The arguments of `export`."""
-    add_source_arguments(verb, "folder in diffusers layout, published repository or .safetensors file")
-    add_written_arguments(verb)
+    _add_source_arguments(verb, "folder in diffusers layout, published repository or .safetensors file")
+    _add_written_arguments(verb)
     layouts = "own, one file; diffusers, a folder of networks or the names of its LoRA; kohya, its names of a LoRA"
     verb.add_argument("--layout", choices=("own", "diffusers", "kohya"), default="own", help=layouts)
     verb.add_argument("--merge", action="store_true", help="write the base with the adapter added in, not the adapter")
-    verb.set_defaults(run=run_export)
+    verb.set_defaults(run=_run_export)
 
 
-def run_export(arguments: argparse.Namespace) -> None:
+def _run_export(arguments: argparse.Namespace) -> None:
     """`export`."""
-    choice = choice_of(arguments)
+    choice = _choice_of(arguments)
     choice.check()
     from .export import Export, export
 
     print(*export(Export(choice, **of(Export, arguments))), sep="\n")
 
 
-def add_extract(verb: argparse.ArgumentParser) -> None:
+def _add_extract(verb: argparse.ArgumentParser) -> None:
     """The arguments of `extract`."""
     verb.add_argument("--model", type=Path, required=True, help="the fine-tuned checkpoint, file or folder")
     verb.add_argument("--base", type=Path, required=True, help="the Stable Diffusion model that it was trained from")
     verb.add_argument("--rank", type=rank, default=16, help="of the low-rank layers, or full to keep every difference")
-    add_written_arguments(verb)
-    verb.set_defaults(run=run_extract)
+    _add_written_arguments(verb)
+    verb.set_defaults(run=_run_extract)
 
 
 def rank(text: str) -> int | None:
@@ -375,21 +375,21 @@ def rank(text: str) -> int | None:
     return int(text)
 
 
-def run_extract(arguments: argparse.Namespace) -> None:
+def _run_extract(arguments: argparse.Namespace) -> None:
     """`extract`."""
     from .export import Export, export_difference
 
-    print(*export_difference(Export(choice_of(arguments), **of(Export, arguments))), sep="\n")
+    print(*export_difference(Export(_choice_of(arguments), **of(Export, arguments))), sep="\n")
 
 
-def add_info(verb: argparse.ArgumentParser) -> None:
+def _add_info(verb: argparse.ArgumentParser) -> None:
     """The arguments of `info`."""
     verb.add_argument("file", type=Path, metavar="FILE", help="checkpoint, adapter or VAE, file or folder")
-    add_checkpoint_arguments(verb)
-    verb.set_defaults(run=run_info)
+    _add_checkpoint_arguments(verb)
+    verb.set_defaults(run=_run_info)
 
 
-def run_info(arguments: argparse.Namespace) -> None:
+def _run_info(arguments: argparse.Namespace) -> None:
     """`info`."""
     from ..core.checkpoints.adapter_file import describe_adapter, is_adapter
     from ..core.checkpoints.describe import describe

@@ -38,7 +38,7 @@ def clip_at(path: Path) -> Folder | Video:
     return Folder.at(path) if path.is_dir() else Video.at(path)
 
 
-def natural_order(name: str) -> list[Any]:
+def _natural_order(name: str) -> list[Any]:
     """Sorts frame2 before frame10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
@@ -55,7 +55,7 @@ class Folder:
         """UserError if it has no pictures, or two of one name."""
         found = sorted(
             (file for file in path.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")),
-            key=lambda file: natural_order(file.name),
+            key=lambda file: _natural_order(file.name),
         )
         if not found:
             raise UserError(f"The folder {path} has no pictures: expected files of {', '.join(PICTURES)}.")
@@ -97,14 +97,14 @@ class Video:
         """UserError if it is no video."""
         if find_spec("av") is None:
             raise UserError(f"{path.name} is a video, which needs the package av: pip install av")
-        with open_video(path) as (_, stream):
+        with _open_video(path) as (_, stream):
             return cls(path, stream.frames or None, stream.average_rate or RATE)
 
     def frames(self) -> Iterator[tuple[str, Tensor]]:
         """(name, (1, 3, H, W) in [0, 1]), upright as its camera says. UserError if a frame cannot be read."""
         from av.error import FFmpegError
 
-        with open_video(self.path) as (container, stream):
+        with _open_video(self.path) as (container, stream):
             try:
                 for number, frame in enumerate(container.decode(stream), 1):
                     yield f"{self.path.stem}/{self.path.stem}.{number:04}", frame_colours(frame)
@@ -127,7 +127,7 @@ class Video:
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
+def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """A video file and its first stream of pictures."""
     import av
     from av.error import FFmpegError

@@ -27,12 +27,12 @@ class ConfigError(UserError):
     """A run that cannot be understood, in one sentence."""
 
 
-def check_range(name: str, value: float, low: float, high: float) -> None:
+def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name} = {value:g} is outside {low:g}..{high:g}.")
 
 
-def check_size(size: tuple[int, ...], of: str = "") -> None:
+def _check_size(size: tuple[int, ...], of: str = "") -> None:
     if len(size) != 2 or any(length < 32 or length % 8 for length in size):
         raise ConfigError(f"size = {list(size)}{of}: height and width must be multiples of 8, and at least 32.")
 
@@ -84,7 +84,7 @@ class Source:
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"weight = {self.weight:g} of {self.root} is not above 0.")
         if self.size:
-            check_size(self.size, f" of {self.root}")
+            _check_size(self.size, f" of {self.root}")
         if self.crop and (len(self.crop) != 2 or min(self.crop) < 1):
             raise ConfigError(f"crop = {list(self.crop)} of {self.root}: give height and width in pixels.")
 
@@ -152,9 +152,9 @@ class Network:
     ] = "fp32"
 
     def __post_init__(self) -> None:
-        check_range("rank", self.rank, 1, 4096)
-        check_range("tokens", self.tokens, 1, 77)
-        check_range("head_width", self.head_width, 8, 4096)
+        _check_range("rank", self.rank, 1, 4096)
+        _check_range("tokens", self.tokens, 1, 77)
+        _check_range("head_width", self.head_width, 8, 4096)
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ class Autoencoder:
     def __post_init__(self) -> None:
         if len(self.vae_widths) != 4 or any(width < 32 or width % 32 for width in self.vae_widths):
             raise ConfigError(f"autoencoder.vae_widths = {list(self.vae_widths)}: give four, multiples of 32.")
-        check_range("vae_layers", self.vae_layers, 1, 8)
+        _check_range("vae_layers", self.vae_layers, 1, 8)
         for name in ("l1", "gradient", "kl"):
-            check_range(name, getattr(self, name), 0, 1e6)
+            _check_range(name, getattr(self, name), 0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ class Distillation:
     def __post_init__(self) -> None:
         if "." in self.light_name:
             raise ConfigError(f"light.light_name = {self.light_name!r}: leave the dot out, which parts names in files.")
-        check_range("light_width", self.light_width, 8, 1024)
-        check_range("predicted", self.predicted, 0, 1)
+        _check_range("light_width", self.light_width, 8, 1024)
+        _check_range("predicted", self.predicted, 0, 1)
         if not 1 <= len(self.light_blocks) <= 4 or min(self.light_blocks) < 1:
             raise ConfigError(f"light.light_blocks = {list(self.light_blocks)}: give one to four numbers from 1 on.")
         for name in ("light_l1", "light_gradient", "outcome"):
-            check_range(name, getattr(self, name), 0, 1e6)
+            _check_range(name, getattr(self, name), 0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -229,13 +229,13 @@ class Optimiser:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"optimiser.{name} = {getattr(self, name):g} is not above 0.")
         for name in ("decoder_lr", "context_lr", "weight_decay", "max_norm"):
-            check_range(name, getattr(self, name), 0, 1e6)
+            _check_range(name, getattr(self, name), 0, 1e6)
         for name in ("warmup", "decay_steps"):
-            check_range(name, getattr(self, name), 0, 10**9)
+            _check_range(name, getattr(self, name), 0, 10**9)
         for beta in self.betas:
-            check_range("betas", beta, 0, 1 - 1e-9)
-        check_range("ema", self.ema, 0, 1)
-        check_range("final_ratio", self.final_ratio, 0, 1)
+            _check_range("betas", beta, 0, 1 - 1e-9)
+        _check_range("ema", self.ema, 0, 1)
+        _check_range("final_ratio", self.final_ratio, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -307,16 +307,16 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "save_every", "log_every"):
-            check_range(name, getattr(self, name), 1, 10**9)
+            _check_range(name, getattr(self, name), 1, 10**9)
         for name in ("workers", "validate_every", "validation_images", "samples", "patience", "keep_states"):
-            check_range(name, getattr(self, name), 0, 10**9)
-        check_range("validation_share", self.validation_share, 0, 0.9)
-        check_range("seed", self.seed, 0, 2**31 - 1)
-        check_size(self.size)
+            _check_range(name, getattr(self, name), 0, 10**9)
+        _check_range("validation_share", self.validation_share, 0, 0.9)
+        _check_range("seed", self.seed, 0, 2**31 - 1)
+        _check_size(self.size)
         for task in (*self.tasks, *self.turns, *self.objective.pixel_losses, *self.objective.task_weights):
             check_known("task", task, TASKS)
         for task, count in self.turns.items():
-            check_range(f"turns.{task}", count, 1, 1000)
+            _check_range(f"turns.{task}", count, 1, 1000)
         for source in (*self.data, *self.validation):
             for task in source.tasks:
                 check_known(f"task of {source.root}", task, TASKS)
@@ -348,14 +348,14 @@ class Config:
 
     def recipe_fields(self, task: str) -> dict[str, Any]:
         """What the config says about a task's recipe: its own table over the common one."""
-        return for_task(self.recipe, task)
+        return _for_task(self.recipe, task)
 
     def target_fields(self, task: str) -> dict[str, Any]:
         """What it says about a task's targets, likewise."""
-        return for_task(self.target, task)
+        return _for_task(self.target, task)
 
 
-def for_task(table: Mapping[str, Any], task: str) -> dict[str, Any]:
+def _for_task(table: Mapping[str, Any], task: str) -> dict[str, Any]:
     """The common keys of a table, under those of the task's own."""
     common = {name: value for name, value in table.items() if name not in TASKS}
     return {**common, **table.get(task, {})}
@@ -372,11 +372,11 @@ def read(path: Path | None, flags: Mapping[str, Any] | None = None) -> Config:
     preset = str(table.get("preset", ""))
     if preset:
         check_known("preset", preset, PRESETS)
-        table = laid_under(PRESETS[preset], table)
+        table = _laid_under(PRESETS[preset], table)
     return build(Config, table, "")
 
 
-def laid_under(preset: Preset, table: Mapping[str, Any]) -> dict[str, Any]:
+def _laid_under(preset: Preset, table: Mapping[str, Any]) -> dict[str, Any]:
     """A config's table over what its preset says, of its datasets too."""
     datasets = {name: under(table[name], preset.data) for name in ("data", "validation") if name in table}
     return merged(preset.settings, {**table, **datasets})
@@ -417,15 +417,15 @@ def build(cls: type, table: Any, where: str) -> Any:
         raise ConfigError(f"{where} is {table!r}: expected a table, [{where}].")
     hints = get_type_hints(cls)
     for key in table:
-        check_key(key, hints, where)
-    missing = [row.name for row in fields(cls) if is_needed(row) and row.name not in table]
+        _check_key(key, hints, where)
+    missing = [row.name for row in fields(cls) if _is_needed(row) and row.name not in table]
     if missing:
         raise ConfigError(f"{where} lacks {missing[0]}.")
     values = {key: typed(hints[key], value, f"{where}.{key}" if where else key) for key, value in table.items()}
     return cls(**values)
 
 
-def check_key(key: str, known: Iterable[str], where: str) -> None:
+def _check_key(key: str, known: Iterable[str], where: str) -> None:
     """ConfigError that names the nearest right key of the section, or the section in which there is such a key."""
     if key in (known := list(known)):
         return
@@ -436,7 +436,7 @@ def check_key(key: str, known: Iterable[str], where: str) -> None:
     check_known("key", f"{section}{key}", [f"{section}{name}" for name in known])
 
 
-def is_needed(row: Field[Any]) -> bool:
+def _is_needed(row: Field[Any]) -> bool:
     return row.default is MISSING and row.default_factory is MISSING
 
 
@@ -454,13 +454,13 @@ def typed(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} = {value!r}: expected a table.")
         return {key: typed(inner[1], held, f"{where}.{key}") for key, held in value.items()}
     if origin is tuple:
-        return typed_tuple(inner, value, where)
+        return _typed_tuple(inner, value, where)
     if origin in (Union, UnionType):
         return None if value is None else typed(next(kind for kind in inner if kind is not type(None)), value, where)
     return value if hint is Any else scalar(hint, value, where)
 
 
-def typed_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+def _typed_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if isinstance(value, str):
         value = [part for part in value.split(",") if part]
     if not isinstance(value, list | tuple):

@@ -96,17 +96,17 @@ class Pair:
 
 def evaluate_all(wanted: Evaluation) -> int:
     """Measure, write, say. 1 if something could not be measured, else 0. UserError for what a person can mend."""
-    pairs, notes = pairs_of(wanted)
+    pairs, notes = _pairs_of(wanted)
     state = PartialState(cpu=device_named(wanted.device) == "cpu", timeout=PATIENCE)
     device = str(state.device) if state.num_processes > 1 else device_named(wanted.device)
     wanted.out.mkdir(parents=True, exist_ok=True)
     for contender in dict.fromkeys(id(pair.contender) for pair in pairs):
         measure([pair for pair in pairs if id(pair.contender) == contender], wanted.out, device, state)
     state.wait_for_everyone()
-    return conclude(wanted, pairs, notes, device) if state.is_main_process else 0
+    return _conclude(wanted, pairs, notes, device) if state.is_main_process else 0
 
 
-def pairs_of(wanted: Evaluation) -> tuple[list[Pair], list[str]]:
+def _pairs_of(wanted: Evaluation) -> tuple[list[Pair], list[str]]:
     """Every model with every set that has truth of its task, and a sentence on each that does not go together."""
     if min(wanted.images, wanted.examples) < 0:
         raise UserError("--images and --examples count pictures: give 0 or more.")
@@ -116,7 +116,7 @@ def pairs_of(wanted: Evaluation) -> tuple[list[Pair], list[str]]:
     contenders = contenders_of(wanted.models, wanted.asked)
     pairs, notes = [], []
     for named in sets:
-        found, reasons = pairs_with(named, contenders, wanted)
+        found, reasons = _pairs_with(named, contenders, wanted)
         if not found:
             raise UserError(next(iter(reasons)))
         pairs += found
@@ -125,13 +125,13 @@ def pairs_of(wanted: Evaluation) -> tuple[list[Pair], list[str]]:
     return pairs, notes
 
 
-def pairs_with(named: NamedSet, contenders: Sequence[Contender], wanted: Evaluation) -> tuple[list[Pair], list[str]]:
+def _pairs_with(named: NamedSet, contenders: Sequence[Contender], wanted: Evaluation) -> tuple[list[Pair], list[str]]:
     """Those of one set, and why there are no others, once each. DatasetError if the set itself is at fault."""
     pairs, reasons = [], []
     open_once = cache(named.open)
     for contender in contenders:
         try:
-            pairs.append(pair_of(named, open_once(contender.recipe.task), contender, wanted))
+            pairs.append(_pair_of(named, open_once(contender.recipe.task), contender, wanted))
         except UserError as error:
             if isinstance(error, DatasetError) and not isinstance(error, NoTruth):
                 raise
@@ -139,7 +139,7 @@ def pairs_with(named: NamedSet, contenders: Sequence[Contender], wanted: Evaluat
     return pairs, list(dict.fromkeys(reasons))
 
 
-def pair_of(named: NamedSet, records: Records[Any], contender: Contender, wanted: Evaluation) -> Pair:
+def _pair_of(named: NamedSet, records: Records[Any], contender: Contender, wanted: Evaluation) -> Pair:
     feed = feed_of(named, records, contender.recipe)
     resolution = feed.records.protocol.resolution if wanted.resolution is None else wanted.resolution
     count = min(len(feed.records), wanted.images or len(feed.records))
@@ -176,10 +176,10 @@ def measured(pair: Pair, index: int, predictor: Predictor) -> Line:
     rulers = {row.name: Ruler(row.metrics, row.prepare) for row in pair.comparisons}
     parts = {key: ruler.measure(values, sample, pair.feed) for key, ruler in rulers.items()}
     known = {key: part for key, part in parts.items() if part is not None}
-    return Line(index, name, mark, parts=known, pose=pose_of(pair, index, predictor))
+    return Line(index, name, mark, parts=known, pose=_pose_of(pair, index, predictor))
 
 
-def pose_of(pair: Pair, index: int, predictor: Predictor) -> dict[str, Any] | None:
+def _pose_of(pair: Pair, index: int, predictor: Predictor) -> dict[str, Any] | None:
     """Of a person in the whole picture; None for all other records and models."""
     people = pair.feed.records
     if not isinstance(people, People) or not isinstance(predictor, OfCheckpoint):
@@ -201,7 +201,7 @@ def finite(values: Tensor, sample: Sample) -> Tensor:
 # What came of it
 
 
-def conclude(wanted: Evaluation, pairs: Sequence[Pair], notes: Sequence[str], device: str) -> int:
+def _conclude(wanted: Evaluation, pairs: Sequence[Pair], notes: Sequence[str], device: str) -> int:
     """The files, the table, and the exit code."""
     results = list(results_of(pairs, wanted.out))
     write_json(wanted.out / "evaluation.json", as_json(results))
@@ -212,15 +212,15 @@ def conclude(wanted: Evaluation, pairs: Sequence[Pair], notes: Sequence[str], de
     sys.stdout.write(table(results) + "\n")
     for note in notes:
         sys.stderr.write(f"diffusion-perception: left out: {note}\n")
-    return say_faults(results)
+    return _say_faults(results)
 
 
 def results_of(pairs: Sequence[Pair], out: Path) -> Iterator[Result]:
     for pair in pairs:
         lines = list(pair.ledger(out).lines(pair.count)) if isinstance(pair.feed.records, People) else []
-        added = added_up(lines or pair.ledger(out).lines(pair.count), pair.comparisons)
+        added = _added_up(lines or pair.ledger(out).lines(pair.count), pair.comparisons)
         if isinstance(pair.feed.records, People):
-            added["coco"] = ranked_people(pair.feed.records, lines)
+            added["coco"] = _ranked_people(pair.feed.records, lines)
         there = len(pair.feed.records) + len(pair.feed.records.faults)
         lacks = lacking(pair.named.reader, pair.named.settings, there)
         for comparison in pair.comparisons:
@@ -231,18 +231,18 @@ def results_of(pairs: Sequence[Pair], out: Path) -> Iterator[Result]:
                 yield result
 
 
-def added_up(lines: Iterable[Line], comparisons: Sequence[Comparison]) -> dict[str, tuple[list[Seen], Sums]]:
+def _added_up(lines: Iterable[Line], comparisons: Sequence[Comparison]) -> dict[str, tuple[list[Seen], Sums]]:
     """{comparison: what was found of each picture, and of all}."""
     found: dict[str, tuple[list[Seen], Sums]] = {row.name: ([], Sums()) for row in comparisons}
     for line in lines:
         for name, (seen, sums) in found.items():
             parts = line.parts.get(name, {})
             sums.add(parts)
-            seen.append(Seen(line.index, line.record, line.fault, {key: value_of(key, p) for key, p in parts.items()}))
+            seen.append(Seen(line.index, line.record, line.fault, {key: _value_of(key, p) for key, p in parts.items()}))
     return found
 
 
-def ranked_people(people: People, lines: Sequence[Line]) -> tuple[list[Seen], Sums]:
+def _ranked_people(people: People, lines: Sequence[Line]) -> tuple[list[Seen], Sums]:
     """COCO's figures of all poses at once; a single picture has none."""
     sums = Sums()
     sums.add(precision_parts(people, [line.pose for line in lines]))
@@ -250,11 +250,11 @@ def ranked_people(people: People, lines: Sequence[Line]) -> tuple[list[Seen], Su
     return [Seen(line.index, line.record, line.fault, none if line.pose else {}) for line in lines], sums
 
 
-def value_of(metric: str, part: Reduction) -> float:
+def _value_of(metric: str, part: Reduction) -> float:
     return metric_named(metric).value(part)
 
 
-def say_faults(results: Sequence[Result]) -> int:
+def _say_faults(results: Sequence[Result]) -> int:
     """Name what was not measured, on standard error. 1 if there is any."""
     said = {f"{r.contender.title} on {r.data}: {line.record}: {line.fault}" for r in results for line in r.faults}
     listed = {f"{r.data}: {fault}" for r in results for fault in r.feed.records.faults}

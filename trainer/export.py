@@ -61,12 +61,12 @@ class Export:
 def export(wanted: Export) -> list[str]:
     """Write what the arguments name as one file of the project's; lines for a person about it."""
     whole = wanted.choice.adapter is None or wanted.merge
-    check_layout(wanted, whole)
+    _check_layout(wanted, whole)
     if wanted.choice.adapter is None:
         checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
         first = checkpoints[0]
-        write_network(checkpoints, first.unet.load(), wanted)
-        return [written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
+        _write_network(checkpoints, first.unet.load(), wanted)
+        return [_written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
     base = wanted.choice.open_networks()
     checkpoint, adapter = open_adapted(base, wanted.choice.adapter, wanted.choice.family, wanted.choice.task)
     refuse_text_encoder(adapter, wanted.choice.context)
@@ -74,14 +74,14 @@ def export(wanted: Export) -> list[str]:
     if wanted.merge:
         channels = adapter.in_channels or base.architecture.in_channels
         widened = replace(checkpoint, architecture=replace(base.architecture, in_channels=channels))
-        write_network([widened], merge(adapter, base.unet.load()), wanted)
+        _write_network([widened], merge(adapter, base.unet.load()), wanted)
     else:
-        parts = {layer: cast_part(part, DTYPES[wanted.dtype]) for layer, part in adapter.parts.items()}
-        write_parts([checkpoint], base, replace(adapter, parts=parts), wanted)
-    return [written_line(wanted.out, [checkpoint.recipe])]
+        parts = {layer: _cast_part(part, DTYPES[wanted.dtype]) for layer, part in adapter.parts.items()}
+        _write_parts([checkpoint], base, replace(adapter, parts=parts), wanted)
+    return [_written_line(wanted.out, [checkpoint.recipe])]
 
 
-def check_layout(wanted: Export, whole: bool) -> None:
+def _check_layout(wanted: Export, whole: bool) -> None:
     """UserError for what a layout cannot hold, or a place where it cannot be written. whole: networks, no adapter."""
     if wanted.layout == "kohya" and whole:
         raise UserError("--layout kohya names the layers of a LoRA: give --adapter, without --merge.")
@@ -90,12 +90,12 @@ def check_layout(wanted: Export, whole: bool) -> None:
     if wanted.layout == "diffusers" and whole:
         check_folder(wanted.out)
     else:
-        check_out(wanted)
+        _check_out(wanted)
 
 
 def export_difference(wanted: Export) -> list[str]:
     """Write what a fine-tuned UNet changed of its base as an adapter; lines for a person on what was kept."""
-    check_out(wanted)
+    _check_out(wanted)
     base = wanted.choice.open_networks()
     checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
     unet = checkpoints[0].unet
@@ -111,14 +111,14 @@ def export_difference(wanted: Export) -> list[str]:
             f"{wanted.choice.model} is the same as its base {wanted.choice.base}: there is nothing to extract."
         )
     adapter = Adapter(wanted.out, {layer: part for layer, part, _ in extracted}, "extracted")
-    write_parts(checkpoints, base, adapter, wanted)
-    lines = [*report(extracted), written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
-    if has_own_decoder(checkpoints[0], base):
+    _write_parts(checkpoints, base, adapter, wanted)
+    lines = [*report(extracted), _written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
+    if _has_own_decoder(checkpoints[0], base):
         lines.append("Its VAE decodes otherwise than the base's and is no part of the adapter: keep it beside it.")
     return lines
 
 
-def check_out(wanted: Export) -> None:
+def _check_out(wanted: Export) -> None:
     """UserError for a file that cannot be written, or that is being read, by whatever name."""
     out = wanted.out
     if out.suffix != ".safetensors":
@@ -131,7 +131,7 @@ def check_out(wanted: Export) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def has_own_decoder(checkpoint: Checkpoint, base: Networks) -> bool:
+def _has_own_decoder(checkpoint: Checkpoint, base: Networks) -> bool:
     """Whether a checkpoint's VAE was trained along."""
     if checkpoint.vae is None or base.vae is None:
         return False
@@ -162,7 +162,7 @@ def lightened(checkpoint: Checkpoint, wanted: Export) -> Checkpoint:
     return checkpoint
 
 
-def light_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[Role, dict[str, dict[str, Tensor]]]:
+def _light_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[Role, dict[str, dict[str, Tensor]]]:
     """{role: {name: tensors}} of the halves that the recipes name. UserError for two of one name, or nobody's file."""
     held: dict[Role, dict[str, Weights]] = {role: {} for role in ROLES}
     for checkpoint in checkpoints:
@@ -178,12 +178,12 @@ def light_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[Role, dict[s
     return {role: {name: cast(light.load(), dtype) for name, light in lights.items()} for role, lights in held.items()}
 
 
-def about_light(light: Mapping[Role, Mapping[str, object]], checkpoint: Checkpoint) -> dict[str, str]:
+def _about_light(light: Mapping[Role, Mapping[str, object]], checkpoint: Checkpoint) -> dict[str, str]:
     """The header field that says whose latents they are for, if there are any."""
     return latents_note(checkpoint.vae) if any(light.values()) else {}
 
 
-def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], wanted: Export) -> None:
+def _write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], wanted: Export) -> None:
     """The networks of some recipes, whole, with their contexts baked in."""
     first, dtype = checkpoints[0], DTYPES[wanted.dtype]
     vae = None
@@ -196,20 +196,20 @@ def write_network(checkpoints: list[Checkpoint], unet: Mapping[str, Tensor], wan
             [replace(recipe, **dict.fromkeys(LIGHT_FIELDS, "")) for recipe in recipes],
             unet=(first.architecture, cast(unet, dtype)),
             vae=vae,
-            heads=heads_of(checkpoints, dtype),
-            contexts=contexts_of(checkpoints, wanted),
+            heads=_heads_of(checkpoints, dtype),
+            contexts=_contexts_of(checkpoints, wanted),
         )
         return
-    light = light_of(checkpoints, wanted)
+    light = _light_of(checkpoints, wanted)
     write_own(
         wanted.out,
         recipes,
         unet=(first.architecture, cast(unet, dtype)),
         vae=vae,
-        heads=heads_of(checkpoints, dtype),
+        heads=_heads_of(checkpoints, dtype),
         light=light,
-        contexts=contexts_of(checkpoints, wanted),
-        metadata={**modelspec(recipes, recipes[0].base, title=wanted.out.stem), **about_light(light, first)},
+        contexts=_contexts_of(checkpoints, wanted),
+        metadata={**modelspec(recipes, recipes[0].base, title=wanted.out.stem), **_about_light(light, first)},
     )
 
 
@@ -217,7 +217,7 @@ LIGHT_FIELDS = ("decoder", "decoder_cost", "encoder", "encoder_cost")
 """Of a recipe: what only the project's own file holds."""
 
 
-def write_parts(checkpoints: list[Checkpoint], base: Networks, adapter: Adapter, wanted: Export) -> None:
+def _write_parts(checkpoints: list[Checkpoint], base: Networks, adapter: Adapter, wanted: Export) -> None:
     """An adapter with its manifest; the base given with it is the one it was trained on, unless it says otherwise."""
     first = checkpoints[0]
     described = replace(
@@ -232,21 +232,21 @@ def write_parts(checkpoints: list[Checkpoint], base: Networks, adapter: Adapter,
         spec = modelspec(described.recipes, first.recipe.base, title=wanted.out.stem, adapter=True)
         write_lora(wanted.out, described, wanted.layout, spec)
         return
-    contexts = contexts_of(checkpoints, wanted)
-    heads = heads_of(checkpoints, DTYPES[wanted.dtype])
-    light = light_of(checkpoints, wanted)
+    contexts = _contexts_of(checkpoints, wanted)
+    heads = _heads_of(checkpoints, DTYPES[wanted.dtype])
+    light = _light_of(checkpoints, wanted)
     spec = modelspec(described.recipes, first.recipe.base, title=wanted.out.stem, adapter=True)
-    about = {**spec, **about_light(light, first)}
+    about = {**spec, **_about_light(light, first)}
     write_adapter(wanted.out, described, heads, contexts, about, light)
 
 
-def heads_of(checkpoints: list[Checkpoint], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
+def _heads_of(checkpoints: list[Checkpoint], dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
     """{name: tensors} of the heads that the recipes name."""
     held = {checkpoint.recipe.head: checkpoint.head for checkpoint in checkpoints}
     return {name: cast(head.load(), dtype) for name, head in held.items() if head is not None}
 
 
-def contexts_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[str, Tensor]:
+def _contexts_of(checkpoints: list[Checkpoint], wanted: Export) -> dict[str, Tensor]:
     """The tokens that each recipe uses. A guided one gets its prompt with each image; the empty one is its contrast."""
     prompts = {checkpoint.recipe.prompt: checkpoint.recipe.id for checkpoint in checkpoints}
     if wanted.choice.context and len(prompts) > 1:
@@ -275,7 +275,7 @@ def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
     return {name: stored(name, tensor, dtype) for name, tensor in tensors.items()}
 
 
-def cast_part(part: Part, dtype: torch.dtype) -> Part:
+def _cast_part(part: Part, dtype: torch.dtype) -> Part:
     """In this precision, the scale as it is."""
     held = vars(part)
     tensors = {name: stored(name, value, dtype) for name, value in held.items() if isinstance(value, Tensor)}
@@ -296,7 +296,7 @@ def kind_of(part: Part) -> str:
     return f"rank {part.up.shape[1]}" if isinstance(part, LowRank) else "whole"
 
 
-def written_line(out: Path, recipes: list[Recipe]) -> str:
+def _written_line(out: Path, recipes: list[Recipe]) -> str:
     files = out.rglob("*") if out.is_dir() else [out]
     size = sum(file.stat().st_size for file in files if file.is_file())
     return f"{out}: {', '.join(recipe.id for recipe in recipes)}, {size / 1e6:.1f} MB"

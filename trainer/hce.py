@@ -21,7 +21,7 @@ CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 @by_pictures
-def human_corrections(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
+def _human_corrections(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """Points of polygons around what is wrong, and regions to be clicked at, of masks (H, W) in [0, 1]; a count.
 
     The prediction is stretched to [0, 1] as the other metrics of masks do it, and cut at 0.5. What is not valid is
@@ -31,25 +31,25 @@ def human_corrections(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     found = mask > 0.5
     both, either = truth & found, truth | found
     surplus, lack = found & ~both, truth & ~both
-    core = eroded(either, RELAX)
-    wrong = surplus & grown_within(surplus & core, ~truth)
+    core = _eroded(either, RELAX)
+    wrong = surplus & _grown_within(surplus & core, ~truth)
     thin = skeleton(truth)
-    missing = (lack & grown_within(lack & core, ~found)) | (thin & ~both)
+    missing = (lack & _grown_within(lack & core, ~found)) | (thin & ~both)
     return efforts(wrong, both | missing) + efforts(missing, ~(both | wrong | missing))
 
 
-def grown_within(mask: Mask, room: Mask) -> Mask:
+def _grown_within(mask: Mask, room: Mask) -> Mask:
     """A mask that grows RELAX times, inside `room` only."""
     for _ in range(RELAX):
-        mask = dilated(mask) & room
+        mask = _dilated(mask) & room
     return mask
 
 
-def dilated(mask: Mask) -> Mask:
+def _dilated(mask: Mask) -> Mask:
     return cv2.dilate(mask.astype(np.uint8), CROSS).astype(bool)
 
 
-def eroded(mask: Mask, times: int) -> Mask:
+def _eroded(mask: Mask, times: int) -> Mask:
     return cv2.erode(mask.astype(np.uint8), CROSS, iterations=times).astype(bool)
 
 
@@ -58,7 +58,7 @@ def efforts(errors: Mask, beside: Mask) -> float:
     if not errors.any():
         return 0.0
     edges, _ = cv2.findContours(errors.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
-    shared, seen = dilated(beside), np.zeros(errors.shape, bool)
+    shared, seen = _dilated(beside), np.zeros(errors.shape, bool)
     pieces = [piece for edge in edges for piece in closed(list(runs(edge[:, 0], shared, seen)))]
     _, regions = cv2.connectedComponents(errors.astype(np.uint8), connectivity=8)
     clicked = len(set(np.unique(regions)) - set(np.unique(regions[seen])) - {0})
@@ -94,4 +94,4 @@ def skeleton(mask: Mask) -> Mask:
     return skeletonize(mask).astype(bool)
 
 
-HCE = Metric("hce", "HCE", human_corrections, False, 0)
+HCE = Metric("hce", "HCE", _human_corrections, False, 0)

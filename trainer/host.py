@@ -230,13 +230,13 @@ def open_perceiver(
 def device_named(name: str) -> str:
     """The device, or the best there is if none is named. UserError if this machine has no such."""
     try:
-        return str(torch.empty(0, device=name or best_device()).device)
+        return str(torch.empty(0, device=name or _best_device()).device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"Device {name!r} cannot be used ({reason}): leave --device out for the best one.") from None
 
 
-def best_device() -> str:
+def _best_device() -> str:
     """A GPU if there is one."""
     if torch.cuda.is_available():
         return "cuda"
@@ -272,11 +272,11 @@ def make_unet(architecture: UNetArchitecture) -> UNet2DConditionModel:
     if architecture.fourier:
         unet.fftblock = FourierBlock(architecture.widths[-1])
         # a partial, unlike a closure, leads a copy of the network to the copy's own block
-        unet.get_submodule("mid_block").register_forward_hook(partial(passed_on, unet.fftblock))
+        unet.get_submodule("mid_block").register_forward_hook(partial(_passed_on, unet.fftblock))
     return unet
 
 
-def passed_on(block: nn.Module, before: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _passed_on(block: nn.Module, before: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """A forward hook: what the module before it gives, through the block."""
     return block(output)
 
@@ -316,16 +316,16 @@ def shapes_in(tensors: Mapping[str, Tensor]) -> Shapes:
 
 def named_context(text: str, architecture: UNetArchitecture) -> Context:
     """FILE or FILE:KEY."""
-    path, key = file_and_key(text)
+    path, key = _file_and_key(text)
     return as_context(read_context(path, key), architecture, path)
 
 
 def named_tensor(text: str, what: str) -> Tensor:
     """float32, of FILE or FILE:KEY; what: what it is, for people."""
-    return read_tensor(*file_and_key(text), what)
+    return read_tensor(*_file_and_key(text), what)
 
 
-def file_and_key(text: str) -> tuple[Path, str]:
+def _file_and_key(text: str) -> tuple[Path, str]:
     """The key is "" where none is named."""
     path, _, key = text.rpartition(":") if ":" in text and not Path(text).exists() else (text, "", "")
     return Path(path), key
@@ -360,14 +360,14 @@ def open_text_encoder(folder: Path) -> Any:
     weights that are not its own, where transformers would make up what is missing."""
     from transformers import CLIPTextModel
 
-    weights, expected = text_weights(folder), text_network(folder)
+    weights, expected = text_weights(folder), _text_network(folder)
     known = shapes_of(expected)
     check_fits(expected, {new: known[old] for old, new in text_names(list(known)).items()}, weights.shapes, weights)
     # .float(): transformers keeps the dtype of the file since version 5
     return CLIPTextModel.from_pretrained(folder, local_files_only=True).float()
 
 
-def text_network(folder: Path) -> nn.Module:
+def _text_network(folder: Path) -> nn.Module:
     """The text encoder that config.json describes, without weights. CheckpointError if it describes none."""
     from transformers import CLIPTextConfig, CLIPTextModel
 

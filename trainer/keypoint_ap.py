@@ -80,7 +80,7 @@ def from_folder(root: Path) -> Annotated:
     return complete(listed, rows, tables[0]["categories"], paths, str(root / "keypoints"))
 
 
-def from_people(people: People, count: int) -> Annotated:
+def _from_people(people: People, count: int) -> Annotated:
     """The first records of a dataset: people without a labelled keypoint are none of them, and neither are crowds."""
     paths: dict[str, int] = {}
     rows = [
@@ -98,18 +98,18 @@ def from_people(people: People, count: int) -> Annotated:
     return complete(images, rows, categories, places, people.name)
 
 
-def of_whole_set(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+def _of_whole_set(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """AP ranks what was found in all pictures: see `precision_parts`."""
     raise UserError("AP is of a whole set and cannot be added up picture by picture.")
 
 
-AP_ROWS = {name.lower(): Metric(name.lower(), name, of_whole_set, True, 1, "set") for name in NAMES}
+AP_ROWS = {name.lower(): Metric(name.lower(), name, _of_whole_set, True, 1, "set") for name in NAMES}
 """As rows of metrics."""
 
 
 def precision_parts(people: People, poses: Sequence[Mapping[str, Any] | None]) -> dict[str, Reduction]:
     """{metric of AP_ROWS: its value} of the first records' predicted poses; None where there is none."""
-    annotated = from_people(people, len(poses))
+    annotated = _from_people(people, len(poses))
     rows = zip(annotated.table["annotations"], poses)
     results = [{"image_id": row["image_id"], "category_id": 1, **pose} for row, pose in rows if pose]
     values = average_precision(annotated, results)
@@ -129,27 +129,29 @@ def complete(
     category = kind.setdefault("id", 1)
     its = [row for row in rows if row.get("category_id", category) == category]
     annotations = [
-        {**filled_annotation(row, paths, skeleton, where), "id": number, "category_id": category}
+        {**_filled_annotation(row, paths, skeleton, where), "id": number, "category_id": category}
         for number, row in enumerate(its, 1)
     ]
     return Annotated({"images": list(images), "annotations": annotations, "categories": [kind]}, paths, skeleton)
 
 
-def filled_annotation(row: dict[str, Any], paths: Mapping[int, Path], skeleton: Skeleton, where: str) -> dict[str, Any]:
+def _filled_annotation(
+    row: dict[str, Any], paths: Mapping[int, Path], skeleton: Skeleton, where: str
+) -> dict[str, Any]:
     """An annotation with what COCOeval asks for and files may leave out. DatasetError for what cannot be made up."""
     name, box = f"{where}: annotation {row.get('id')}", row.get("bbox")
     if row.get("image_id") not in paths:
         raise DatasetError(f"{name} is of the image {row.get('image_id')}, which is not listed.")
-    if box is None or not are_numbers(box, 4):
+    if box is None or not _are_numbers(box, 4):
         raise DatasetError(f"{name} has the bbox {box}: expected x, y, width and height in pixels.")
     keypoints = row.get("keypoints") or [0] * 3 * len(skeleton)
-    if not are_numbers(keypoints, 3 * len(skeleton)):
+    if not _are_numbers(keypoints, 3 * len(skeleton)):
         raise DatasetError(f"{name} has other keypoints than 3 numbers for each of {len(skeleton)}.")
     known = {"num_keypoints": sum(seen > 0 for seen in keypoints[2::3]), "iscrowd": 0}
     return {**known, **row, "keypoints": keypoints, "area": row.get("area") or box[2] * box[3]}
 
 
-def are_numbers(value: Any, count: int) -> bool:
+def _are_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(isinstance(part, int | float) for part in value)
 
 
@@ -175,14 +177,14 @@ def detected_boxes(results: Any, annotated: Annotated) -> dict[int, list[Box]]:
                 f"Box {number} is of the image {row.get('image_id')}, which the annotations do not list: give the "
                 "results of a detector on the same images."
             )
-        if not are_numbers(row.get("bbox"), 4):
+        if not _are_numbers(row.get("bbox"), 4):
             raise UserError(f"Box {number} has the bbox {row.get('bbox')}: expected x, y, width and height in pixels.")
         boxes.setdefault(row["image_id"], []).append(read_box([*row["bbox"], row.get("score", 1.0)]))
     return boxes
 
 
 @torch.no_grad()
-def predict_all(
+def _predict_all(
     perceiver: Perceiver,
     annotated: Annotated,
     boxes: Mapping[int, Sequence[Box]],
@@ -239,14 +241,14 @@ def command(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, truth.json and scores.json")
     said = parser.parse_args(words)
     try:
-        measure_keypoints(**vars(said))
+        _measure_keypoints(**vars(said))
     except (UserError, OSError) as error:
         sys.stderr.write(f"keypoint_ap: {' '.join(str(error).split())}\n")
         return 2
     return 0
 
 
-def measure_keypoints(
+def _measure_keypoints(
     model: Path,
     root: Path,
     out: Path,
@@ -273,7 +275,7 @@ def measure_keypoints(
     checkpoint = open_checkpoint(model, task="keypoints")
     check_skeleton(checkpoint.recipe, annotated)
     perceiver = load_perceiver(checkpoint, device=device_named(device))
-    results = predict_all(perceiver, annotated, people, flip_test, batch_size)
+    results = _predict_all(perceiver, annotated, people, flip_test, batch_size)
     scores = average_precision(annotated, results)
     out.mkdir(parents=True, exist_ok=True)
     for name, content in (("results", results), ("truth", annotated.table), ("scores", scores)):

@@ -51,11 +51,11 @@ def make_labels(wanted: Labelling) -> int:
     """All stages. 1 if a picture has no label, else 0. UserError for what a person can mend."""
     plan, device = read_plan(wanted.plan, wanted.out), device_named(wanted.device)
     shelf = Shelf(plan.out, [labeller_of(teacher) for teacher in plan.teachers])
-    check_teachers(plan, shelf)
+    _check_teachers(plan, shelf)
     (plan.out / WORK).mkdir(parents=True, exist_ok=True)
     hold(plan.out / WORK)
     try:
-        check_same(plan)
+        _check_same(plan)
         return labelled(plan, shelf, device)
     finally:
         release(plan.out / WORK)
@@ -63,18 +63,18 @@ def make_labels(wanted: Labelling) -> int:
 
 def labelled(plan: Plan, shelf: Shelf, device: str) -> int:
     """The stages, one after the other."""
-    pictures = plan_pictures(plan, device)
+    pictures = _plan_pictures(plan, device)
     write_whole(plan.out / "dataset.toml", description(plan, shelf).encode())
     faults = label_all(shelf, pictures, device)
     for number, agreement in enumerate(plan.agreements):
-        agree_all(shelf, pictures, agreement, journal_of(plan, f"agreement-{number}"), device)
+        agree_all(shelf, pictures, agreement, _journal_of(plan, f"agreement-{number}"), device)
     rows = list(provenance(plan, shelf, pictures, faults))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_whole(plan.out / "provenance.jsonl", text.encode())
     return said(plan, rows, faults)
 
 
-def check_teachers(plan: Plan, shelf: Shelf) -> None:
+def _check_teachers(plan: Plan, shelf: Shelf) -> None:
     """UserError for two teachers of one task, and for a second opinion on what nobody says."""
     folders = [labeller.folder for labeller in shelf.labellers]
     for folder in folders:
@@ -87,11 +87,11 @@ def check_teachers(plan: Plan, shelf: Shelf) -> None:
             raise UserError(f"{agreement.model} says {task}, of which there is no teacher: name one of {task} first.")
 
 
-def check_same(plan: Plan) -> None:
+def _check_same(plan: Plan) -> None:
     """Write down what is asked for. UserError if the folder was begun with something else: labels would be mixed."""
     file = plan.out / WORK / "plan.json"
     # as it comes back of a file
-    told = json.loads(json.dumps({**plan.table(), "sha256": dict(model_hashes(plan))}))
+    told = json.loads(json.dumps({**plan.table(), "sha256": dict(_model_hashes(plan))}))
     if not file.exists():
         write_whole(file, json.dumps(told, indent=1, ensure_ascii=False).encode())
         return
@@ -103,24 +103,24 @@ def check_same(plan: Plan) -> None:
         )
 
 
-def model_hashes(plan: Plan) -> Iterator[tuple[str, str]]:
+def _model_hashes(plan: Plan) -> Iterator[tuple[str, str]]:
     """(file, SHA-256) of all models, prompts and poses."""
     rows: list[Teacher] = [*plan.teachers, *plan.agreements]
     named = [plan.prompts.file, plan.prompts.model, plan.pictures.model, *(row.source for row in rows)]
     for path in map(Path, dict.fromkeys([*named, *(row.base for row in rows)])):
         for file in sorted(path.rglob("*")) if path.is_dir() and path != Path() else [path]:
             if file.is_file():
-                yield file.as_posix(), file_digest(file)
-                yield from ((str(beside), file_digest(beside)) for beside in teacher_tomls(file))
+                yield file.as_posix(), _file_digest(file)
+                yield from ((str(beside), _file_digest(beside)) for beside in _teacher_tomls(file))
 
 
-def teacher_tomls(file: Path) -> list[Path]:
+def _teacher_tomls(file: Path) -> list[Path]:
     """The TOML that says what an ONNX file predicts."""
     beside = file.with_suffix(".toml")
     return [beside] if file.suffix == ".onnx" and beside.is_file() else []
 
 
-def file_digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -128,17 +128,17 @@ def file_digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def journal_of(plan: Plan, name: str) -> Journal:
+def _journal_of(plan: Plan, name: str) -> Journal:
     return Journal(plan.out / WORK / f"{name}.jsonl")
 
 
-def plan_pictures(plan: Plan, device: str) -> dict[str, Path]:
+def _plan_pictures(plan: Plan, device: str) -> dict[str, Path]:
     """{name without its ending: where it lies}, those that are there or that are painted now. UserError if none are."""
     folder = Path(plan.pictures.folder) if plan.pictures.folder else plan.out / WORK / "pictures"
     if plan.pictures.model:
-        prompts = prompts_of(plan.prompts, journal_of(plan, "prompts"), device)
+        prompts = prompts_of(plan.prompts, _journal_of(plan, "prompts"), device)
         ordered = list(orders(prompts, plan.pictures))
-        paint_all(ordered, plan.pictures, folder, journal_of(plan, "pictures"), device)
+        paint_all(ordered, plan.pictures, folder, _journal_of(plan, "pictures"), device)
     found, faults = list_files(folder, READERS)
     for fault in faults:
         sys.stderr.write(f"diffusion-perception: left out: {fault.reason}\n")
@@ -161,8 +161,8 @@ def description(plan: Plan, shelf: Shelf) -> str:
 
 def provenance(plan: Plan, shelf: Shelf, pictures: dict[str, Path], faults: dict[str, str]) -> Iterator[dict[str, Any]]:
     """A row a picture: what it is, who said what of it, and whether it is kept."""
-    painted = {row["picture"]: row for row in journal_of(plan, "pictures").rows()}
-    journals = [journal_of(plan, f"agreement-{number}") for number in range(len(plan.agreements))]
+    painted = {row["picture"]: row for row in _journal_of(plan, "pictures").rows()}
+    journals = [_journal_of(plan, f"agreement-{number}") for number in range(len(plan.agreements))]
     agreed = [{row["picture"]: row for row in journal.rows()} for journal in journals]
     for stem, picture in pictures.items():
         image, *labels = shelf.files(stem, picture)

@@ -40,7 +40,7 @@ class Latents:
         """Those of a run's pictures and targets, if it keeps any; precision: in which they are made."""
         if not config.cache_latents:
             return None
-        looks = [target_appearance(recipe) for recipe in recipes]
+        looks = [_target_appearance(recipe) for recipe in recipes]
         about = (config.size, config.augment, config.target, looks, weights_of(vae))
         return cls(Path(config.out) / "latents", precision, *about)
 
@@ -87,7 +87,7 @@ class Latents:
             log.warning("%d of %d latents made anew: pictures or truth of theirs changed since.", changed, known)
 
 
-def target_appearance(recipe: Recipe) -> dict[str, object]:
+def _target_appearance(recipe: Recipe) -> dict[str, object]:
     """What of a recipe may decide how targets look; runs that differ in the rest can share a folder."""
     return {row.name: getattr(recipe, row.name) for row in fields(recipe) if row.name not in UNSEEN}
 

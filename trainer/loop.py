@@ -65,15 +65,15 @@ def fit(run: Run) -> None:
         run.model.train()
         if run.config.validate_first and first == 0:
             validate(run, 0)
-        if gives_up(run, run.first_step):
-            return give_up(run, run.first_step)
+        if _gives_up(run, run.first_step):
+            return _give_up(run, run.first_step)
         for step in progress(run):
             take_step(run, list(itertools.islice(stream, run.config.accumulation)), step)
             after(run, step + 1)
-            if is_to_stop(run) and step + 1 < run.config.steps:
+            if _is_to_stop(run) and step + 1 < run.config.steps:
                 leave(run, step + 1)
-            if gives_up(run, step + 1):
-                return give_up(run, step + 1)
+            if _gives_up(run, step + 1):
+                return _give_up(run, step + 1)
         finish(run)
 
 
@@ -81,7 +81,7 @@ def take_step(run: Run, taken: list[Batch], step: int) -> None:
     """One optimiser step, number `step` from 0, on all its micro-batches."""
     set_rates(run.optimiser, share_of_peak(step, run.config))
     taken = [prepared(run, batch) for batch in taken]
-    for batch, coefficients, last in zip(taken, coefficients_of(run, taken), last_of(taken)):
+    for batch, coefficients, last in zip(taken, _coefficients_of(run, taken), _last_of(taken)):
         with gathered(run, last):
             terms = run.model(batch) * coefficients
             # processes' gradients are averaged, and are wanted summed
@@ -110,7 +110,7 @@ def prepared(run: Run, batch: Batch) -> Batch:
     return batch.to(run.accelerator.device, run.learner.dtype)
 
 
-def last_of(taken: Sequence[Batch]) -> Iterator[bool]:
+def _last_of(taken: Sequence[Batch]) -> Iterator[bool]:
     """Whether each is the last of its step."""
     return (i == len(taken) - 1 for i in range(len(taken)))
 
@@ -120,7 +120,7 @@ def gathered(run: Run, last: bool) -> AbstractContextManager[Any]:
     return nullcontext() if last else run.accelerator.no_sync(run.model)
 
 
-def coefficients_of(run: Run, taken: Sequence[Batch]) -> list[Tensor]:
+def _coefficients_of(run: Run, taken: Sequence[Batch]) -> list[Tensor]:
     """What each entry of each micro-batch's totals is multiplied by, so that the step's gradient is that of one batch.
 
     An entry is divided by what all micro-batches of its task, on all processes, count together; a task has the share of
@@ -152,7 +152,7 @@ def after(run: Run, done: int) -> None:
     if config.validate_every and done % config.validate_every == 0 and not last:
         validate(run, done)
     if saves or last:
-        save_run(run, done)
+        _save_run(run, done)
 
 
 def tell(sentence: str) -> None:
@@ -181,7 +181,7 @@ def validate(run: Run, done: int) -> None:
     run.model.train()
 
 
-def save_run(run: Run, done: int) -> None:
+def _save_run(run: Run, done: int) -> None:
     """The state, from which the run can go on."""
     if run.accelerator.is_main_process:
         scaler = run.accelerator.scaler
@@ -201,7 +201,7 @@ def save_run(run: Run, done: int) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def is_to_stop(run: Run) -> bool:
+def _is_to_stop(run: Run) -> bool:
     """Whether any process was asked to end the run; all of them say the same after the same step."""
     if run.accelerator.num_processes == 1:
         return run.wish.number != 0
@@ -217,8 +217,8 @@ def leave(run: Run, done: int) -> NoReturn:
     if run.journal.losses:
         run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
     if run.journal.saved != done:
-        save_run(run, done)
-    write_last(run, done)
+        _save_run(run, done)
+    _write_last(run, done)
     again = "the same command" if config.resume else "the same command with resume = true"
     raise Stopped(
         f"stopped at step {done} of {config.steps}; {run.out} holds its state and its weights so far: {again} goes on "
@@ -227,7 +227,7 @@ def leave(run: Run, done: int) -> NoReturn:
     )
 
 
-def gives_up(run: Run, done: int) -> bool:
+def _gives_up(run: Run, done: int) -> bool:
     """Whether the held-out pictures have not been measured better for so long that the run ends after `done` steps; all
     processes say the same."""
     if not run.config.patience or not run.config.validate_every or done % run.config.validate_every:
@@ -238,12 +238,12 @@ def gives_up(run: Run, done: int) -> bool:
     return idle >= run.config.patience
 
 
-def give_up(run: Run, done: int) -> None:
+def _give_up(run: Run, done: int) -> None:
     """Save everything after `done` steps, say why no more are taken, and end."""
     if run.journal.losses:
         run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
     if run.journal.saved != done:
-        save_run(run, done)
+        _save_run(run, done)
     if run.accelerator.is_main_process:
         tqdm.write(
             f"The run ends at step {done} of {run.config.steps}: {run.progress['idle']} validations in a row were no "
@@ -251,18 +251,18 @@ def give_up(run: Run, done: int) -> None:
             "goes on from here.",
             sys.stderr,
         )
-    write_last(run, done)
+    _write_last(run, done)
     run.tally.close()
 
 
 def finish(run: Run) -> None:
     """The last validation, the file that the run was for, and what of its data could not be read."""
     validate(run, run.config.steps)
-    write_last(run, run.config.steps)
+    _write_last(run, run.config.steps)
     run.tally.close()
 
 
-def write_last(run: Run, done: int) -> None:
+def _write_last(run: Run, done: int) -> None:
     """The weights after `done` steps, and the end of the log."""
     if run.accelerator.is_main_process:
         with run.average.in_place(run.learner.learning()):

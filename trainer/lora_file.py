@@ -20,7 +20,7 @@ def alpha(part: LowRank) -> Tensor:
     return torch.tensor(part.scale * part.up.shape[1])
 
 
-def refuse_differences(parts: Parts, layout: str) -> None:
+def _refuse_differences(parts: Parts, layout: str) -> None:
     """UserError for what is no low-rank pair of matrices."""
     others = [layer for layer, part in parts.items() if isinstance(part, Delta) or part.bias is not None]
     if others:
@@ -30,33 +30,33 @@ def refuse_differences(parts: Parts, layout: str) -> None:
         )
 
 
-def as_matrix(part: LowRank) -> Tensor:
+def _as_matrix(part: LowRank) -> Tensor:
     """`up` with as many dimensions as `down`: of convolutions 1x1."""
     return part.up[..., None, None] if part.down.ndim == 4 else part.up
 
 
-def in_diffusers_names(parts: Parts) -> dict[str, Tensor]:
+def _in_diffusers_names(parts: Parts) -> dict[str, Tensor]:
     """peft's endings on diffusers' layers."""
-    refuse_differences(parts, "diffusers")
+    _refuse_differences(parts, "diffusers")
     named = {}
     for layer, part in parts.items():
         assert isinstance(part, LowRank)
         key = f"unet.{layer}"
         named |= {
             f"{key}.lora_A.weight": part.down,
-            f"{key}.lora_B.weight": as_matrix(part),
+            f"{key}.lora_B.weight": _as_matrix(part),
             f"{key}.alpha": alpha(part),
         }
     return named
 
 
-def in_kohya_names(parts: Parts) -> dict[str, Tensor]:
+def _in_kohya_names(parts: Parts) -> dict[str, Tensor]:
     """Dots become underscores; differences have names there too."""
     named: dict[str, Tensor | None] = {}
     for layer, part in parts.items():
         key = "lora_unet_" + layer.replace(".", "_")
         if isinstance(part, LowRank):
-            pair = {"lora_down.weight": part.down, "lora_up.weight": as_matrix(part), "alpha": alpha(part)}
+            pair = {"lora_down.weight": part.down, "lora_up.weight": _as_matrix(part), "alpha": alpha(part)}
             named |= {f"{key}.{name}": tensor for name, tensor in pair.items()}
         else:
             named[f"{key}.diff"] = part.weight
@@ -64,7 +64,7 @@ def in_kohya_names(parts: Parts) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
-NAMES: dict[str, Callable[[Parts], dict[str, Tensor]]] = {"diffusers": in_diffusers_names, "kohya": in_kohya_names}
+NAMES: dict[str, Callable[[Parts], dict[str, Tensor]]] = {"diffusers": _in_diffusers_names, "kohya": _in_kohya_names}
 """By the layout that `export` is asked for."""
 
 

@@ -55,10 +55,10 @@ def picture_terms(listed: object, task: str) -> list[Term]:
     """Of one loss, or a list of them. ConfigError for what is neither."""
     if not isinstance(listed, str | list | tuple):
         raise ConfigError(f"objective.pixel_losses.{task} = {listed!r}: expected a list of losses.")
-    return [picture_term(text, task) for text in ([listed] if isinstance(listed, str) else listed)]
+    return [_picture_term(text, task) for text in ([listed] if isinstance(listed, str) else listed)]
 
 
-def picture_term(text: str, task: str) -> Term:
+def _picture_term(text: str, task: str) -> Term:
     """'ssi' or 'ssi:0.25'."""
     name, colon, factor = str(text).partition(":")
     check_known(f"loss for {task}", name, LOSSES)
@@ -82,12 +82,12 @@ class Answer(NamedTuple):
 
 def weights(batch: Batch, terms: Sequence[Term]) -> Counted:
     """Known before anything is predicted."""
-    counted = [term_weight(batch, term) for term in terms]
+    counted = [_term_weight(batch, term) for term in terms]
     factors = [torch.full_like(part, term.factor, dtype=widest_on(part.device)) for part, term in zip(counted, terms)]
     return Counted(torch.cat(counted), torch.cat(factors))
 
 
-def term_weight(batch: Batch, term: Term) -> Tensor:
+def _term_weight(batch: Batch, term: Term) -> Tensor:
     if term.space == "latent":
         cells = valid_cells(batch.valid)
         return term.loss.weight(cells.new_zeros((len(batch), 4, *cells.shape[-2:]), dtype=torch.float32), cells)
@@ -149,7 +149,7 @@ def check_objective(config: Config, recipes: Mapping[str, Recipe]) -> None:
                 f"{recipe.row.name} are as many heatmaps as the skeleton has names, which only a head makes: set "
                 'network.head = "vitpose_classic".'
             )
-        check_scores(recipe, terms_of(recipe, settings))
+        _check_scores(recipe, terms_of(recipe, settings))
         traceless = settings.loss != "latent" or not PARADIGMS[recipe.paradigm].shows_target
         if recipe.prediction_type == "epsilon" and traceless:
             raise ConfigError(
@@ -158,7 +158,7 @@ def check_objective(config: Config, recipes: Mapping[str, Recipe]) -> None:
             )
 
 
-def check_scores(recipe: Recipe, terms: Sequence[Term]) -> None:
+def _check_scores(recipe: Recipe, terms: Sequence[Term]) -> None:
     """ConfigError where losses of class scores meet something else, or others meet class scores."""
     scored = recipe.target_codec().classes
     if scored and any(term.space != "score" for term in terms):

@@ -24,7 +24,7 @@ def adamw(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
 
 
-def adamw_8bit(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
+def _adamw_8bit(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
     """Moments in 8 bits: a quarter of the memory."""
     try:
         import bitsandbytes  # pyright: ignore[reportMissingImports]
@@ -38,7 +38,7 @@ def adamw_8bit(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
 OPTIMISERS: dict[str, Callable[[list[dict[str, Any]], Settings], Optimizer]] = {
     "adam": adam,
     "adamw": adamw,
-    "adamw8bit": adamw_8bit,
+    "adamw8bit": _adamw_8bit,
 }
 MOMENTS = {"adam": 8, "adamw": 8, "adamw8bit": 2}
 """Bytes that each keeps for a weight."""

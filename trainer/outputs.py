@@ -41,7 +41,7 @@ def files_of(choice: ModelChoice) -> Iterator[Path]:
     """What a command reads of the model that it is asked for."""
     for path in (choice.model, choice.adapter, choice.base):
         if path is not None:
-            yield from (file for file in files_in(path) if is_read(file, path))
+            yield from (file for file in files_in(path) if _is_read(file, path))
     yield from map(file_of, filter(None, (choice.context, choice.negative_context)))
 
 
@@ -50,7 +50,7 @@ def file_of(text: str) -> Path:
     return Path(text if Path(text).exists() else text.rpartition(":")[0] or text)
 
 
-def is_read(file: Path, chosen: Path) -> bool:
+def _is_read(file: Path, chosen: Path) -> bool:
     """Of a folder what models consist of, or the only weights in it."""
     return (
         file == chosen

@@ -80,36 +80,36 @@ class Prediction:
 def predict_files(wanted: Prediction) -> None:
     """Predict every image and write what was seen of it. UserError for what a person can mend."""
     device = device_named(wanted.device)
-    check_there(wanted.images, wanted.out)
+    _check_there(wanted.images, wanted.out)
     clips = {path: clip_at(path) for path in wanted.images if is_clip(path)}
     check_names(wanted, clips)
     check_apart(outputs(wanted, clips), inputs(wanted, clips))
-    boxes_in, noise = finder(wanted), given_noise(wanted)
+    boxes_in, noise = finder(wanted), _given_noise(wanted)
     checkpoint, adapter = wanted.choice.open()
     # before the weights are read, which takes a while
-    checkpoint = replace(checkpoint, recipe=for_people(checkpoint.recipe, wanted))
-    check_wanted(checkpoint.recipe, wanted, clips)
+    checkpoint = replace(checkpoint, recipe=_for_people(checkpoint.recipe, wanted))
+    _check_wanted(checkpoint.recipe, wanted, clips)
     perceiver = load_chosen(wanted.choice, checkpoint, adapter, device, encoder=wanted.encoder, decoder=wanted.decoder)
     wanted.out.mkdir(parents=True, exist_ok=True)
-    check_noise(perceiver.recipe, noise)
+    _check_noise(perceiver.recipe, noise)
     perceive = PERCEIVE[perceiver.recipe.row.per]
     with torch.inference_mode():
         for path in wanted.images:
             if path in clips:
-                perceive_clip(perceiver, clips[path], device, noise, wanted)
+                _perceive_clip(perceiver, clips[path], device, noise, wanted)
                 continue
             image = read_upright(path)
             boxes = boxes_in(path, (image.shape[-2], image.shape[-1]))
             perceive(perceiver, image.to(device), boxes, noise, wanted, path)
 
 
-def given_noise(wanted: Prediction) -> Noise:
+def _given_noise(wanted: Prediction) -> Noise:
     """What the arguments give in place of random numbers."""
     files = {"noise": wanted.noise, "step noise": wanted.step_noise}
     return Noise(*(named_tensor(text, what) if text else None for what, text in files.items()))
 
 
-def check_noise(recipe: Recipe, noise: Noise) -> None:
+def _check_noise(recipe: Recipe, noise: Noise) -> None:
     """UserError for noise that would have no effect."""
     if noise.initial is not None and not PARADIGMS[recipe.paradigm].draws_noise:
         raise UserError(f"--noise has no effect: {recipe.id} is {recipe.paradigm} and takes none; leave it out.")
@@ -117,7 +117,7 @@ def check_noise(recipe: Recipe, noise: Noise) -> None:
         raise UserError(f"--step-noise has no effect: {recipe.id} is sampled by {recipe.sampler}; leave it out.")
 
 
-def perceive_map(
+def _perceive_map(
     perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, noise: Noise, wanted: Prediction, path: Path
 ) -> None:
     """A dense map of one picture, and its files."""
@@ -143,7 +143,7 @@ def seen(
     )
 
 
-def perceive_clip(perceiver: Perceiver, clip: Folder | Video, device: str, noise: Noise, wanted: Prediction) -> None:
+def _perceive_clip(perceiver: Perceiver, clip: Folder | Video, device: str, noise: Noise, wanted: Prediction) -> None:
     """A dense map of each frame, and their files."""
     blended = blending(perceiver, wanted.blend)
     predict_clip(
@@ -151,7 +151,7 @@ def perceive_clip(perceiver: Perceiver, clip: Folder | Video, device: str, noise
     )
 
 
-def perceive_people(
+def _perceive_people(
     perceiver: Perceiver, image: Tensor, boxes: list[Box] | None, noise: Noise, wanted: Prediction, path: Path
 ) -> None:
     """The keypoints of the people in one picture, and its files."""
@@ -168,7 +168,7 @@ def perceive_people(
             )
         except UserError as error:
             raise UserError(f"{path.name}: {error}") from None
-    write_people(result, perceiver.recipe, wanted.out / path.stem)
+    _write_people(result, perceiver.recipe, wanted.out / path.stem)
 
 
 Clips = dict[Path, "Folder | Video"]
@@ -198,10 +198,10 @@ def inputs(wanted: Prediction, clips: Clips) -> Iterator[Path]:
     if wanted.boxes:
         yield wanted.boxes
     if wanted.mask:
-        yield from (mask_named(wanted.mask, path) for path in wanted.images)
+        yield from (_mask_named(wanted.mask, path) for path in wanted.images)
 
 
-PERCEIVE = {"image": perceive_map, "person": perceive_people}
+PERCEIVE = {"image": _perceive_map, "person": _perceive_people}
 """By what a map of the task shows."""
 
 
@@ -215,7 +215,7 @@ def finder(wanted: Prediction) -> Finder:
         boxes = {path: boxes_named(wanted.boxes, path) for path in wanted.images}
         return lambda path, size: boxes[path]
     if wanted.mask:
-        masks = {path: mask_named(wanted.mask, path) for path in wanted.images}
+        masks = {path: _mask_named(wanted.mask, path) for path in wanted.images}
         return lambda path, size: boxes_of_mask(as_gray(read_upright(masks[path])[0].movedim(0, -1))[..., 0], size)
     return lambda path, size: None
 
@@ -239,7 +239,7 @@ def boxes_named(file: Path, picture: Path) -> list[Box]:
     return boxes
 
 
-def mask_named(folder: Path, picture: Path) -> Path:
+def _mask_named(folder: Path, picture: Path) -> Path:
     """The picture in a folder whose name but for its ending is that of another. UserError unless it is one."""
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder} of masks: check the path.")
@@ -249,7 +249,7 @@ def mask_named(folder: Path, picture: Path) -> Path:
     return found[0]
 
 
-def for_people(recipe: Recipe, wanted: Prediction) -> Recipe:
+def _for_people(recipe: Recipe, wanted: Prediction) -> Recipe:
     """The recipe with the size of crops that the arguments name. UserError for what only people have, or have not."""
     if recipe.row.per != "person":
         if wanted.boxes or wanted.mask:
@@ -262,7 +262,7 @@ def for_people(recipe: Recipe, wanted: Prediction) -> Recipe:
     return replace(recipe, resolution=wanted_resolution(recipe, wanted.resolution))
 
 
-def write_people(result: PerceptionMap, recipe: Recipe, stem: Path) -> None:
+def _write_people(result: PerceptionMap, recipe: Recipe, stem: Path) -> None:
     """<stem>.json: OpenPose's keypoints. <stem>.png: skeletons as openpose ControlNets read them."""
     picture, people = pose_picture(result)
     (frame,) = pose_keypoint(people, recipe.skeleton, (picture.shape[1], picture.shape[2]))
@@ -270,7 +270,7 @@ def write_people(result: PerceptionMap, recipe: Recipe, stem: Path) -> None:
     save_picture(picture[0], stem)
 
 
-def check_there(images: list[Path], out: Path) -> None:
+def _check_there(images: list[Path], out: Path) -> None:
     """UserError, before anything is loaded, if a picture or clip is missing, or `out` is no folder."""
     missing = [path for path in images if not path.exists()]
     if missing:
@@ -289,7 +289,7 @@ def check_names(wanted: Prediction, clips: Clips) -> None:
         raise UserError(f"Several images are called {twice[0]!r}, and so would their results be: run them apart.")
 
 
-def check_wanted(recipe: Recipe, wanted: Prediction, clips: Clips) -> None:
+def _check_wanted(recipe: Recipe, wanted: Prediction, clips: Clips) -> None:
     """UserError for what is asked of the wrong kind of map or of pictures."""
     name = recipe.row.name
     if recipe.row.per == "person" and (clips or wanted.format != "npy"):

@@ -52,7 +52,7 @@ def predict_clip(see: See, clip: Folder | Video, out: Path, format: str, strengt
         line = within(span.ends, frame.convention) if steadying else SAME
         with clip.film(out) as show:
             for name in tqdm(names, desc=f"pictures of {clip.path.name}", leave=False):
-                frame = replace(frame, values=line(read_numbers(kept / name)))
+                frame = replace(frame, values=line(_read_numbers(kept / name)))
                 if line != SAME:
                     write_raw(frame, out / name, format)
                 show(name, picture_in(frame, span.after(line))[0])
@@ -78,7 +78,7 @@ def write_raw(map: PerceptionMap, stem: Path, format: str) -> None:
     write_whole(stem.with_name(stem.name + row.suffix), row.encode(page, ()))
 
 
-def read_numbers(stem: Path) -> Tensor:
+def _read_numbers(stem: Path) -> Tensor:
     """(1, H, W, C) of what was written as NumPy."""
     values = torch.from_numpy(np.load(stem.with_name(stem.name + ".npy")))
     return (values if values.ndim == 3 else values[..., None])[None]

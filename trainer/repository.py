@@ -49,20 +49,20 @@ def write_repository(
     """
     if unet[0].fourier:
         raise UserError("This network has a Fourier block, which diffusers knows none of: export it as one file.")
-    network = make_unet_config(unet[0])
-    write_weights(out / "unet", network, unet[1])
+    network = _make_unet_config(unet[0])
+    _write_weights(out / "unet", network, unet[1])
     if vae is not None:
-        write_weights(out / "vae", {"_class_name": "AutoencoderKL", **vae_config(vae[0])}, vae[1])
+        _write_weights(out / "vae", {"_class_name": "AutoencoderKL", **vae_config(vae[0])}, vae[1])
     for name, tensors in heads.items():
         (out / name).mkdir(parents=True)
         save_tensors(out / name / HEAD, tensors, {"format": "pt"})
     (out / "scheduler").mkdir()
-    write_sorted_json(out / "scheduler" / "scheduler_config.json", scheduler_of(recipes[0]))
+    _write_sorted_json(out / "scheduler" / "scheduler_config.json", scheduler_of(recipes[0]))
     write_recipes(out, recipes, contexts)
     write_whole(out / CARD, card(out, recipes).encode())
 
 
-def make_unet_config(architecture: UNetArchitecture) -> dict[str, Any]:
+def _make_unet_config(architecture: UNetArchitecture) -> dict[str, Any]:
     """In full, as diffusers writes it."""
     import torch
 
@@ -81,13 +81,13 @@ def config_of(network: Any) -> dict[str, Any]:
     return json.loads(network.to_json_string())
 
 
-def write_weights(folder: Path, config: Mapping[str, Any], tensors: Named) -> None:
+def _write_weights(folder: Path, config: Mapping[str, Any], tensors: Named) -> None:
     folder.mkdir(parents=True)
-    write_sorted_json(folder / "config.json", config)
+    _write_sorted_json(folder / "config.json", config)
     save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
 
 
-def write_sorted_json(path: Path, table: Mapping[str, Any]) -> None:
+def _write_sorted_json(path: Path, table: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(table, indent=2, sort_keys=True) + "\n").encode())
 
 
@@ -112,7 +112,7 @@ def scheduler_of(recipe: Recipe) -> dict[str, Any]:
 def card(out: Path, recipes: Sequence[Recipe]) -> str:
     """What a person, and a hub, read first."""
     first = recipes[0]
-    front = {"license": hub_licence(first.licence), "library_name": "diffusers", "tags": tags(recipes)}
+    front = {"license": _hub_licence(first.licence), "library_name": "diffusers", "tags": tags(recipes)}
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", "", f"# {out.name}", ""]
     lines += [f"Predicts {', '.join(recipe.row.title.lower() for recipe in recipes)}, by Diffusion Perception.", ""]
     lines += [f"- Licence: {first.licence or 'not said'}", f"- Learnt from: {first.data or 'not said'}", ""]
@@ -122,14 +122,14 @@ def card(out: Path, recipes: Sequence[Recipe]) -> str:
         "```",
         "",
     ]
-    lines += ["In diffusers:", "", "```python", *in_diffusers(out), "```", ""]
+    lines += ["In diffusers:", "", "```python", *_in_diffusers(out), "```", ""]
     for recipe in recipes:
-        lines += [f"## {recipe.id}", "", *(f"- {key}: {json.dumps(value)}" for key, value in unusual(recipe)), ""]
-    lines += ["## SHA-256", "", "```", *hashes(out), "```", ""]
+        lines += [f"## {recipe.id}", "", *(f"- {key}: {json.dumps(value)}" for key, value in _unusual(recipe)), ""]
+    lines += ["## SHA-256", "", "```", *_hashes(out), "```", ""]
     return "\n".join(lines)
 
 
-def hub_licence(text: str) -> str:
+def _hub_licence(text: str) -> str:
     """As the hub spells it; its word for all others is other."""
     known = {
         "apache-2.0",
@@ -148,7 +148,7 @@ def tags(recipes: Sequence[Recipe]) -> list[str]:
     return ["diffusion-perception", *dict.fromkeys(recipe.task for recipe in recipes)]
 
 
-def in_diffusers(out: Path) -> Iterator[str]:
+def _in_diffusers(out: Path) -> Iterator[str]:
     """How its parts are opened."""
     parts = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
     there = {name: kind for name, kind in parts.items() if (out / name).is_dir()}
@@ -158,14 +158,14 @@ def in_diffusers(out: Path) -> Iterator[str]:
         yield f'{name} = {kind}.from_pretrained("{out.name}", subfolder="{name}")'
 
 
-def unusual(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+def _unusual(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """What is not as in every recipe, and the size."""
     for key, value in asdict(recipe).items():
         if key in ("task", "resolution") or value != DEFAULTS[key]:
             yield key, value
 
 
-def hashes(out: Path) -> Iterator[str]:
+def _hashes(out: Path) -> Iterator[str]:
     """A line a file, as sha256sum reads them."""
     for file in sorted(path for path in out.rglob("*") if path.is_file() and path.name != CARD):
         yield f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(out).as_posix()}"

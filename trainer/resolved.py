@@ -19,15 +19,17 @@ def resolved(config: Config) -> str:
     """TOML that reads as the same config."""
     sections = {
         "augment": unsaid(config.augment, vars(Augmentation()), "size"),
-        **per_task("target", config, target_of),
-        **per_task("recipe", config, recipe_of),
+        **_per_task("target", config, target_of),
+        **_per_task("recipe", config, recipe_of),
         "turns": unsaid(config.turns, dict.fromkeys(config.tasks, 1)),
         "objective.pixel_losses": unsaid(
-            config.objective.pixel_losses, {task: losses_of(task, config) for task in config.tasks}
+            config.objective.pixel_losses, {task: _losses_of(task, config) for task in config.tasks}
         ),
         "objective.task_weights": unsaid(config.objective.task_weights, dict.fromkeys(config.tasks, 1.0)),
     }
-    return "".join(with_comments(to_toml(config).splitlines(), {name: rows for name, rows in sections.items() if rows}))
+    return "".join(
+        _with_comments(to_toml(config).splitlines(), {name: rows for name, rows in sections.items() if rows})
+    )
 
 
 def unsaid(said: Mapping[str, Any], usual: Mapping[str, Any], *but: str) -> list[str]:
@@ -36,7 +38,7 @@ def unsaid(said: Mapping[str, Any], usual: Mapping[str, Any], *but: str) -> list
     return [f"# {name} = {'(none)' if value is None else toml_value(value)}" for name, value in rest.items()]
 
 
-def per_task(section: str, config: Config, usual: Any) -> dict[str, list[str]]:
+def _per_task(section: str, config: Config, usual: Any) -> dict[str, list[str]]:
     """{table: its comments}: what all tasks share in the common one, the rest in each task's own."""
     tables = {task: usual(task, config) for task in config.tasks or ("depth",)}
     first = next(iter(tables.values()))
@@ -60,7 +62,7 @@ def target_of(task: str, config: Config) -> dict[str, Any]:
     return {**options, "span": options["span"] or data_of(task).target.span}
 
 
-def losses_of(task: str, config: Config) -> list[str]:
+def _losses_of(task: str, config: Config) -> list[str]:
     """Between pictures."""
     return list(recipe(task, config).target_codec().losses or TASKS[task].losses)
 
@@ -71,7 +73,7 @@ def recipe(task: str, config: Config) -> Recipe:
     return recipe_for(task, config, CUSTOM) if learnt else Recipe(task, base=CUSTOM)
 
 
-def with_comments(lines: list[str], sections: dict[str, list[str]]) -> Iterator[str]:
+def _with_comments(lines: list[str], sections: dict[str, list[str]]) -> Iterator[str]:
     """Each section's comments at its end; a section of comments alone at the end of all."""
     rest, name = dict(sections), ""
     for line in [*lines, ""]:

@@ -58,17 +58,17 @@ def check_trackers(names: tuple[str, ...]) -> None:
     """ConfigError for trackers that do not exist, or are not installed."""
     for name in names:
         check_known("tracker", name, TRACKERS)
-        if name != USUAL and not is_installed(name):
+        if name != USUAL and not _is_installed(name):
             raise ConfigError(f"trackers: {name} is not installed: run `pip install {name}`, or leave it out.")
 
 
-def is_installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     return find_spec(name) is not None
 
 
 def start_trackers(config: Config) -> list[GeneralTracker]:
     """Those that the config names, ready to be told numbers. ConfigError for one that cannot be reached."""
-    return [started(name, config) for name in filter(is_installed, config.trackers)]
+    return [started(name, config) for name in filter(_is_installed, config.trackers)]
 
 
 def started(name: str, config: Config) -> GeneralTracker:

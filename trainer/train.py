@@ -125,7 +125,7 @@ def prepare(config: Config) -> Run:
         model,
         optimiser,
         average,
-        batches_for(config, setup.feeds, accelerator),
+        _batches_for(config, setup.feeds, accelerator),
         setup.evaluator,
         Journal(out, main, start_trackers(config) if main else []),
         listed=listed(setup.feeds) if main else {},
@@ -143,14 +143,14 @@ class Setup(NamedTuple):
     evaluator: Evaluator
 
 
-def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
+def _set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     """A UNet that learns to predict maps."""
     # what can be wrong is looked for before gigabytes are read
     feeds, held_out = open_feeds(config, shape_of(config.base).base)
     recipes = {feed.recipe.id: feed.recipe for feed in feeds}
     objective.check_objective(config, recipes)
     begun = start(config.base)
-    captions = captions_for(config, [*feeds, *held_out], accelerator)
+    captions = _captions_for(config, [*feeds, *held_out], accelerator)
     model, kept = make(config, begun, recipes, captions)
     model.to(accelerator.device)
     if model.latents is not None and accelerator.is_main_process:
@@ -163,7 +163,7 @@ def set_up_perception(config: Config, accelerator: Accelerator) -> Setup:
     )
 
 
-def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
+def _set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
     """A VAE that learns to encode pictures and their targets."""
     feeds, held_out = open_feeds(config, "custom")
     model = AutoencoderModel(untrained_vae(config.autoencoder), config.autoencoder).to(accelerator.device)
@@ -173,7 +173,7 @@ def set_up_vae(config: Config, accelerator: Accelerator) -> Setup:
     return Setup(model, feeds, evaluator)
 
 
-def set_up_light(config: Config, accelerator: Accelerator) -> Setup:
+def _set_up_light(config: Config, accelerator: Accelerator) -> Setup:
     """A light half of a VAE that learns from the whole one."""
     teacher = open_teacher(config, str(accelerator.device))
     feeds, held_out = open_feeds(with_recipes(config, teacher), "custom")
@@ -184,14 +184,14 @@ def set_up_light(config: Config, accelerator: Accelerator) -> Setup:
 
 
 SETUPS: dict[str, Callable[[Config, Accelerator], Setup]] = {
-    "perception": set_up_perception,
-    "vae": set_up_vae,
-    "decoder": set_up_light,
-    "encoder": set_up_light,
+    "perception": _set_up_perception,
+    "vae": _set_up_vae,
+    "decoder": _set_up_light,
+    "encoder": _set_up_light,
 }
 
 
-def batches_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> Batches:
+def _batches_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> Batches:
     """This process's share of the run."""
     count = config.steps * config.accumulation
     process, processes = accelerator.process_index, accelerator.num_processes
@@ -209,7 +209,7 @@ def resume(run: Run, content: dict[str, Any]) -> None:
             log.warning("The data changed since step %d: %s. The run goes on.", run.first_step, clause)
 
 
-def captions_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> Captions | None:
+def _captions_for(config: Config, feeds: list[Feed], accelerator: Accelerator) -> Captions | None:
     """What knows the texts of the run's pictures, each encoded once; None where they have none."""
     texts = {text for feed in feeds for text in feed.captions.values()}
     if not texts:
@@ -226,9 +226,9 @@ def make(
 ) -> tuple[PerceptionModel, dict[str, Tensor]]:
     """The model, its weights that learn chosen; and what those were that are trained whole beside LoRA."""
     kept = whole_weights(begun.unet, config.network)
-    unet = widened(begun.unet, shown_channels(config, begun, recipes))
+    unet = widened(begun.unet, _shown_channels(config, begun, recipes))
     contexts = {task: begun.context(task, config.network.tokens) for task in recipes}
-    head = new_head(config, begun, recipes)
+    head = _new_head(config, begun, recipes)
     known = Latents.of_run(config, config.precision, recipes.values(), begun.vae)
     model = PerceptionModel(unet, begun.vae, contexts, recipes, config.objective, head, known, captions)
     choose(model, config)
@@ -240,7 +240,7 @@ def make(
     return model, kept
 
 
-def shown_channels(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> int:
+def _shown_channels(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> int:
     """Of what the paradigm shows the network. ConfigError where its first layer cannot be brought to take them."""
     needed = {PARADIGMS[recipe.paradigm].channels: recipe.paradigm for recipe in recipes.values()}
     if len(needed) > 1:
@@ -255,17 +255,17 @@ def shown_channels(config: Config, begun: Start, recipes: Mapping[str, Recipe]) 
     return channels
 
 
-def new_head(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> nn.Module | None:
+def _new_head(config: Config, begun: Start, recipes: Mapping[str, Recipe]) -> nn.Module | None:
     """An untrained head for the UNet's features."""
     if not config.network.head:
         return None
     (recipe,) = recipes.values()
     return untrained_head(
-        config.network.head, begun.architecture.widths, config.network.head_width, channels_of(recipe)
+        config.network.head, begun.architecture.widths, config.network.head_width, _channels_of(recipe)
     )
 
 
-def channels_of(recipe: Recipe) -> int:
+def _channels_of(recipe: Recipe) -> int:
     """What its head gives for each pixel: a score for each class, or values. ConfigError if classes are not known."""
     if not recipe.target_codec().classes:
         return recipe.channels

@@ -72,10 +72,10 @@ def perceived(picture: np.ndarray, label: str, raw: str) -> dict[str, Any]:
     host = here()
     with call_queue.queue_lock:
         found = host.in_turn(lambda: perceive(host.MODELS.perceiver(choice), picture, ticker()), locked=True)
-    answer: dict[str, Any] = {"image": as_base64(png(controlnet_picture(found)))}
+    answer: dict[str, Any] = {"image": _as_base64(png(controlnet_picture(found)))}
     if RAW[raw]:
         row, (page,) = FORMATS[RAW[raw]], pages(found)
-        answer["raw"] = as_base64(row.encode(page, ()))
+        answer["raw"] = _as_base64(row.encode(page, ()))
     if choice.task == "keypoints":
         answer["pose"] = pose_json(found)
     return answer
@@ -96,5 +96,5 @@ def png(levels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def as_base64(data: bytes) -> str:
+def _as_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()

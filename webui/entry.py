@@ -21,15 +21,15 @@ def register() -> None:
     """To be called each time that scripts are executed: the host forgets callbacks before."""
     if is_known():
         # in API mode too, after all scripts and before the page
-        script_callbacks.on_before_ui(offer_preprocessors)
+        script_callbacks.on_before_ui(_offer_preprocessors)
         script_callbacks.on_ui_settings(offer_settings)
-        script_callbacks.on_app_started(offer_routes)
-        script_callbacks.on_image_saved(write_beside)
+        script_callbacks.on_app_started(_offer_routes)
+        script_callbacks.on_image_saved(_write_beside)
     else:
         log.warning(NO_HOST)
 
 
-def offer_preprocessors() -> None:
+def _offer_preprocessors() -> None:
     """Networks and their classes are imported only now."""
     from .preprocessors import offer
 
@@ -43,14 +43,14 @@ def offer_settings() -> None:
     offer_settings()
 
 
-def offer_routes(demo: Any, app: Any) -> None:
+def _offer_routes(demo: Any, app: Any) -> None:
     """For programs. app: the host's server."""
     from .api import offer_api
 
     offer_api(app)
 
 
-def write_beside(params: script_callbacks.ImageSaveParams) -> None:
+def _write_beside(params: script_callbacks.ImageSaveParams) -> None:
     """Of a map that Extras saved, its raw values."""
     from .extras import write_raw_beside
 

@@ -67,8 +67,8 @@ class PerceptionExtras(ScriptPostprocessing):
         shown = Image.fromarray(controlnet_picture(map))
         shown.perception = Beside(map, RAW[raw])  # pyright: ignore[reportAttributeAccessIssue]
         pp.extra_images.append(pp.create_copy(shown, nametags=[nametag(choice)], disable_processing=True))
-        if cut_out and is_soft(map):
-            cut = Image.fromarray(with_alpha(picture, map))
+        if cut_out and _is_soft(map):
+            cut = Image.fromarray(_with_alpha(picture, map))
             cut.perception = Kept(np.asarray(cut).copy())  # pyright: ignore[reportAttributeAccessIssue]
             tags = [f"{nametag(choice)}-cut-out"]
             pp.extra_images.append(pp.create_copy(cut, nametags=tags, disable_processing=True))
@@ -88,14 +88,14 @@ def nametag(choice: Choice) -> str:
     return choice.task if choice.is_demo else f"{choice.task}-{choice.name.replace(' ', '-').replace('/', '-')}"
 
 
-def is_soft(map: PerceptionMap) -> bool:
+def _is_soft(map: PerceptionMap) -> bool:
     """Whether a map is a mask of a subject."""
     from ..core.tasks import TASKS
 
     return TASKS[map.task].socket == "mask"
 
 
-def with_alpha(picture: np.ndarray, map: PerceptionMap) -> np.ndarray:
+def _with_alpha(picture: np.ndarray, map: PerceptionMap) -> np.ndarray:
     """uint8 (H, W, 3) -> (H, W, 4), straight: the colours of the subject alone, as Matte Cutout gives them."""
     import torch
 

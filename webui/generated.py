@@ -36,7 +36,7 @@ class PerceptionGenerated(scripts.Script):
         from modules.ui_components import InputAccordion
 
         with InputAccordion(False, label=self.title()) as enable:
-            labels = [label for label, choice in offered().items() if sees_whole_pictures(choice)]
+            labels = [label for label, choice in offered().items() if _sees_whole_pictures(choice)]
             maps = gr.Dropdown(label="Maps of what is generated", choices=labels, value=[], multiselect=True)
             raw = gr.Dropdown(label="Raw values beside each map", choices=list(RAW), value="none")
         return [enable, maps, raw]
@@ -52,7 +52,7 @@ class PerceptionGenerated(scripts.Script):
             try:
                 if label not in known:
                     raise UserError(f"There is no map {label!r}: reload the page and choose one that is.")
-                perceived = list(maps_of(p, ps.samples, known[label]))
+                perceived = list(_maps_of(p, ps.samples, known[label]))
             except UserError as error:
                 log.warning("%s: %s", label, error)
                 p.comment(f"{self.title()}, {label}: {error}")
@@ -68,14 +68,14 @@ KEPT = "perception_maps"
 """What a generation's maps are called in it until it ends."""
 
 
-def sees_whole_pictures(choice: Choice) -> bool:
+def _sees_whole_pictures(choice: Choice) -> bool:
     """Whether a latent is what it perceives; a person is cut out of a picture."""
     from ..core.tasks import TASKS
 
     return TASKS[choice.task].per == "image"
 
 
-def maps_of(p: Any, samples: Iterable[Tensor], choice: Choice) -> Iterable[PerceptionMap]:
+def _maps_of(p: Any, samples: Iterable[Tensor], choice: Choice) -> Iterable[PerceptionMap]:
     """A map of each item of a batch. samples: latents (B, 4, h, w), or pictures (3, H, W) in [-1, 1] that the host has
     decoded already. UserError if it cannot be."""
     from .hosts import here, ticker

@@ -16,7 +16,7 @@ def is_forge() -> bool:
     return there("modules_forge") and there("backend")
 
 
-def is_a1111() -> bool:
+def _is_a1111() -> bool:
     """Whether this is AUTOMATIC1111's, whose networks come from `ldm`."""
     return there("ldm") and not there("modules_forge")
 
@@ -27,22 +27,22 @@ def there(package: str) -> bool:
 
 
 def is_known() -> bool:
-    return is_forge() or is_a1111()
+    return is_forge() or _is_a1111()
 
 
 def ticker() -> Callable[[], None]:
     """What to call after every pass of one piece of work. It raises UserError where the user interrupts; an earlier
     interruption, which the host remembers, does not count."""
-    before = is_interrupted()
+    before = _is_interrupted()
 
     def tick() -> None:
-        if is_interrupted() and not before:
+        if _is_interrupted() and not before:
             raise UserError("Perceiving was interrupted.")
 
     return tick
 
 
-def is_interrupted() -> bool:
+def _is_interrupted() -> bool:
     return bool(shared.state.interrupted or shared.state.skipped)
 
 

@@ -105,7 +105,7 @@ def ways(network: Any, captured: list[Tensor]) -> list[Way]:
     attention = [layer for name, layer in network.named_modules() if name.endswith((".attn1", ".attn2"))]
     return [
         Way(network, "forward", partial(through, network, captured)),
-        *(Way(layer, "forward", partial(attended, layer, exact)) for layer in attention),
+        *(Way(layer, "forward", partial(_attended, layer, exact)) for layer in attention),
     ]
 
 
@@ -121,7 +121,7 @@ def through(
 
     latent (B, C, h, w), timesteps (B,) in single precision, context (B, L, D), y (B, V) -> (B, 4, h, w).
     """
-    embedding = network.time_embed(sinusoids(timesteps, network.model_channels).to(latent.dtype))
+    embedding = network.time_embed(_sinusoids(timesteps, network.model_channels).to(latent.dtype))
     if y is not None:
         embedding = embedding + network.label_emb(y)
     h, skips = latent, []
@@ -146,7 +146,7 @@ def doubling(layer: nn.Module, skips: list[Tensor]) -> list[Way]:
     return [Way(layer, "forward", lambda x: conv(F.interpolate(x, size=size, mode="nearest")))]
 
 
-def sinusoids(timesteps: Tensor, width: int) -> Tensor:
+def _sinusoids(timesteps: Tensor, width: int) -> Tensor:
     """(B,) -> (B, width): cosines, then sines, of frequencies from 1 down to 1/10000 (Ho et al. 2020, arXiv 2006.11239,
     after Vaswani et al. 2017)."""
     half = width // 2
@@ -155,7 +155,7 @@ def sinusoids(timesteps: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def attended(layer: Any, exact: bool, x: Tensor, context: Tensor | None = None, mask: None = None) -> Tensor:
+def _attended(layer: Any, exact: bool, x: Tensor, context: Tensor | None = None, mask: None = None) -> Tensor:
     """An attention (to_q, to_k, to_v, to_out, heads) by PyTorch. x (B, N, C), context (B, L, D) -> (B, N, C).
 
     exact: with scores in single precision.

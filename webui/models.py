@@ -63,11 +63,11 @@ def choices(library: Library, adapters: bool = True) -> list[Choice]:
         for adapter in kinds
         for file in library.choices(adapter)
         if file != library.nothing
-        for choice in choices_in(library, file, adapter)
+        for choice in _choices_in(library, file, adapter)
     ]
 
 
-def choices_in(library: Library, file: str, adapter: bool = False) -> list[Choice]:
+def _choices_in(library: Library, file: str, adapter: bool = False) -> list[Choice]:
     """The recipes of one checkpoint or adapter, the first of each id."""
     try:
         path = library.resolve(file, adapter)
@@ -90,14 +90,14 @@ def recipes_in(path: Path, contents: Stamps, adapter: bool) -> tuple[tuple[str, 
     """(task, id) of what can be opened in a file or folder; kept, and what cannot is told once, while it stays the
     same: hosts ask with every picture."""
     try:
-        recipes = of_adapter(path) if adapter else [found.recipe for found in open_all(path)]
+        recipes = _of_adapter(path) if adapter else [found.recipe for found in open_all(path)]
     except UserError as error:
         log.warning(NOT_OFFERED, path.name, error)
         return ()
     return tuple(dict.fromkeys((recipe.row.name, recipe.id) for recipe in recipes))
 
 
-def of_adapter(path: Path) -> tuple[Recipe, ...]:
+def _of_adapter(path: Path) -> tuple[Recipe, ...]:
     """What an adapter says that it perceives, else its family. CheckpointError if neither is known."""
     adapter = read_adapter(path)
     return adapter.recipes or (recipe_of(adapter, PLAIN),)

@@ -80,7 +80,7 @@ class Perceiving:
     @property
     def choice(self) -> Choice:
         """UserError where nothing answers for the task any more."""
-        found = self.fixed or chosen(self.task, labelled(available()))
+        found = self.fixed or chosen(self.task, labelled(_available()))
         if found is None:
             raise UserError(f"No file perceives {self.task}: put one into {here().LIBRARY.place} and reload the page.")
         return found
@@ -138,13 +138,13 @@ def offer() -> None:
     for held in there.held:
         for name in [name for name, one in held.items() if hasattr(one, "fixed")]:
             del held[name]
-    found = available()
+    found = _available()
     for task in dict.fromkeys(choice.task for choice in found):
         there.add(preprocessor(there, task, None))
     for choice in found:
         there.add(preprocessor(there, choice.task, choice))
 
 
-def available() -> list[Choice]:
+def _available() -> list[Choice]:
     """AUTOMATIC1111's asks at any time, even while its model is generating: no adapters there."""
     return choices(here().LIBRARY, adapters=is_forge())

@@ -28,7 +28,7 @@ def as_tensor(picture: np.ndarray) -> Tensor:
     return as_rgb(torch.from_numpy(np.array(levels, order="C")).float() / 255).movedim(-1, 0)[None]
 
 
-def as_levels(picture: Tensor) -> np.ndarray:
+def _as_levels(picture: Tensor) -> np.ndarray:
     """(H, W, 3) in [0, 1] -> uint8."""
     return (picture * 255).round().byte().cpu().numpy()
 
@@ -53,8 +53,8 @@ def controlnet_picture(map: PerceptionMap) -> np.ndarray:
     """uint8 (H, W, 3) as the ControlNet of the map's task reads it: classes in the colours of ADE20K."""
     if map.convention.palette and map.task == "segmentation":
         palette = palette_of(map)
-        return as_levels(in_ade20k(classes_of(map, palette).index, palette)[0])
-    return as_levels(ready_picture(map)[0])
+        return _as_levels(in_ade20k(classes_of(map, palette).index, palette)[0])
+    return _as_levels(ready_picture(map)[0])
 
 
 def pose_json(map: PerceptionMap) -> dict[str, Any]:

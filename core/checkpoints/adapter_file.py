@@ -76,13 +76,13 @@ def read_adapter(path: Path, layout: Layout = STABLE_DIFFUSION) -> Adapter:
     """
     file = find_adapter(path)
     own = read_own(file)
-    return own_adapter(own) if own and own.says("adapter") else read_foreign(file, read_metadata(file), layout)
+    return _own_adapter(own) if own and own.says("adapter") else read_foreign(file, read_metadata(file), layout)
 
 
 # The project's own file
 
 
-def own_adapter(own: OwnFile) -> Adapter:
+def _own_adapter(own: OwnFile) -> Adapter:
     """An adapter written by write_adapter."""
     file, recipes, manifest = own.path, own.recipes, own.field("adapter")
     wrong = [name for name in MANIFEST if name in manifest and not MANIFEST[name](manifest[name])]
@@ -107,7 +107,7 @@ def write_adapter(
     tensors = {
         f"{layer}.{name}": tensor
         for layer, part in adapter.parts.items()
-        for name, tensor in named_tensors(part).items()
+        for name, tensor in _named_tensors(part).items()
     }
     manifest = {
         **{name: getattr(adapter, name) for name in MANIFEST},
@@ -126,7 +126,7 @@ def write_adapter(
     )
 
 
-def named_tensors(part: Part) -> dict[str, Tensor]:
+def _named_tensors(part: Part) -> dict[str, Tensor]:
     held = {"weight": part.weight} if isinstance(part, Delta) else {"down": part.down, "up": part.up}
     if isinstance(part, LowRank) and part.scale != 1:
         held["scale"] = torch.tensor(part.scale)
@@ -161,7 +161,9 @@ def describe_adapter(path: Path) -> dict[str, Any]:
         "rank": adapter.rank,
         "alpha": adapter.alpha,
         "layers": len(adapter.parts),
-        "parameters": sum(tensor.numel() for part in adapter.parts.values() for tensor in named_tensors(part).values()),
+        "parameters": sum(
+            tensor.numel() for part in adapter.parts.values() for tensor in _named_tensors(part).values()
+        ),
         "text encoder tensors": adapter.text_encoder,
         **describe_licence(adapter.licence or (row.licence(clues) if row else ""), family),
         "data": adapter.data or "not said",

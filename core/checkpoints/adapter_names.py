@@ -127,8 +127,8 @@ def reader(layout: Layout = STABLE_DIFFUSION) -> Callable[[str], Key | None]:
         for pattern, role, spelling in ENDINGS:
             match = pattern.fullmatch(key)
             if match:
-                name, spellings = strip_prefixes(match[1])
-                layer = layer_name(name, ldm)
+                name, spellings = _strip_prefixes(match[1])
+                layer = _layer_name(name, ldm)
                 return Key(layer, role, spellings | {spelling} - {""}) if layer else None
         return None
 
@@ -141,7 +141,7 @@ def spelling_of(keys: Iterable[Key]) -> str:
     return next((spelling for spelling in (*SPELLINGS, *sorted(found)) if spelling in found), "")
 
 
-def layer_name(text: str, ldm: dict[str, str]) -> str:
+def _layer_name(text: str, ldm: dict[str, str]) -> str:
     """The diffusers name of a layer, "" if it is none."""
     name = text.replace(".processor.", ".")
     if BLOCKS.fullmatch(name):
@@ -149,11 +149,11 @@ def layer_name(text: str, ldm: dict[str, str]) -> str:
     return rename([name], ldm).get(name, "")
 
 
-def strip_prefixes(name: str) -> tuple[str, frozenset[str]]:
+def _strip_prefixes(name: str) -> tuple[str, frozenset[str]]:
     """A layer, with dots, without any of the prefixes, however many are stacked; and the spellings that they tell."""
     for prefix, spelling in PREFIXES:
         if name.startswith(prefix):
-            inner, spellings = strip_prefixes(name[len(prefix) :])
+            inner, spellings = _strip_prefixes(name[len(prefix) :])
             return inner, spellings | {spelling} - {""}
     for prefix, spelling in UNDERSCORED:
         if name.startswith(prefix):

@@ -174,7 +174,7 @@ def check_adapter(adapter: Adapter, shapes: Shapes) -> None:
             f"{adapter.name} is for {wanted} ({adapter.context_dim}-wide text), the loaded model is {found} "
             f"({width}-wide text): load the model that it was made for, or get the adapter for this one."
         )
-    misfits = [name for name, part in adapter.parts.items() if not fits_layer(name, part, shapes)]
+    misfits = [name for name, part in adapter.parts.items() if not _fits_layer(name, part, shapes)]
     if misfits:
         raise CheckpointError(
             f"{adapter.name} was made for another network: the loaded model lacks {len(misfits)} of its "
@@ -187,7 +187,7 @@ def first(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def fits_layer(name: str, part: Part, shapes: Shapes) -> bool:
+def _fits_layer(name: str, part: Part, shapes: Shapes) -> bool:
     there = shapes.get(f"{name}.weight")
     if there is None or (part.bias is not None and tuple(part.bias.shape) != shapes.get(f"{name}.bias")):
         return False

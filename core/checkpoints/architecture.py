@@ -57,7 +57,7 @@ class UNetArchitecture:
 
         UserError, without a full stop, if they are no SD UNet's.
         """
-        check_is_sd_unet(shapes)
+        _check_is_sd_unet(shapes)
         levels = count(shapes, "down_blocks.{}.resnets.0.conv1.weight")
         widths = tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels))
         attention = tuple(f"down_blocks.{i}.attentions.0.norm.weight" in shapes for i in range(levels))
@@ -208,7 +208,7 @@ NEEDED = (
 )
 
 
-def check_is_sd_unet(shapes: Shapes) -> None:
+def _check_is_sd_unet(shapes: Shapes) -> None:
     """UserError that says what the weights are instead."""
     if "add_embedding.linear_1.weight" in shapes or any(".transformer_blocks.1." in key for key in shapes):
         raise UserError(f"it holds an {SDXL.title} UNet; this version runs SD 1.x and SD 2.x UNets")

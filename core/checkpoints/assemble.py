@@ -85,7 +85,7 @@ def assemble(
     """
     recipe = checkpoint.recipe
     # what may be missing comes before the weights are read, which takes a while
-    halves = light_half(checkpoint, host, "encoder", encoder), light_half(checkpoint, host, "decoder", decoder)
+    halves = _light_half(checkpoint, host, "encoder", encoder), _light_half(checkpoint, host, "decoder", decoder)
     text, opposite = context or text_context(checkpoint, host), negative or negative_context(checkpoint, host)
     text, opposite = told(recipe, text), None if opposite is None else told(recipe, opposite)
     backbone = host.backbone(checkpoint.unet, checkpoint.architecture)
@@ -93,7 +93,7 @@ def assemble(
         recipe,
         backbone if adapter is None else Adapted(backbone, adapter),
         text,
-        autoencoder_of(checkpoint, host),
+        _autoencoder_of(checkpoint, host),
         None if checkpoint.head is None else host.head(recipe.head, checkpoint.head),
         opposite,
         checkpoint.siblings,
@@ -101,14 +101,14 @@ def assemble(
     return with_light(perceiver, *halves)
 
 
-def autoencoder_of(checkpoint: Checkpoint, host: Host) -> Autoencoder | None:
+def _autoencoder_of(checkpoint: Checkpoint, host: Host) -> Autoencoder | None:
     """The VAE that came with it."""
     if checkpoint.vae is None or checkpoint.vae_architecture is None:
         return None
     return host.autoencoder(checkpoint.vae, checkpoint.vae_architecture)
 
 
-def light_half(checkpoint: Checkpoint, host: Host, role: Any, choice: str) -> Half | None:
+def _light_half(checkpoint: Checkpoint, host: Host, role: Any, choice: str) -> Half | None:
     """The light half that is chosen, None for the VAE's own. CheckpointError if there is no such."""
     own = checkpoint.encoder if role == "encoder" else checkpoint.decoder
     weights = chosen(role, choice, checkpoint.recipe, own, checkpoint.vae)

@@ -48,10 +48,10 @@ def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[Rem
 
     def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole.append(inputs[0])
-        return (inputs[0][:, : input_channels(layer)], *inputs[1:])
+        return (inputs[0][:, : _input_channels(layer)], *inputs[1:])
 
     def after(layer: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any], output: Tensor) -> Tensor:
-        check_plain(name, inputs, options)
+        _check_plain(name, inputs, options)
         reached.add(name)
         x = whole.pop() if whole else inputs[0]
         # moved anew each time: a call comes here once, and keeping all of them would double the adapter's memory
@@ -59,13 +59,13 @@ def hook(layer: nn.Module, name: str, part: Part, reached: set[str]) -> list[Rem
         return output + added if added.ndim < output.ndim else added.add_(output)
 
     handles = [layer.register_forward_hook(after, with_kwargs=True)]
-    if name == "conv_in" and part.shape and part.shape[1] > input_channels(layer):
+    if name == "conv_in" and part.shape and part.shape[1] > _input_channels(layer):
         # the layer itself cannot take the further channels: they go round it
         handles.append(layer.register_forward_pre_hook(before))
     return handles
 
 
-def check_plain(name: str, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+def _check_plain(name: str, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
     """RuntimeError for calls that hand a layer more than its input: what is asked of it then may not be linear."""
     if options or len(inputs) != 1:
         asked = ", ".join(options) or f"{len(inputs)} inputs"
@@ -75,7 +75,7 @@ def check_plain(name: str, inputs: tuple[Tensor, ...], options: dict[str, Any]) 
         )
 
 
-def input_channels(layer: nn.Module) -> int:
+def _input_channels(layer: nn.Module) -> int:
     """What a convolution takes."""
     return layer_kind(layer).shape(layer)[1]
 

@@ -48,7 +48,7 @@ def open_adapted(base: Networks, path: Path, family: str = "auto", task: str = "
     check_adapter(adapter, base.unet.shapes)
     recipe = recipe_of(adapter, base.architecture, family, task)
     own = read_own(adapter.path) if adapter.recipes else None
-    context = context_of(own, adapter.path, recipe, base.architecture) or (None if recipe.prompt else base.context)
+    context = _context_of(own, adapter.path, recipe, base.architecture) or (None if recipe.prompt else base.context)
     checkpoint = Checkpoint(
         **{**vars(base), "path": adapter.path, "context": context},
         recipe=recipe,
@@ -63,7 +63,7 @@ def open_adapted(base: Networks, path: Path, family: str = "auto", task: str = "
 def recipe_of(adapter: Adapter, architecture: UNetArchitecture, family: str = "auto", task: str = "") -> Recipe:
     """How to run an adapter on a network of this architecture: as its header says, else as its family is run."""
     if adapter.recipes and family == "auto":
-        return own_recipe(adapter, task)
+        return _own_recipe(adapter, task)
     clues = clues_of(adapter, architecture)
     row = recognise(clues) if family == "auto" else family_named(family)
     if row is None:
@@ -77,7 +77,7 @@ def recipe_of(adapter: Adapter, architecture: UNetArchitecture, family: str = "a
         raise CheckpointError(f"{adapter.name} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
 
 
-def own_recipe(adapter: Adapter, task: str) -> Recipe:
+def _own_recipe(adapter: Adapter, task: str) -> Recipe:
     """The one of its header's recipes that is asked for."""
     wanted = [recipe for recipe in adapter.recipes if not task or is_called(recipe, task)]
     held = ", ".join(recipe.id for recipe in adapter.recipes)
@@ -88,7 +88,7 @@ def own_recipe(adapter: Adapter, task: str) -> Recipe:
     return next((recipe for recipe in wanted if recipe.id == task), wanted[0])
 
 
-def context_of(own: OwnFile | None, path: Path, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:
+def _context_of(own: OwnFile | None, path: Path, recipe: Recipe, architecture: UNetArchitecture) -> Context | None:
     """The text context baked into an adapter's file, else the one beside it."""
     baked = own.context(recipe, architecture) if own else None
     return baked or find_context((path.parent,), architecture, recipe)

@@ -74,22 +74,22 @@ def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoin
     """Every checkpoint in a file or folder, the preferred one of each task first."""
     path = absolute(path)
     refuse_pickle(path)
-    own = own_in(path) if path.is_dir() else read_own(path)
+    own = _own_in(path) if path.is_dir() else read_own(path)
     if own:
-        return open_own(own, task)
-    return open_folder(path, family, task) if path.is_dir() else open_single(path, family, task)
+        return _open_own(own, task)
+    return open_folder(path, family, task) if path.is_dir() else _open_single(path, family, task)
 
 
 # The project's own file
 
 
-def own_in(folder: Path) -> OwnFile | None:
+def _own_in(folder: Path) -> OwnFile | None:
     """The one in a folder that is called as in repositories, model.safetensors."""
     files = find_files(folder) if unet_folders(folder) == [folder] else ()
     return read_own(files[0]) if len(files) == 1 else None
 
 
-def open_own(file: OwnFile, task: str = "") -> list[Checkpoint]:
+def _open_own(file: OwnFile, task: str = "") -> list[Checkpoint]:
     """The recipes of a file of networks."""
     path = file.path
     if file.says("adapter"):
@@ -104,12 +104,12 @@ def open_own(file: OwnFile, task: str = "") -> list[Checkpoint]:
         held = ", ".join(recipe.id for recipe in file.recipes)
         raise CheckpointError(f"{path.name} was trained for {held}, not for {task}: name one of these.")
     networks = of_own(file)
-    return [own_checkpoint(file, networks, recipe) for recipe in wanted]
+    return [_own_checkpoint(file, networks, recipe) for recipe in wanted]
 
 
-def own_checkpoint(file: OwnFile, networks: Networks, recipe: Recipe) -> Checkpoint:
+def _own_checkpoint(file: OwnFile, networks: Networks, recipe: Recipe) -> Checkpoint:
     """One recipe of such a file, with all that it names."""
-    context = file.context(recipe, networks.architecture) or context_beside(networks, recipe)
+    context = file.context(recipe, networks.architecture) or _context_beside(networks, recipe)
     return Checkpoint(
         **{**vars(networks), "context": context},
         recipe=recipe,
@@ -117,16 +117,16 @@ def own_checkpoint(file: OwnFile, networks: Networks, recipe: Recipe) -> Checkpo
         recognised=recipe.family,
         decoder=own_light(file, "decoder", recipe),
         encoder=own_light(file, "encoder", recipe),
-        siblings=siblings_of(recipe, file.recipes),
+        siblings=_siblings_of(recipe, file.recipes),
     )
 
 
-def context_beside(networks: Networks, recipe: Recipe) -> Context | None:
+def _context_beside(networks: Networks, recipe: Recipe) -> Context | None:
     """The text context of a recipe that lies beside its network."""
     return find_context(places_beside(networks.path), networks.architecture, recipe)
 
 
-def siblings_of(recipe: Recipe, recipes: Iterable[Recipe]) -> tuple[Recipe, ...]:
+def _siblings_of(recipe: Recipe, recipes: Iterable[Recipe]) -> tuple[Recipe, ...]:
     """Those of the others that read another target of the same passes."""
     return tuple(other for other in recipes if other != recipe and other.targets > 1 and other.run == recipe.run)
 
@@ -145,22 +145,22 @@ def open_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
     found, unsuited = [], []
     for unet in unets:
         try:
-            found += open_unet_folder(unet, family, task)
+            found += _open_unet_folder(unet, family, task)
         except UnsuitedError as error:
             unsuited.append((unet, error))
         except CheckpointError:
             # a damaged network of another task is no fault; one of this task must not make room for its older version
-            if not is_for_another(unet, task):
+            if not _is_for_another(unet, task):
                 raise
     if found:
         return sorted(found, key=lambda checkpoint: rank(checkpoint, family))
     for unet, error in unsuited:
-        if len(unets) == 1 or not is_for_another(unet, task):
+        if len(unets) == 1 or not _is_for_another(unet, task):
             raise error
     raise CheckpointError(f"{shown(folder)} holds nothing for {task}, only {', '.join(unet.name for unet in unets)}.")
 
 
-def is_for_another(unet: Path, task: str) -> bool:
+def _is_for_another(unet: Path, task: str) -> bool:
     """Whether a folder's name says another task than the one that is asked for."""
     said = task_in(unet.name)
     return bool(task and said) and said != task_named(task).name
@@ -172,7 +172,7 @@ def rank(checkpoint: Checkpoint, family: str) -> tuple[bool, int]:
     return checkpoint.recognised != family, -family_named(named).preference if named else 0
 
 
-def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
+def _open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
     """One UNet folder, for each task of its; VAE, head, context and configs are looked for in it and beside it."""
     if not find_files(folder):
         raise CheckpointError(
@@ -180,7 +180,7 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
         )
     networks = of_folder(folder)
     if recipes := recipes_beside(folder.parent):
-        return said_beside(networks, recipes, task)
+        return _said_beside(networks, recipes, task)
     head_name, head = find_head(folder)
     clues = Clues(
         networks.architecture,
@@ -191,10 +191,10 @@ def open_unet_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
         head_name,
         head_shapes=head.shapes if head else {},
     )
-    return by_clues(networks, clues, head, family, task)
+    return _by_clues(networks, clues, head, family, task)
 
 
-def said_beside(networks: Networks, recipes: Sequence[Recipe], task: str) -> list[Checkpoint]:
+def _said_beside(networks: Networks, recipes: Sequence[Recipe], task: str) -> list[Checkpoint]:
     """The recipes that stand beside a UNet's folder."""
     place = networks.path.parent
     wanted = [recipe for recipe in recipes if not task or is_called(recipe, task)]
@@ -205,18 +205,18 @@ def said_beside(networks: Networks, recipes: Sequence[Recipe], task: str) -> lis
         Checkpoint(
             **{
                 **vars(networks),
-                "context": context_named(place, recipe.id, networks.architecture) or context_beside(networks, recipe),
+                "context": context_named(place, recipe.id, networks.architecture) or _context_beside(networks, recipe),
             },
             recipe=recipe,
-            head=head_named(place, recipe),
+            head=_head_named(place, recipe),
             recognised=recipe.family,
-            siblings=siblings_of(recipe, recipes),
+            siblings=_siblings_of(recipe, recipes),
         )
         for recipe in wanted
     ]
 
 
-def head_named(place: Path, recipe: Recipe) -> Weights | None:
+def _head_named(place: Path, recipe: Recipe) -> Weights | None:
     """The head's folder that a recipe names. CheckpointError if there is none."""
     files = find_files(place / recipe.head) if recipe.head else ()
     if recipe.head and not files:
@@ -227,7 +227,7 @@ def head_named(place: Path, recipe: Recipe) -> Weights | None:
 # Single files without a recipe
 
 
-def open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
+def _open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
     """A UNet, or a whole Stable Diffusion checkpoint, in one file, for each task of its; its name may say family and
     task."""
     networks = of_single(path)
@@ -235,24 +235,24 @@ def open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
     head = inside if inside.shapes else None
     name = INNER_HEAD.rstrip(".") if head else ""
     clues = Clues(networks.architecture, path.stem, path.parent.name, head=name, head_shapes=inside.shapes)
-    return by_clues(networks, clues, head, family, task)
+    return _by_clues(networks, clues, head, family, task)
 
 
 # What both of them share
 
 
-def by_clues(networks: Networks, clues: Clues, head: Weights | None, family: str, task: str) -> list[Checkpoint]:
+def _by_clues(networks: Networks, clues: Clues, head: Weights | None, family: str, task: str) -> list[Checkpoint]:
     """What is wanted of networks that do not say themselves what they were trained for."""
     recipes, every = decide(networks.path, clues, family, task)
-    refuse_headless(networks.path, clues, recipes[0], networks.unet)
+    _refuse_headless(networks.path, clues, recipes[0], networks.unet)
     recognised = recognise(clues)
     return [
         Checkpoint(
-            **{**vars(networks), "context": context_beside(networks, recipe)},
+            **{**vars(networks), "context": _context_beside(networks, recipe)},
             recipe=recipe,
             head=head if recipe.head else None,
             recognised=recognised.name if recognised else "",
-            siblings=siblings_of(recipe, every),
+            siblings=_siblings_of(recipe, every),
         )
         for recipe in recipes
     ]
@@ -277,7 +277,7 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> tuple[list[Recip
         raise UnsuitedError(f"{shown(path)} cannot be used as {row.title}: {str(error).rstrip('.')}.") from None
 
 
-def refuse_headless(path: Path, clues: Clues, recipe: Recipe, unet: Weights) -> None:
+def _refuse_headless(path: Path, clues: Clues, recipe: Recipe, unet: Weights) -> None:
     """UnsuitedError for a network that was trained for a head and would be run without one."""
     named = with_heads(clues.folder)
     if recipe.head or ("conv_out.weight" in unet.shapes and not named):
@@ -305,12 +305,12 @@ def doubt(clues: Clues) -> str:
     guess = f" (by its name {named})" if named else ""
     families = ", ".join(row.name for row in rows)
     return (
-        f"{channels} input channels and {silence(clues)} how it was trained: name its family and task; its weights fit "
-        f"{families}{guess}"
+        f"{channels} input channels and {_silence(clues)} how it was trained: "
+        f"name its family and task; its weights fit {families}{guess}"
     )
 
 
-def silence(clues: Clues) -> str:
+def _silence(clues: Clues) -> str:
     """What there is that does not say it."""
     if clues.pipeline.startswith("Marigold") and not clues.scheduler:
         return "scheduler/scheduler_config.json, which would say it, is missing beside it; nothing else tells"

@@ -39,12 +39,12 @@ def find_context(
 ) -> Context | None:
     """The embedding of the recipe's prompt in one of these folders; of the empty one without a recipe."""
     if recipe is not None and recipe.prompt:
-        return find_prompt(folders, architecture, recipe)
+        return _find_prompt(folders, architecture, recipe)
     files = (folder / name for folder in folders for name in CONTEXT_FILES)
     return next((as_context(read_context(file), architecture, file) for file in files if os.path.isfile(file)), None)
 
 
-def find_prompt(folders: tuple[Path, ...], architecture: UNetArchitecture, recipe: Recipe) -> Context | None:
+def _find_prompt(folders: tuple[Path, ...], architecture: UNetArchitecture, recipe: Recipe) -> Context | None:
     """That of a prompt, which lies under a name of its task in a file of several."""
     for file in (folder / PROMPTS_FILE for folder in folders if os.path.isfile(folder / PROMPTS_FILE)):
         held = read_shapes(file)

@@ -29,21 +29,21 @@ def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]
     refuse_pickle(path)
     alone = vae_alone(path)
     if alone is not None:
-        return {"path": path.name, "vae": describe_vae(alone)}
+        return {"path": path.name, "vae": _describe_vae(alone)}
     places = needed_unet_folders(path) if path.is_dir() else [path]
-    return {"path": path.name, "checkpoints": [row for place in places for row in describe_all(place, family, task)]}
+    return {"path": path.name, "checkpoints": [row for place in places for row in _describe_all(place, family, task)]}
 
 
-def describe_all(path: Path, family: str, task: str) -> Iterator[dict[str, Any]]:
+def _describe_all(path: Path, family: str, task: str) -> Iterator[dict[str, Any]]:
     """A row for each recipe on one UNet, or one that says why there is none."""
     try:
         yield from (describe_recipe(checkpoint) for checkpoint in open_all(path, family, task))
     except UnsuitedError as error:
         unet = network(find_files(path) if path.is_dir() else (path,), pick_unet)
-        yield {**describe_unet(path, unet.shapes), **describe_latents(vae_of(path)[0]), "problem": str(error)}
+        yield {**_describe_unet(path, unet.shapes), **describe_latents(vae_of(path)[0]), "problem": str(error)}
 
 
-def describe_unet(path: Path, shapes: Shapes) -> dict[str, Any]:
+def _describe_unet(path: Path, shapes: Shapes) -> dict[str, Any]:
     """What the weights alone say."""
     architecture = UNetArchitecture.from_weights(shapes)
     return {
@@ -60,7 +60,7 @@ def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
     vae = checkpoint.vae_architecture
     recipe = checkpoint.recipe
     return {
-        **describe_unet(checkpoint.path, checkpoint.unet.shapes),
+        **_describe_unet(checkpoint.path, checkpoint.unet.shapes),
         "family": family_title(recipe.family),
         **describe_licence(recipe.licence, recipe.family),
         "context": f"{tuple(checkpoint.context.tokens.shape)}" if checkpoint.context else encoder,
@@ -72,7 +72,7 @@ def describe_recipe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def describe_vae(vae: Weights) -> dict[str, Any]:
+def _describe_vae(vae: Weights) -> dict[str, Any]:
     """What its weights alone say, which are the same in kind for Stable Diffusion's and SDXL's."""
     _, architecture = as_vae(vae, {}, vae.path)
     parameters = sum(int(np.prod(shape)) for shape in vae.shapes.values())

@@ -52,8 +52,8 @@ def extract_ranks(
         bias = None if bias is None else stored(f"{layer}.bias", bias, dtype)
         found = {}
         if weight is not None and weight.ndim > 1 and layer != "conv_in":
-            thin = [rank for rank in ranks if rank is not None and is_smaller(weight, rank)]
-            for rank, (down, up, energy) in truncations(weight, thin).items():
+            thin = [rank for rank in ranks if rank is not None and _is_smaller(weight, rank)]
+            for rank, (down, up, energy) in _truncations(weight, thin).items():
                 found[rank] = Extracted(
                     layer, LowRank(stored(layer, down, dtype), stored(layer, up, dtype), bias=bias), energy
                 )
@@ -66,7 +66,7 @@ def extract_ranks(
 
 def common_layers(tuned: Shapes, base: Shapes) -> list[str]:
     """The layers of both networks. CheckpointError where one could not have come from the other."""
-    wrong = [name for name in tuned if name not in base or not grew_from(name, tuned[name], base[name])]
+    wrong = [name for name in tuned if name not in base or not _grew_from(name, tuned[name], base[name])]
     # a UNet that was trained for a head has lost its way out
     wrong += [name for name in base if name not in tuned and not name.startswith(("conv_out", "conv_norm_out"))]
     if wrong:
@@ -77,7 +77,7 @@ def common_layers(tuned: Shapes, base: Shapes) -> list[str]:
     return sorted({name.rpartition(".")[0] for name in tuned if name.endswith(".weight")})
 
 
-def grew_from(name: str, tuned: tuple[int, ...], base: tuple[int, ...]) -> bool:
+def _grew_from(name: str, tuned: tuple[int, ...], base: tuple[int, ...]) -> bool:
     if name == "conv_in.weight":
         return tuned[0] == base[0] and tuned[1] >= base[1] and tuned[2:] == base[2:]
     return collapsed(tuned) == collapsed(base)
@@ -106,12 +106,12 @@ def matrix(weight: Tensor) -> Tensor:
     return weight.reshape(collapsed(tuple(weight.shape)))
 
 
-def is_smaller(weight: Tensor, rank: int) -> bool:
+def _is_smaller(weight: Tensor, rank: int) -> bool:
     rows, columns = weight.shape[0], weight.shape[1:].numel()
     return rank * (rows + columns) < rows * columns
 
 
-def truncations(weight: Tensor, ranks: Sequence[int]) -> dict[int, tuple[Tensor, Tensor, float]]:
+def _truncations(weight: Tensor, ranks: Sequence[int]) -> dict[int, tuple[Tensor, Tensor, float]]:
     """{rank: truncate(weight, rank)}, each a part of the highest."""
     if not ranks:
         return {}

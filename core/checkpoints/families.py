@@ -21,7 +21,7 @@ from .published import UNSAID, licence_of
 from .tensors import INNER_HEAD, pick_vae
 
 
-def by_names(clues: Clues) -> tuple[str]:
+def _by_names(clues: Clues) -> tuple[str]:
     """The task of a network that learns whatever it is taught, as names tell it."""
     return (clues.likely_task,)
 
@@ -57,7 +57,7 @@ class Family:
     """Whether clues of the right channels speak of this family."""
     recipe: Callable[[Clues, str], Recipe]
     """(clues, task) -> how to run it. UserError, without a full stop, if this version cannot."""
-    tasks: Callable[[Clues], tuple[str, ...]] = by_names
+    tasks: Callable[[Clues], tuple[str, ...]] = _by_names
     """What one network of it answers, the first where nothing more is said; "" is that its names do not tell."""
     instead: Mapping[str, str] = field(default_factory=dict)
     """{task that may be asked for: the one that is given for it}"""
@@ -79,7 +79,7 @@ def genpercept(clues: Clues, task: str) -> Recipe:
     return Recipe(task, family="genpercept", base=clues.architecture.base, tokens=2, **SHARED.get(task, {}))
 
 
-def genpercept_dpt(clues: Clues, task: str) -> Recipe:
+def _genpercept_dpt(clues: Clues, task: str) -> Recipe:
     """Its UNet features read by a DPT head; the head has no range, so each image is stretched to [0, 1]."""
     if not clues.head:
         raise UserError(f"its head is missing: put {HEADS[0]}/ beside it")
@@ -87,7 +87,7 @@ def genpercept_dpt(clues: Clues, task: str) -> Recipe:
     return Recipe(task, family="genpercept-dpt", base=base, tokens=2, head=clues.head, codec="min-max")
 
 
-def genpercept_v1(clues: Clues, task: str) -> Recipe:
+def _genpercept_v1(clues: Clues, task: str) -> Recipe:
     """GenPercept v1: the same network, another resize, 77 tokens, depth stretched per image."""
     extra = {"resize": "genpercept-v1", **SHARED.get(task, {}), **V1.get(task, {})}
     return Recipe(task, family="genpercept-v1", base=clues.architecture.base, **extra)
@@ -106,7 +106,7 @@ DECODER = ("vae_decoder", "vae_post_quant_conv")
 """Folders of its experiments, with the bare tensors of the two parts of a VAE."""
 
 
-def pick_trained_vae(names: list[str]) -> dict[str, str]:
+def _pick_trained_vae(names: list[str]) -> dict[str, str]:
     """A VAE whose decoding half comes from DECODER, whose names say nothing of where they belong."""
     parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     whole = pick_vae([name for name in names if name.startswith(parts)])
@@ -136,7 +136,7 @@ def marigold(clues: Clues, task: str) -> Recipe:
 
 def from_noise(clues: Clues, family: str) -> dict[str, Any]:
     """What Marigold's diffusers pipelines read from their configs."""
-    release = release_of(clues)
+    release = _release_of(clues)
     configs = {"scheduler": scheduler_of(clues, release), "index": clues.index}
     for config, key, runs in MARIGOLD_CONFIG:
         found = configs[config].get(key, runs[0])
@@ -185,7 +185,7 @@ class Release(NamedTuple):
     """What their scheduler_config.json says."""
 
 
-def release_of(clues: Clues) -> Release:
+def _release_of(clues: Clues) -> Release:
     """By its scheduler's class, by its names, or by what it predicts: intrinsic images came with the second only."""
     sampler, several = clues.scheduler.get("_class_name"), clues.architecture.out_channels > LATENT
     names = clues.names.replace("_", "-") + (" v1-1" if several else "")
@@ -247,13 +247,13 @@ MARIGOLD_CONFIG: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
 """What the recipe has no field for: (which config, its field, the values that can be run, the usual one first)."""
 
 
-def is_marigold(clues: Clues) -> bool:
+def _is_marigold(clues: Clues) -> bool:
     """Its pipeline says so and its schedule is one of Marigold's: others have been published under its class."""
     known = bool(clues.scheduler) and clues.ending != (True, False)
-    return clues.pipeline.startswith("Marigold") and known and not is_e2e_ft(clues)
+    return clues.pipeline.startswith("Marigold") and known and not _is_e2e_ft(clues)
 
 
-def marigold_intrinsics(clues: Clues, task: str) -> Recipe:
+def _marigold_intrinsics(clues: Clues, task: str) -> Recipe:
     """Marigold for intrinsic images: several targets from one noise, as its index names them."""
     row = next(row for row in intrinsics(clues) if row.task == task)
     encoding, up_to_scale = space_of(clues, row.stated)
@@ -345,7 +345,7 @@ E2E_FT_TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def is_e2e_ft(clues: Clues) -> bool:
+def _is_e2e_ft(clues: Clues) -> bool:
     """By its name, or by a schedule that no other has under the pipeline that it was published with."""
     return "e2e" in clues.names or (clues.ending == (True, False) and clues.pipeline == "StableDiffusionPipeline")
 
@@ -431,17 +431,17 @@ def rgb_x(clues: Clues, task: str) -> Recipe:
         order="noise-first",
         final="previous",
         prompt=prompt,
-        **{**read, **rgb_x_run(clues)},
+        **{**read, **_rgb_x_run(clues)},
     )
 
 
-def rgb_x_run(clues: Clues) -> dict[str, Any]:
+def _rgb_x_run(clues: Clues) -> dict[str, Any]:
     """What it and its fine-tunes do differently.
 
     RGB-X's demo loads the schedule with zero SNR and trailing steps, which the file does not say. Ouroboros is the same
     in one step at the picture's own size. Olbedo is run by its configs, takes pictures as they are and gives them so.
     """
-    if is_olbedo(clues):
+    if _is_olbedo(clues):
         encoding, up_to_scale = space_of(clues, "albedo")
         index, resolution = clues.index, clues.index.get("default_processing_resolution")
         return {
@@ -479,23 +479,23 @@ AOVS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def aovs(clues: Clues) -> tuple[str, ...]:
     """Olbedo has been fine-tuned for one of them."""
-    return ("albedo",) if is_olbedo(clues) else tuple(AOVS)
+    return ("albedo",) if _is_olbedo(clues) else tuple(AOVS)
 
 
-def is_rgb_x(clues: Clues) -> bool:
+def _is_rgb_x(clues: Clues) -> bool:
     """By its pipeline, or the names of it and its fine-tunes."""
     named = re.search(r"rgb-?(to-|2)?x\b|ouroboros|rgbx", clues.names.replace("_", "-")) is not None
-    return named or clues.folder == "unet_1" or "AOVMatEst" in clues.pipeline or is_olbedo(clues)
+    return named or clues.folder == "unet_1" or "AOVMatEst" in clues.pipeline or _is_olbedo(clues)
 
 
-def is_olbedo(clues: Clues) -> bool:
+def _is_olbedo(clues: Clues) -> bool:
     """By its names, or an index that says of one target what Marigold's says of several."""
     return "olbedo" in f"{clues.names} {clues.pipeline.lower()}" or bool(clues.index.get("target_properties"))
 
 
-def genpercept_stochastic(clues: Clues, task: str) -> Recipe:
+def _genpercept_stochastic(clues: Clues, task: str) -> Recipe:
     """GenPercept's ablation that starts from noise: Marigold's network, its own resize, the last step's sample."""
-    start, end = noise_betas(clues)
+    start, end = _noise_betas(clues)
     return Recipe(
         task,
         family="genpercept-stochastic",
@@ -514,7 +514,7 @@ SLIPS = {"0point05440": "0point5440"}
 """What the names of its folders say: what is meant."""
 
 
-def noise_betas(clues: Clues) -> tuple[float, float]:
+def _noise_betas(clues: Clues) -> tuple[float, float]:
     """As its scheduler says, or the name of its folder, such as ..._wo_rgb_blending_0point00340_0point048."""
     named = re.search(r"(\d+point\d+)_(\d+point\d+)", clues.names)
     words = named.groups() if named else ("0point00085", "0point012")
@@ -551,7 +551,7 @@ DMP_TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def intrinsic_lora(clues: Clues, task: str) -> Recipe:
+def _intrinsic_lora(clues: Clues, task: str) -> Recipe:
     """Intrinsic-LoRA (Du et al. 2023): LoRA on Stable Diffusion 1.5, one step that gives the sample itself."""
     if task not in INTRINSIC_LORA:
         raise UserError(f"it has been trained for {', '.join(INTRINSIC_LORA)}, not for {task}")
@@ -587,7 +587,7 @@ FAMILIES: dict[str, Family] = {
             "marigold",
             "Marigold (depth, normals)",
             2 * LATENT,
-            is_marigold,
+            _is_marigold,
             marigold,
             hint="marigold",
         ),
@@ -596,11 +596,11 @@ FAMILIES: dict[str, Family] = {
             "Marigold (intrinsic images)",
             0,
             lambda clues: True,
-            marigold_intrinsics,
+            _marigold_intrinsics,
             tasks=lambda clues: tuple(row.task for row in intrinsics(clues)) or ("",),
         ),
-        Family("e2e-ft", "E2E-FT", 2 * LATENT, is_e2e_ft, e2e_ft, hint="e2e"),
-        Family("rgb-x", "RGB-X", 2 * LATENT, is_rgb_x, rgb_x, tasks=aovs, hint="rgb"),
+        Family("e2e-ft", "E2E-FT", 2 * LATENT, _is_e2e_ft, e2e_ft, hint="e2e"),
+        Family("rgb-x", "RGB-X", 2 * LATENT, _is_rgb_x, rgb_x, tasks=aovs, hint="rgb"),
         Family(
             "sdpose",
             "SDPose",
@@ -627,8 +627,8 @@ FAMILIES: dict[str, Family] = {
             "genpercept-v1",
             "GenPercept v1",
             LATENT,
-            lambda clues: clues.folder.endswith("_v1") and is_genpercept(clues),
-            genpercept_v1,
+            lambda clues: clues.folder.endswith("_v1") and _is_genpercept(clues),
+            _genpercept_v1,
             preference=1,
         ),
         Family(
@@ -636,7 +636,7 @@ FAMILIES: dict[str, Family] = {
             "GenPercept with a DPT head",
             LATENT,
             lambda clues: clues.head in HEADS,
-            genpercept_dpt,
+            _genpercept_dpt,
             preference=2,
             beside=Beside(heads=HEADS, says_head=lambda folder: "head" in folder),
         ),
@@ -645,7 +645,7 @@ FAMILIES: dict[str, Family] = {
             "Intrinsic-LoRA",
             LATENT,
             lambda clues: clues.adapter == PROCESSORS and clues.rank == 8,
-            intrinsic_lora,
+            _intrinsic_lora,
             hint="intrinsic",
         ),
         Family(
@@ -660,25 +660,25 @@ FAMILIES: dict[str, Family] = {
             "genpercept",
             "GenPercept v2",
             LATENT,
-            lambda clues: is_genpercept(clues),
+            lambda clues: _is_genpercept(clues),
             genpercept,
             hint="genpercept",
             preference=3,
-            beside=Beside(decoder=DECODER, pick_vae=pick_trained_vae, vae="Stable Diffusion 2.1"),
+            beside=Beside(decoder=DECODER, pick_vae=_pick_trained_vae, vae="Stable Diffusion 2.1"),
         ),
         Family(
             "genpercept-stochastic",
             "GenPercept from noise (ablation)",
             2 * LATENT,
             lambda clues: "wo_rgb_blending" in clues.names,
-            genpercept_stochastic,
+            _genpercept_stochastic,
         ),
     )
 }
 """In the order in which they are tried."""
 
 
-def is_genpercept(clues: Clues) -> bool:
+def _is_genpercept(clues: Clues) -> bool:
     """Its folder, its pipeline or a schedule without signal says so."""
     named = re.fullmatch(r"unet_[a-z_]+_v[12]", clues.folder) is not None
     silent = clues.scheduler.get("beta_start") == clues.scheduler.get("beta_end") == 1.0
@@ -723,21 +723,21 @@ def recipe_for(family: Family, clues: Clues, task: str) -> Recipe:
     UserError, without a full stop, if nothing says its task, its task is another, or its network is no such one.
     """
     if not takes_inputs(family, clues):
-        raise UserError(misfit(family, clues.architecture))
+        raise UserError(_misfit(family, clues.architecture))
     held = tuple(filter(None, family.tasks(clues)))
     wanted = family.instead.get(task, task) or next(iter(held), "")
     if not wanted:
         apart = "its names and its index speak of different tasks"
         why = apart if clues.contradicted else "nothing in it says its task"
         raise UserError(f"{why}: name one of {', '.join(TASKS)}")
-    known = tuple(filter(None, (clues.task,))) if family.tasks is by_names else held
+    known = tuple(filter(None, (clues.task,))) if family.tasks is _by_names else held
     if known and wanted not in known:
         raise UserError(f"it was trained for {', '.join(known)}, not for {wanted}")
     recipe = family.recipe(clues, wanted)
     return recipe if recipe.licence else replace(recipe, licence=family.licence(clues))
 
 
-def misfit(family: Family, net: UNetArchitecture) -> str:
+def _misfit(family: Family, net: UNetArchitecture) -> str:
     """Why a network is none of a family's."""
     parts = (
         ("a class embedding", net.vector_dim, family.vector_dim),

@@ -45,12 +45,12 @@ def fingerprint(get: Callable[[str], Tensor], names: Iterable[str] = TENSORS) ->
             tensor = get(name)
         except KeyError:
             continue
-        if is_plain(tensor):
+        if _is_plain(tensor):
             found[name] = sample(tensor)
     return found
 
 
-def is_plain(tensor: Tensor) -> bool:
+def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor holds ordinary floating-point numbers; hosts keep quantised ones in classes of their own."""
     return type(tensor.data) is Tensor and tensor.dtype in PLAIN
 

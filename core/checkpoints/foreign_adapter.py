@@ -35,9 +35,9 @@ MARK = "scaled_fp8"
 def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Adapter:
     """An adapter that another trainer wrote."""
     held = list(read_shapes(file))
-    factors = {factor for name in held for factor in factors_of(name)}
+    factors = {factor for name in held for factor in _factors_of(name)}
     names = [name for name in held if name != MARK and name not in factors]
-    refuse_others(file, names)
+    _refuse_others(file, names)
     ours = [name for name in names if not TEXT_ENCODER.match(name)]
     if names and not ours:
         raise CheckpointError(f"{shown(file)} adapts the text encoder alone, not a UNet: use another file.")
@@ -45,7 +45,7 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
     keys = {name: key for name in ours if (key := read_key(name)) is not None}
     base = {name: key for name, key in keys.items() if key.role == "base"}
     whole = any(key.layer == "conv_in" for key in base.values())
-    refuse_saved_whole(file, ours, keys)
+    _refuse_saved_whole(file, ours, keys)
     if len(base) == len(keys) and whole:
         raise CheckpointError(
             f"{shown(file)} is a whole UNet, not an adapter: give it as the model, or make an adapter of it with "
@@ -60,7 +60,7 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
         file,
         parts,
         spelling_of(known.values()),
-        fingerprint=fingerprint_of(file, base) if whole else {},
+        fingerprint=_fingerprint_of(file, base) if whole else {},
         licence=metadata.get("modelspec.license", ""),
         text_encoder=len(names) - len(ours),
         strength_unsaid=file.stem == PEFTS and not (file.parent / CONFIG).exists() and not stated(keys.values()),
@@ -75,7 +75,7 @@ def stated(keys: Iterable[Key]) -> bool:
     return not roles & {"down", "up"} or bool(roles & {"alpha", "scale"})
 
 
-def refuse_others(file: Path, names: list[str]) -> None:
+def _refuse_others(file: Path, names: list[str]) -> None:
     """CheckpointError for adapters of networks and methods that we know of and cannot run, and for what is none."""
     refuse_names(file, names)
     if network := other_network(names):
@@ -89,7 +89,7 @@ def refuse_others(file: Path, names: list[str]) -> None:
         )
 
 
-def refuse_saved_whole(file: Path, names: list[str], keys: Mapping[str, Key]) -> None:
+def _refuse_saved_whole(file: Path, names: list[str], keys: Mapping[str, Key]) -> None:
     """CheckpointError for layers that were trained whole: without their base nobody can tell what they changed.
 
     A run that saves its base along saves that of every layer it adapts, as no list of further layers does.
@@ -117,7 +117,7 @@ def refuse_unread(file: Path, unread: list[str], total: int) -> None:
         )
 
 
-def fingerprint_of(file: Path, base: Mapping[str, Key]) -> Fingerprint:
+def _fingerprint_of(file: Path, base: Mapping[str, Key]) -> Fingerprint:
     """Of the base that a training run saved along with its adapter."""
     names = {f"{key.layer}.weight": name for name, key in base.items() if name.endswith(".weight")}
     return fingerprint(lambda wanted: read(file, {names[wanted]: wanted})[names[wanted]])
@@ -125,32 +125,32 @@ def fingerprint_of(file: Path, base: Mapping[str, Key]) -> Fingerprint:
 
 def assembled_parts(file: Path, keys: Mapping[str, Key], scale_of: ScaleOf) -> dict[str, Part]:
     """The parts that the named tensors make. CheckpointError where they do not belong together."""
-    tensors = read(file, {each: each for name in keys for each in (name, *factors_of(name))})
+    tensors = read(file, {each: each for name in keys for each in (name, *_factors_of(name))})
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, key in keys.items():
         roles = layers[key.layer]
         if key.role in roles:
             raise CheckpointError(f"{shown(file)} holds several adapters: {name} is one too many for its layer.")
-        roles[key.role] = in_full(file, name, tensors)
+        roles[key.role] = _in_full(file, name, tensors)
     for layer, roles in layers.items():
         if not all(bool(tensor.isfinite().all()) for tensor in roles.values()):
             raise CheckpointError(
                 f"{shown(file)} gives no numbers: its weights of {layer} hold NaN; get the file again."
             )
-    return {layer: part_of(file, layer, layers[layer], scale_of) for layer in sorted(layers)}
+    return {layer: _part_of(file, layer, layers[layer], scale_of) for layer in sorted(layers)}
 
 
-def factors_of(name: str) -> tuple[str, ...]:
+def _factors_of(name: str) -> tuple[str, ...]:
     """What the factor of a weight of 8 bits may be called."""
     return tuple(name.removesuffix("weight") + factor for factor in FACTORS) if name.endswith(".weight") else ()
 
 
-def in_full(file: Path, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+def _in_full(file: Path, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
     """A tensor in numbers that can be calculated with: of 8 bits in half precision, which has them all, or scaled."""
     tensor = tensors[name]
     if tensor.is_floating_point() and tensor.element_size() == 1:
         tensor = tensor.half()
-    factor = next((tensors[factor].float() for factor in factors_of(name) if factor in tensors), None)
+    factor = next((tensors[factor].float() for factor in _factors_of(name) if factor in tensors), None)
     if factor is None:
         return tensor
     if factor.numel() not in (1, *tensor.shape[:1]):
@@ -158,7 +158,7 @@ def in_full(file: Path, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
     return tensor.float() * factor.reshape(-1, *[1] * (tensor.ndim - 1))
 
 
-def part_of(file: Path, layer: str, roles: Mapping[str, Tensor], scale_of: ScaleOf) -> Part:
+def _part_of(file: Path, layer: str, roles: Mapping[str, Tensor], scale_of: ScaleOf) -> Part:
     """One layer's tensors by their roles -> its part."""
     whole = next((role for role, tensor in roles.items() if not tensor.is_floating_point() and role != "alpha"), "")
     if whole:
@@ -225,13 +225,13 @@ def scales(file: Path, metadata: Mapping[str, str]) -> ScaleOf:
         return lambda layer, rank: 1.0
 
     def scale_of(layer: str, rank: int) -> float:
-        alpha = next((value for end, value in alphas.items() if is_meant(layer, end)), general)
+        alpha = next((value for end, value in alphas.items() if _is_meant(layer, end)), general)
         return alpha / (math.sqrt(max(rank, 1)) if config.get("use_rslora") else max(rank, 1))
 
     return scale_of
 
 
-def is_meant(layer: str, pattern: str) -> bool:
+def _is_meant(layer: str, pattern: str) -> bool:
     """peft: a pattern is the end of a layer's name."""
     try:
         return re.match(rf"(.*\.)?({pattern})$", layer) is not None

@@ -30,7 +30,7 @@ class Kind(NamedTuple):
         return told or isinstance(layer, self.layer)
 
 
-def convolve_as(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve_as(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """With the layer's own stride and padding, whichever kind of padding that is; a matrix is a 1x1 kernel."""
     kernel = weight if weight.ndim == 4 else weight[:, :, None, None]
     return nn.Conv2d._conv_forward(layer, x, kernel, bias)  # pyright: ignore[reportPrivateUsage]
@@ -46,7 +46,7 @@ KINDS = (
     ),
     Kind(
         nn.Conv2d,
-        convolve_as,
+        _convolve_as,
         lambda layer: (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size),
         channels_first=True,
     ),

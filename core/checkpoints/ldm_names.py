@@ -40,20 +40,20 @@ def unet_prefixes(attention: tuple[bool, ...], layers: int) -> Iterator[tuple[st
     for level, attends in enumerate(attention):
         for layer in range(layers):
             block = 1 + level * (layers + 1) + layer
-            yield from resnet(f"input_blocks.{block}.0", f"down_blocks.{level}.resnets.{layer}")
+            yield from _resnet(f"input_blocks.{block}.0", f"down_blocks.{level}.resnets.{layer}")
             if attends:
                 yield f"input_blocks.{block}.1", f"down_blocks.{level}.attentions.{layer}"
         if level < levels - 1:
             yield f"input_blocks.{(level + 1) * (layers + 1)}.0.op", f"down_blocks.{level}.downsamplers.0.conv"
-    yield from resnet("middle_block.0", "mid_block.resnets.0")
+    yield from _resnet("middle_block.0", "mid_block.resnets.0")
     yield "middle_block.1", "mid_block.attentions.0"
-    yield from resnet("middle_block.2", "mid_block.resnets.1")
+    yield from _resnet("middle_block.2", "mid_block.resnets.1")
     # core.fourier.FourierBlock, of those that have one, where nodes/host.py puts it
     yield "middle_block.3", "fftblock"
     for level, attends in enumerate(reversed(attention)):
         for layer in range(layers + 1):
             block = level * (layers + 1) + layer
-            yield from resnet(f"output_blocks.{block}.0", f"up_blocks.{level}.resnets.{layer}")
+            yield from _resnet(f"output_blocks.{block}.0", f"up_blocks.{level}.resnets.{layer}")
             if attends:
                 yield f"output_blocks.{block}.1", f"up_blocks.{level}.attentions.{layer}"
         if level < levels - 1:
@@ -61,7 +61,7 @@ def unet_prefixes(attention: tuple[bool, ...], layers: int) -> Iterator[tuple[st
             yield f"output_blocks.{last}.{1 + attends}.conv", f"up_blocks.{level}.upsamplers.0.conv"
 
 
-def resnet(ldm: str, diffusers: str) -> Iterator[tuple[str, str]]:
+def _resnet(ldm: str, diffusers: str) -> Iterator[tuple[str, str]]:
     return ((f"{ldm}.{theirs}", f"{diffusers}.{ours}") for theirs, ours in RESNET)
 
 

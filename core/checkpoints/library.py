@@ -59,7 +59,7 @@ class Library:
         found = [
             path.relative_to(folder).as_posix()
             for folder in self.folders()
-            for path, kind in candidates(folder)
+            for path, kind in _candidates(folder)
             if kind == wanted
         ]
         return list(dict.fromkeys(sorted(found))) or [self.nothing]
@@ -112,7 +112,7 @@ class Walk:
             (self._links if folder.is_symlink() else self._real).append(folder)
 
 
-def folder_entries(folder: Path) -> list[Path]:
+def _folder_entries(folder: Path) -> list[Path]:
     """What lies in a folder and is not hidden; nothing where it cannot be looked into."""
     try:
         return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
@@ -120,41 +120,41 @@ def folder_entries(folder: Path) -> list[Path]:
         return []
 
 
-def candidates(root: Path) -> Iterator[tuple[Path, Kind]]:
+def _candidates(root: Path) -> Iterator[tuple[Path, Kind]]:
     """Files, and folders that are one checkpoint or adapter, each with its kind; of several UNets each of them too."""
     walk = Walk(root)
     for folder in walk:
-        held = folder_entries(folder)
-        unets = [] if folder == root else unets_in(folder)
+        held = _folder_entries(folder)
+        unets = [] if folder == root else _unets_in(folder)
         repository = bool(unets) and unets != [folder]
-        kind: Kind = "" if folder == root else kind_of_folder(folder, unets)
+        kind: Kind = "" if folder == root else _kind_of_folder(folder, unets)
         if kind:
             yield folder, kind
         if repository:
-            kinds: list[tuple[Path, Kind]] = [(unet, kind_of_folder(unet, [unet])) for unet in unets]
+            kinds: list[tuple[Path, Kind]] = [(unet, _kind_of_folder(unet, [unet])) for unet in unets]
             yield from kinds if kinds != [(unets[0], kind)] else ()  # the only one is what the folder is
         else:
             walk.add(path for path in held if os.path.isdir(path))
         for path in held:
-            if is_apart(path, whole=bool(kind)):
-                yield path, kind_of_file(path)
+            if _is_apart(path, whole=bool(kind)):
+                yield path, _kind_of_file(path)
 
 
-def is_apart(path: Path, whole: bool) -> bool:
+def _is_apart(path: Path, whole: bool) -> bool:
     """Whether a path is a file of tensors that may be a model by itself. whole: its folder is one already."""
-    part = whole and (path.name.startswith(tuple(STEMS)) or path == adapter_in(path.parent))
+    part = whole and (path.name.startswith(tuple(STEMS)) or path == _adapter_in(path.parent))
     return path.suffix.lower() == ".safetensors" and os.path.isfile(path) and not part
 
 
-def unets_in(folder: Path) -> list[Path]:
+def _unets_in(folder: Path) -> list[Path]:
     """unet_folders() of those that hold weights, readable or not."""
     try:
-        return [unet for unet in unet_folders(folder) if weights_in(unet) != ()]
+        return [unet for unet in unet_folders(folder) if _weights_in(unet) != ()]
     except CheckpointError:
         return []
 
 
-def weights_in(folder: Path) -> tuple[Path, ...] | None:
+def _weights_in(folder: Path) -> tuple[Path, ...] | None:
     """find_files(), None where an index is damaged."""
     try:
         return find_files(folder)
@@ -162,7 +162,7 @@ def weights_in(folder: Path) -> tuple[Path, ...] | None:
         return None
 
 
-def adapter_in(folder: Path) -> Path | None:
+def _adapter_in(folder: Path) -> Path | None:
     """find_adapter(), None where there is none."""
     try:
         return find_adapter(folder)
@@ -170,18 +170,18 @@ def adapter_in(folder: Path) -> Path | None:
         return None
 
 
-def kind_of_folder(folder: Path, unets: list[Path]) -> Kind:
+def _kind_of_folder(folder: Path, unets: list[Path]) -> Kind:
     """unets: unets_in() it, perhaps itself."""
-    adapter = adapter_in(folder)
-    if adapter is not None and kind_of_file(adapter) == "adapter":
+    adapter = _adapter_in(folder)
+    if adapter is not None and _kind_of_file(adapter) == "adapter":
         return "adapter"
     if unets != [folder]:
         return "checkpoint" if unets else ""
-    files = weights_in(folder)
+    files = _weights_in(folder)
     return "checkpoint" if files is None else _kind(files, stamps(files))
 
 
-def kind_of_file(file: Path) -> Kind:
+def _kind_of_file(file: Path) -> Kind:
     return _kind((file,), stamps([file]))
 
 
@@ -235,7 +235,7 @@ def files_in(path: Path) -> Iterator[Path]:
         return
     walk = Walk(path)
     for folder in walk:
-        held = folder_entries(folder)
+        held = _folder_entries(folder)
         walk.add(path for path in held if os.path.isdir(path))
         yield from (path for path in held if not os.path.isdir(path))
 

@@ -59,7 +59,7 @@ def open_networks(path: Path) -> Networks:
     """
     path = absolute(path)
     refuse_pickle(path)
-    found = of_folder(inner(path)) if path.is_dir() else of_file(path)
+    found = of_folder(inner(path)) if path.is_dir() else _of_file(path)
     return replace(found, context=find_context(places_beside(found.path), found.architecture))
 
 
@@ -74,7 +74,7 @@ def inner(folder: Path) -> Path:
     raise CheckpointError(f"{shown(folder)} holds no Stable Diffusion model: expected unet/ in it, or name a file.")
 
 
-def of_file(path: Path) -> Networks:
+def _of_file(path: Path) -> Networks:
     """Those in a file of whatever kind, and beside it."""
     own = read_own(path)
     return of_own(own) if own else of_single(path)
@@ -83,7 +83,7 @@ def of_file(path: Path) -> Networks:
 def of_own(file: OwnFile) -> Networks:
     """Those in a file of the project's, which says what weights do not: head counts, and how latents are scaled."""
     unet, architecture = as_unet(file.part("unet."), file.field("unet"), file.path)
-    vae = or_beside(file.path, file.part("vae."), file.field("vae"), architecture.base)
+    vae = _or_beside(file.path, file.part("vae."), file.field("vae"), architecture.base)
     return Networks(file.path, unet, architecture, *vae, text_encoder=find_text_encoder(file.path.parent))
 
 
@@ -131,12 +131,12 @@ def unet_folders(folder: Path) -> list[Path]:
         reason = error.strerror or error
         raise CheckpointError(f"{shown(folder)} cannot be looked into ({reason}): check the path.") from None
     inner = sorted(folder / name for name in names if os.path.isdir(folder / name))
-    if any(map(holds_weights, inner)):
+    if any(map(_holds_weights, inner)):
         return inner
-    return [folder] if holds_weights(folder) else []
+    return [folder] if _holds_weights(folder) else []
 
 
-def holds_weights(folder: Path) -> bool:
+def _holds_weights(folder: Path) -> bool:
     """Whether there are any, be they damaged: whoever reads them is told so."""
     try:
         return bool(find_files(folder))
@@ -159,11 +159,11 @@ def find_head(folder: Path) -> tuple[str, Weights | None]:
 def vae_of(path: Path, base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in a file, else beside it; in a UNet's folder or beside that. base: the generation of that UNet."""
     return (
-        find_vae(places_beside(path), base) if path.is_dir() else or_beside(path, network((path,), pick_vae), {}, base)
+        find_vae(places_beside(path), base) if path.is_dir() else _or_beside(path, network((path,), pick_vae), {}, base)
     )
 
 
-def or_beside(
+def _or_beside(
     path: Path, inside: Weights, config: Mapping[str, Any], base: str
 ) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in a file, if there is one, else that beside it."""
@@ -172,7 +172,7 @@ def or_beside(
 
 def find_vae(folders: tuple[Path, ...], base: str = CUSTOM) -> tuple[Weights | None, VAEArchitecture | None]:
     """The VAE in one of these folders, with the decoder that was trained beside it if there is one."""
-    trained, beside = find_decoder(folders)
+    trained, beside = _find_decoder(folders)
     for folder in folders:
         files = find_files(folder / "vae")
         if files:
@@ -185,7 +185,7 @@ def find_vae(folders: tuple[Path, ...], base: str = CUSTOM) -> tuple[Weights | N
     return None, None
 
 
-def find_decoder(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], Beside]:
+def _find_decoder(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], Beside]:
     """What stands in one of these folders in place of parts of the VAE, and how its family lays that out."""
     for row in FAMILIES.values():
         files = tuple(file for folder in folders for name in row.beside.decoder for file in find_files(folder / name))
@@ -194,7 +194,7 @@ def find_decoder(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], Beside]:
     return (), Beside()
 
 
-def refuse_quantised(weights: Weights, path: Path) -> None:
+def _refuse_quantised(weights: Weights, path: Path) -> None:
     """CheckpointError for weights that were packed into fewer bits, by whom."""
     names = weights.shapes or [name for file in weights.files for name in read_shapes(file)]
     if packer := quantised(names):
@@ -204,7 +204,7 @@ def refuse_quantised(weights: Weights, path: Path) -> None:
 def as_unet(weights: Weights, config: Mapping[str, Any], path: Path) -> tuple[Weights, UNetArchitecture]:
     """The UNet and its shape. CheckpointError if it is none of Stable Diffusion's, or packed into fewer bits."""
     refuse_stranger(weights, config, path)
-    refuse_quantised(weights, path)
+    _refuse_quantised(weights, path)
     try:
         architecture = UNetArchitecture.from_weights(weights.shapes).with_config(config)
     except UserError as error:
@@ -221,7 +221,7 @@ def as_vae(
     weights: Weights, config: Mapping[str, Any], path: Path, base: str = CUSTOM
 ) -> tuple[Weights, VAEArchitecture]:
     """The VAE and its shape. base: whose latents it makes. CheckpointError if it is none of Stable Diffusion's."""
-    refuse_quantised(weights, path)
+    _refuse_quantised(weights, path)
     try:
         return weights, VAEArchitecture.from_weights(weights.shapes, latent_space(base)).with_config(config)
     except UserError as error:

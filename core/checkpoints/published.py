@@ -194,7 +194,7 @@ def licence_of(*names: str) -> str:
     return next((PLACES[name][1].licence for name in asked if name in PLACES), "")
 
 
-def commercial_use(licence: str) -> str:
+def _commercial_use(licence: str) -> str:
     """Whether a licence allows it, as far as that is known."""
     known = {name.lower(): allowed for name, allowed in LICENCES.items()}
     return known.get(licence.lower(), UNSAID)
@@ -204,4 +204,4 @@ def describe_licence(licence: str, family: str) -> dict[str, str]:
     """What `info` says of a licence; where none is given, under which others of its family have been published."""
     usual = " or ".join(dict.fromkeys(row.licence for row in PUBLISHED if family in row.families))
     told = licence or (f"{UNSAID}; others of this family: {usual}" if usual else UNSAID)
-    return {"licence": told, "commercial use": commercial_use(licence)}
+    return {"licence": told, "commercial use": _commercial_use(licence)}

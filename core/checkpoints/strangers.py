@@ -90,33 +90,33 @@ def alone(pattern: str) -> Tells:
     return lambda seen: not seen.unet and is_named(seen)
 
 
-def is_geowizard(seen: Seen) -> bool:
+def _is_geowizard(seen: Seen) -> bool:
     """Its two networks have the tensors of a plain one: v1 with ten labels, v2 with Lotus' four."""
     called = "geowizard" in seen.place or seen.pipeline == "DepthNormalEstimationPipeline"
     second = seen.labels == LATENT and (called or seen.place.split("/")[0] == "unet_v2")
     return seen.channels[0] == 2 * LATENT and (seen.labels == 10 or second or called)
 
 
-def is_stable_x(seen: Seen) -> bool:
+def _is_stable_x(seen: Seen) -> bool:
     """A plain UNet that reads what the ControlNet beside it makes of the picture."""
     guided = "controlnet" in seen.index or "controlnet" in seen.beside
     return guided and re.search(r"(?i)yoso|stable_?(normal|delight)", seen.pipeline) is not None
 
 
-def is_see_through(seen: Seen) -> bool:
+def _is_see_through(seen: Seen) -> bool:
     """Its index is Marigold's, without a place for the UNet, which is of a class of its own."""
     elsewhere = seen.pipeline.startswith("Marigold") and "vae" in seen.index and "unet" not in seen.index
     return elsewhere or seen.kind == "UNetFrameConditionModel"
 
 
-def is_depthfm(seen: Seen) -> bool:
+def _is_depthfm(seen: Seen) -> bool:
     """Its file also keeps the settings of its network, or is called after it."""
     fields = {"noising_step", "ldm_hparams", "empty_text_embedding"}
     called = re.search(r"depth[-_]?fm", seen.place) is not None and seen.channels[0] == 2 * LATENT
     return bool(fields.intersection(seen.names)) or called
 
 
-def is_transformer(seen: Seen) -> bool:
+def _is_transformer(seen: Seen) -> bool:
     """Its blocks stand in one row; those of a UNet, whole or torn, are in turn parts of larger ones."""
     blocks = named(r"(^|\.)((transformer_)?blocks|layers)\.\d+\.(attn\d?|self_attn|cross_attn|attention|img_mod)\.")
     return blocks(seen) and not named(r"(down|up|mid|input|output|middle)_blocks?[._]|text_model|visual|vision")(seen)
@@ -165,14 +165,14 @@ PERCEIVING: tuple[Stranger, ...] = (
         "GeoWizard",
         "attends across a depth and a normal map that are made together, as this version does not",
         DEPTH,
-        is_geowizard,
+        _is_geowizard,
         r"DepthNormalEstimationPipeline",
     ),
     Stranger(
         "StableNormal, YOSO or StableDelight",
         "guides its UNet by a ControlNet, as this version does not",
         NORMALS,
-        is_stable_x,
+        _is_stable_x,
         r"(?i)(yoso|stable_?(normal|delight)).*pipeline",
     ),
     Stranger(
@@ -195,13 +195,13 @@ PERCEIVING: tuple[Stranger, ...] = (
         "See-through's depth model",
         "runs a UNet of its own over the layers of a drawing, as this version does not",
         "use its own nodes, or take a checkpoint of Marigold for depth",
-        is_see_through,
+        _is_see_through,
     ),
     Stranger(
         "DepthFM",
         "integrates a flow that starts from the picture, as this version does not",
         DEPTH,
-        is_depthfm,
+        _is_depthfm,
         r"(?i)depth[-_]?fm.*\.(ckpt|pt|pth)",
     ),
     Stranger(
@@ -299,7 +299,7 @@ MAKING: tuple[Stranger, ...] = (
         "a Wan, Qwen-Image or other diffusion transformer",
         "has no UNet",
         BASES,
-        is_transformer,
+        _is_transformer,
         r"(Wan|Qwen|HunyuanVideo|PixArt|Sana|LTX|Lumina|CogVideo|ZImage).*Pipeline|transformer",
         perceives=True,
     ),
@@ -351,7 +351,7 @@ def refuse_stranger(weights: Weights, config: Mapping[str, Any], path: Path) -> 
         config=config,
         index=read_object(folder.parent / "model_index.json") if folder else {},
         place=f"{path.name}/{path.parent.name}".lower(),
-        beside=frozenset(names_inside(folder.parent)) if folder and folder.name.startswith("unet") else frozenset(),
+        beside=frozenset(_names_inside(folder.parent)) if folder and folder.name.startswith("unet") else frozenset(),
     )
     say(path, next((row for row in STRANGERS if row.tells(seen)), None))
 
@@ -367,7 +367,7 @@ def refuse_names(path: Path, names: Iterable[str]) -> None:
 
 def refuse_closed(path: Path) -> None:
     """CheckpointError for a folder without a UNet that holds, or is, what a row is called: its content cannot tell."""
-    held = [str(read_object(path / "model_index.json").get("_class_name", "")), *names_inside(path)]
+    held = [str(read_object(path / "model_index.json").get("_class_name", "")), *_names_inside(path)]
     say(path, next((row for row in STRANGERS if any(re.fullmatch(row.called, name) for name in held if name)), None))
 
 
@@ -389,7 +389,7 @@ def names_in(weights: Weights) -> tuple[str, ...]:
     return tuple(name for file in weights.files for name in read_shapes(file))
 
 
-def names_inside(folder: Path) -> list[str]:
+def _names_inside(folder: Path) -> list[str]:
     """What lies in a folder, nothing where it cannot be looked into."""
     try:
         return sorted(os.listdir(folder))
@@ -432,7 +432,7 @@ def unknown_unet(path: Path, clues: Clues) -> str:
     for row in PLAIN:
         if row.channels != channels or clues.architecture.vector_dim:
             continue
-        if row.always or re.fullmatch(row.pipelines, clues.pipeline) or brings_text(path):
+        if row.always or re.fullmatch(row.pipelines, clues.pipeline) or _brings_text(path):
             return (
                 f"{shown(path)} is {row.title.format(base=title)}, a UNet with {channels} input channels that makes "
                 f"{row.makes} and does not perceive: choose a perception checkpoint, or, if it was trained to be one, "
@@ -441,7 +441,7 @@ def unknown_unet(path: Path, clues: Clues) -> str:
     return ""
 
 
-def brings_text(path: Path) -> bool:
+def _brings_text(path: Path) -> bool:
     """Whether a UNet's files also hold a text encoder, as whole checkpoints to make pictures with do."""
     files = find_files(path) if os.path.isdir(path) else (path,)
     return any(name.startswith("cond_stage_model.") for file in files for name in read_shapes(file))

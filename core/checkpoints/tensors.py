@@ -118,10 +118,10 @@ def network(files: tuple[Path, ...], renaming: Callable[[list[str]], dict[str, s
 
 def as_network(files: tuple[Path, ...], shapes: Shapes, names: dict[str, str]) -> Weights:
     """The network of these tensors. shapes: {name in the files: shape}; names: {name in the files: in the network}."""
-    return Weights(files, names, {new: network_shape(new, shapes[old]) for old, new in names.items()})
+    return Weights(files, names, {new: _network_shape(new, shapes[old]) for old, new in names.items()})
 
 
-def network_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _network_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A VAE's attention is 1x1 convolutions in LDM files and Linears in diffusers': the same numbers."""
     is_vae_attention = "mid_block.attentions.0.to_" in name and name.startswith(("encoder.", "decoder."))
     return shape[:2] if is_vae_attention else shape
@@ -294,10 +294,10 @@ def header_object(metadata: Mapping[str, str], key: str, file: Path) -> dict[str
 
 def opened(file: Path) -> safe_open:
     """An open safetensors file. CheckpointError if it is none, or not whole."""
-    check_exists(file)
+    _check_exists(file)
     if file.suffix in (".pt", ".pth", ".ckpt"):
         raise CheckpointError(f"{shown(file)} is a pickle, which can run code: convert it to .safetensors first.")
-    if starts_with(file, b"GGUF"):
+    if _starts_with(file, b"GGUF"):
         raise CheckpointError(f"{shown(file)} is quantised (GGUF); get the fp16 file of the same model.")
     try:
         return safe_open(file, framework="pt")
@@ -307,7 +307,7 @@ def opened(file: Path) -> safe_open:
         ) from None
 
 
-def starts_with(file: Path, magic: bytes) -> bool:
+def _starts_with(file: Path, magic: bytes) -> bool:
     """Whether a file does; what cannot be read does not."""
     try:
         with file.open("rb") as held:
@@ -318,7 +318,7 @@ def starts_with(file: Path, magic: bytes) -> bool:
 
 def unpickle(file: Path) -> dict[str, Tensor]:
     """The tensors of a .bin file, by the loader that runs no code."""
-    check_exists(file)
+    _check_exists(file)
     if torch_version() < (2, 6):
         raise CheckpointError(
             f"{shown(file)} is a pickle, and this PyTorch ({torch.__version__}) cannot read it safely: "
@@ -349,7 +349,7 @@ def torch_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def check_exists(file: Path) -> None:
+def _check_exists(file: Path) -> None:
     if not os.path.isfile(file):
         known = where(file.name, file.parent.as_posix())
         raise CheckpointError(f"There is no file {file}: check the path" + (f", or {known}." if known else "."))

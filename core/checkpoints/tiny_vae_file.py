@@ -96,7 +96,7 @@ def chosen(role: Role, choice: str, recipe: Recipe, own: Weights | None, vae: We
             f'(learn = "{role}").'
         )
     file = read_own(own.path)
-    said = latents_in(file) if file else {}
+    said = _latents_in(file) if file else {}
     if said and vae is not None:  # an adapter's base may have come with another VAE
         check_latents(LightHalf(role, getattr(recipe, role), own, base=recipe.base, vae=said), recipe, vae)
     return own
@@ -107,25 +107,25 @@ def open_light(path: Path, role: Role, recipe: Recipe, vae: Weights | None = Non
 
     vae: the VAE in whose place it stands, where there is one. CheckpointError, in one sentence, if none is for it.
     """
-    own = own_at(path)
-    light = open_stored(own, role, recipe) if own else open_taesd(path, role)
+    own = _own_at(path)
+    light = _open_stored(own, role, recipe) if own else _open_taesd(path, role)
     check_fits(light.weights.shapes, role, recipe, path)
     check_latents(light, recipe, vae)
     return light
 
 
-def own_at(path: Path) -> OwnFile | None:
+def _own_at(path: Path) -> OwnFile | None:
     """The project's own file there; None for one of TAESD's."""
     return None if path.suffix in PICKLES else read_own(path)
 
 
 def meant_for(path: Path, role: Role, recipe: Recipe) -> bool:
     """Whether a file holds a light half for this very recipe; TAESD's are anybody's."""
-    own = own_at(path)
+    own = _own_at(path)
     return own is None or any(held.id == recipe.id and getattr(held, role) for held in own.recipes)
 
 
-def open_stored(file: OwnFile, role: Role, recipe: Recipe) -> LightHalf:
+def _open_stored(file: OwnFile, role: Role, recipe: Recipe) -> LightHalf:
     """From one of the project's own files: what the recipe of the same id names there, else the only one."""
     recipes = {held.id: held for held in file.recipes}
     named = [held for held in (recipes.get(recipe.id), *recipes.values()) if held and getattr(held, role)]
@@ -138,10 +138,10 @@ def open_stored(file: OwnFile, role: Role, recipe: Recipe) -> LightHalf:
     weights = own_light(file, role, named[0])
     assert weights is not None
     cost = getattr(named[0], f"{role}_cost") if recipe.id in recipes else ""
-    return LightHalf(role, names[0], weights, cost, named[0].base, latents_in(file))
+    return LightHalf(role, names[0], weights, cost, named[0].base, _latents_in(file))
 
 
-def open_taesd(path: Path, role: Role) -> LightHalf:
+def _open_taesd(path: Path, role: Role) -> LightHalf:
     """From a file as ComfyUI or diffusers keep it."""
     if path.name.startswith(SDXL.taesd):
         raise CheckpointError(f"{path.name} is for the latents of {SDXL.title}: take TAESD's own, taesd_{role}.")
@@ -222,7 +222,7 @@ def latents_of(vae: Weights | None) -> Fingerprint:
     return fingerprint({new: tensors[name] for name, new in wanted.items()}.__getitem__, ENCODER)
 
 
-def latents_in(file: OwnFile) -> Fingerprint:
+def _latents_in(file: OwnFile) -> Fingerprint:
     """The same of the VAE that one of the project's files names for its light halves, or holds; empty if neither."""
     if not file.says("latents"):
         return latents_of(file.part("vae."))

@@ -40,7 +40,7 @@ def connected_vae_note(recipe: Recipe, own: Fingerprint, connected: Fingerprint)
 
     own: of the VAE that the checkpoint has, empty if it has none. UserError for a VAE that makes other latents.
     """
-    return compare(recipe, own, connected) if own else look_up(recipe, connected)
+    return compare(recipe, own, connected) if own else _look_up(recipe, connected)
 
 
 def compare(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> str:
@@ -62,7 +62,7 @@ def compare(recipe: Recipe, own: Fingerprint, connected: Fingerprint) -> str:
     )
 
 
-def look_up(recipe: Recipe, connected: Fingerprint) -> str:
+def _look_up(recipe: Recipe, connected: Fingerprint) -> str:
     """The same where it has none. Of a network of its own kind nobody knows whose latents it perceives."""
     known = recognised(connected)
     if known is None or recipe.base in (*known.bases, CUSTOM):

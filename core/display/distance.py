@@ -28,7 +28,7 @@ class Distance(NamedTuple):
     """How it was found, and in which unit, in words."""
 
 
-def between_ends(values: Tensor, ends: Span) -> Tensor:
+def _between_ends(values: Tensor, ends: Span) -> Tensor:
     """0..1 -> from the first to the second end."""
     return ends[0] + values * (ends[1] - ends[0])
 
@@ -47,10 +47,10 @@ def distance_of(map: PerceptionMap, span: Span) -> Distance:
     absolute = from_camera(convention)
     values = linear((known_values(map) if absolute else in_range(map))[..., 0])
     if not absolute:
-        values = between_ends(values, ends(convention, check_span(span)))
+        values = _between_ends(values, ends(convention, _check_span(span)))
     known = trusted(map) & (values > LEAST_DEPTH_M if near == "low" else values > 1 / LARGEST)
     values = values.where(known, torch.ones_like(values))
-    return Distance((values if near == "low" else 1 / values) * known, known, span_words(convention, span))
+    return Distance((values if near == "low" else 1 / values) * known, known, _span_words(convention, span))
 
 
 def ends(convention: Convention, span: Span) -> Span:
@@ -59,13 +59,13 @@ def ends(convention: Convention, span: Span) -> Span:
     return (near, far) if convention.near == "low" else (1 / far, 1 / near)
 
 
-def span_words(convention: Convention, span: Span) -> str:
+def _span_words(convention: Convention, span: Span) -> str:
     if from_camera(convention):
         return f"distance in {'metres' if convention.metric else 'a unit of its own'}"
     return f"affine: taken to reach from {span[0]:g} to {span[1]:g}; set near and far where you know them"
 
 
-def check_span(span: Span) -> Span:
+def _check_span(span: Span) -> Span:
     """As it came. UserError unless it reaches from near to far."""
     if not LEAST_DEPTH_M < span[0] < span[1]:
         raise UserError(

@@ -24,12 +24,12 @@ def sampled(image: Tensor) -> Tensor:
     return pixels[:: max(len(pixels) // LOOKED_AT, 1)]
 
 
-def not_gray(image: Tensor, meaning: Meaning) -> str:
+def _not_gray(image: Tensor, meaning: Meaning) -> str:
     gray = TASKS[meaning.task].channels == 1
     return f"The image is in colours, and a {meaning.task} is gray" if gray and in_colours(image) else ""
 
 
-def not_normal(image: Tensor, meaning: Meaning) -> str:
+def _not_normal(image: Tensor, meaning: Meaning) -> str:
     """Colours of normals stand for vectors of length 1; a photo's seldom do."""
     pixels = sampled(image)
     lengths = (pixels * 2 - 1).norm(dim=-1)
@@ -39,7 +39,7 @@ def not_normal(image: Tensor, meaning: Meaning) -> str:
     return "The image does not look like normals" if there.any() and share < MOST else ""
 
 
-def not_of_palette(image: Tensor, meaning: Meaning) -> str:
+def _not_of_palette(image: Tensor, meaning: Meaning) -> str:
     palette = palette_named(meaning.convention.palette or "")
     _, clearness = classify(sampled(image)[None, None], palette)
     off = clearness.median() < CLEAR
@@ -47,10 +47,10 @@ def not_of_palette(image: Tensor, meaning: Meaning) -> str:
 
 
 DOUBTS: dict[str, Callable[[Tensor, Meaning], str]] = {
-    "nearness": not_gray,
-    "range": not_gray,
-    "directions": not_normal,
-    "classes": not_of_palette,
+    "nearness": _not_gray,
+    "range": _not_gray,
+    "directions": _not_normal,
+    "classes": _not_of_palette,
 }
 """By what a task's picture shows."""
 

@@ -37,7 +37,7 @@ def as_they_are(lines: bytes) -> bytes:
     return lines
 
 
-def deflated(lines: bytes) -> bytes:
+def _deflated(lines: bytes) -> bytes:
     """OpenEXR's ZIP: even bytes before odd ones, then differences, then zlib; as they are if that is no shorter."""
     data = np.frombuffer(lines, np.uint8)
     sorted_ = np.concatenate((data[::2], data[1::2]))
@@ -57,7 +57,7 @@ class Compression(NamedTuple):
 
 COMPRESSIONS: dict[str, Compression] = {
     "none": Compression(0, 1, as_they_are),
-    "zip": Compression(3, 16, deflated),
+    "zip": Compression(3, 16, _deflated),
 }
 
 
@@ -68,7 +68,9 @@ def exr(channels: Sequence[Channel], attributes: dict[str, str], compression: st
     height, width = ordered[0].values.shape
     head = header(width, height, ordered, attributes, row.number)
     # a line holds all of the first channel, then all of the second
-    planes = [np.ascontiguousarray(c.values, channel_type(c).dtype).view(np.uint8).reshape(height, -1) for c in ordered]
+    planes = [
+        np.ascontiguousarray(c.values, _channel_type(c).dtype).view(np.uint8).reshape(height, -1) for c in ordered
+    ]
     lines = np.hstack(planes)
     blocks = [
         struct.pack("<ii", y, len(data)) + data
@@ -79,7 +81,7 @@ def exr(channels: Sequence[Channel], attributes: dict[str, str], compression: st
     return b"".join((head, starts.tobytes(), *blocks))
 
 
-def channel_type(channel: Channel) -> Kind:
+def _channel_type(channel: Channel) -> Kind:
     return HALF if channel.half else FLOAT
 
 
@@ -87,7 +89,7 @@ def header(width: int, height: int, channels: Sequence[Channel], attributes: dic
     """Magic number, version 2, and the attributes that every reader asks for."""
     window = struct.pack("<4i", 0, 0, width - 1, height - 1)
     listed = b"".join(
-        c.name.encode() + b"\0" + struct.pack("<iB3xii", channel_type(c).number, 0, 1, 1) for c in channels
+        c.name.encode() + b"\0" + struct.pack("<iB3xii", _channel_type(c).number, 0, 1, 1) for c in channels
     )
     rows = [
         ("channels", "chlist", listed + b"\0"),

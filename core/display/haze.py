@@ -19,20 +19,20 @@ LAWS: dict[str, Callable[[Tensor], Tensor]] = {
 """What fog hides behind an optical depth, which is density times distance. The first is Bouguer's law, of even fog."""
 
 
-def far_where_unknown(distance: Distance) -> Tensor:
+def _far_where_unknown(distance: Distance) -> Tensor:
     return distance.values.where(distance.known, torch.full_like(distance.values, LARGEST))
 
 
 def fog(distance: Distance, law: str, density: float, start: float) -> Tensor:
     """What fog hides (B, H, W), 0 nothing and 1 all, that begins at a distance. What is unknown lies far away."""
-    optical = ((far_where_unknown(distance) - start).clamp(min=0) * density).clamp(max=1e4)
+    optical = ((_far_where_unknown(distance) - start).clamp(min=0) * density).clamp(max=1e4)
     return choose(LAWS, law, "law")(optical)
 
 
 def out_of_focus(distance: Distance, focus: float, depth: float, strength: float) -> Tensor:
     """How wide a point is blurred (B, H, W), cut off at 1: a thin lens's circle of confusion, |z - focus| / z, times
     strength. What lies within `depth` before and behind the focus is sharp; what is unknown lies far away."""
-    values = far_where_unknown(distance)
+    values = _far_where_unknown(distance)
     return (((values - focus).abs() - depth).clamp(min=0) / values * strength).clamp(max=1)
 
 

@@ -28,7 +28,7 @@ def raw(map: PerceptionMap) -> Tensor:
     return known_values(map)
 
 
-def camera_vectors(map: PerceptionMap) -> Tensor:
+def _camera_vectors(map: PerceptionMap) -> Tensor:
     """Unit normals along right, up, towards the camera, as renderers write them; 0 where unknown."""
     return vectors_of(map, CAMERA) * trusted(map)[..., None]
 
@@ -51,7 +51,7 @@ LAYERS: dict[str, Layer] = {
     "image": Layer(light=True),
     "depth": Layer(channels="Z", single=True),
     "disparity": Layer("disparity", "Y", single=True),
-    "normal": Layer("N", "XYZ", camera_vectors),
+    "normal": Layer("N", "XYZ", _camera_vectors),
     "mask": Layer("mask", "A"),
     "matte": Layer("matte", "A"),
     "segmentation": Layer("segmentation", single=True),
@@ -104,7 +104,7 @@ def planes_of(maps: Sequence[PerceptionMap], matte: PerceptionMap | None, style:
     matte: the alpha of the first picture, in place of its own; its own layer if there is no picture. UserError unless
     all are of one size and equal in number, or single, and can be stored.
     """
-    check_style(style)
+    _check_style(style)
     if not maps and matte is None:
         raise UserError("There is nothing to save: connect an image or a map.")
     check_together([*maps, *([matte] if matte else [])])
@@ -114,11 +114,11 @@ def planes_of(maps: Sequence[PerceptionMap], matte: PerceptionMap | None, style:
         layer = LAYERS.get(map.task, Layer(map.task))
         name = f"{map.task}_{before + 1}" if before else layer.name
         if map.task == "image":
-            planes += pictured(map, name, None if before else matte, style)
+            planes += _pictured(map, name, None if before else matte, style)
         else:
             planes.append(plane_of(map, name, layer, style))
     if matte and not any(map.task == "image" for map in maps):
-        planes.append(alpha_plane("", level(matte)[..., None], style))
+        planes.append(_alpha_plane("", level(matte)[..., None], style))
     return planes
 
 
@@ -134,7 +134,7 @@ def plane_of(map: PerceptionMap, name: str, layer: Layer, style: Style) -> Plane
     return Plane(name, letters, values, PRECISIONS[style.precision] and not layer.single, meaning)
 
 
-def pictured(map: PerceptionMap, name: str, matte: PerceptionMap | None, style: Style) -> list[Plane]:
+def _pictured(map: PerceptionMap, name: str, matte: PerceptionMap | None, style: Style) -> list[Plane]:
     """A picture's colours, and its alpha if it has any."""
     values = known_values(map)
     own = values[..., 3:] if values.shape[-1] == 4 else None
@@ -145,14 +145,14 @@ def pictured(map: PerceptionMap, name: str, matte: PerceptionMap | None, style: 
     multiplied = ALPHAS[style.alpha]
     meaning = colours.meaning | {"alpha": style.alpha}
     values = colours.values * alpha if multiplied else colours.values.expand(max(len(values), len(alpha)), -1, -1, -1)
-    return [colours._replace(values=values, meaning=meaning), alpha_plane(name, alpha, style)]
+    return [colours._replace(values=values, meaning=meaning), _alpha_plane(name, alpha, style)]
 
 
-def alpha_plane(name: str, alpha: Tensor, style: Style) -> Plane:
+def _alpha_plane(name: str, alpha: Tensor, style: Style) -> Plane:
     return Plane(name, "A", alpha, PRECISIONS[style.precision], {"task": "alpha"})
 
 
-def check_style(style: Style) -> None:
+def _check_style(style: Style) -> None:
     """UserError for a row that there is not."""
     choose(PRECISIONS, style.precision, "precision")
     choose(COLOURS, style.colours, "way to store colours")

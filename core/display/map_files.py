@@ -43,10 +43,10 @@ def png(levels: np.ndarray, chunks: Iterable[Chunk] = ()) -> bytes:
     # filter type 2, the difference to the row above: smooth maps shrink to half
     filtered = np.hstack((np.full((height, 1), 2, np.uint8), rows - above))
     body = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in body)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(*chunk) for chunk in body)
 
 
-def png_chunk(kind: bytes, data: bytes) -> bytes:
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
@@ -57,10 +57,10 @@ def png_text(keyword: str, text: str) -> Chunk:
 
 def exr32(values: np.ndarray, attributes: dict[str, str] | None = None) -> bytes:
     """(H, W, C) -> the bytes of an uncompressed scan-line OpenEXR file of 32-bit floats."""
-    return exr(layer_channels(values), attributes or {}, "none")
+    return exr(_layer_channels(values), attributes or {}, "none")
 
 
-def layer_channels(values: np.ndarray, half: bool = False) -> list[Channel]:
+def _layer_channels(values: np.ndarray, half: bool = False) -> list[Channel]:
     """(H, W, C) as a file's only layer: gray, colours, colours with alpha, or numbers."""
     count = values.shape[-1]
     names = EXR_CHANNELS.get(count) or [f"{number:03}" for number in range(count)]
@@ -80,7 +80,7 @@ def quantise(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.round(share.clip(0, 1) * 65535).astype(np.uint16)
 
 
-def png_range(convention: Convention, values: np.ndarray) -> tuple[float, float]:
+def _png_range(convention: Convention, values: np.ndarray) -> tuple[float, float]:
     """The values that become 0 and 65535: the convention's range, the image's own where that is open.
 
     Metric depth is stored in millimetres, so that its range ends at 65.535 m; class numbers are stored as they are.
@@ -138,32 +138,32 @@ def texts_of(chunks: Iterable[Chunk]) -> dict[str, str]:
     return {keyword.decode("latin-1"): text.decode("latin-1") for keyword, _, text in parts}
 
 
-def encode_exr32(page: Page, chunks: Iterable[Chunk]) -> bytes:
-    return exr(layer_channels(page.values), header_of(page, chunks), "none")
+def _encode_exr32(page: Page, chunks: Iterable[Chunk]) -> bytes:
+    return exr(_layer_channels(page.values), _header_of(page, chunks), "none")
 
 
-def encode_exr32_zip(page: Page, chunks: Iterable[Chunk]) -> bytes:
-    return exr(layer_channels(page.values), header_of(page, chunks))
+def _encode_exr32_zip(page: Page, chunks: Iterable[Chunk]) -> bytes:
+    return exr(_layer_channels(page.values), _header_of(page, chunks))
 
 
-def encode_exr16_zip(page: Page, chunks: Iterable[Chunk]) -> bytes:
-    return exr(layer_channels(page.values, half=True), header_of(page, chunks))
+def _encode_exr16_zip(page: Page, chunks: Iterable[Chunk]) -> bytes:
+    return exr(_layer_channels(page.values, half=True), _header_of(page, chunks))
 
 
-def header_of(page: Page, chunks: Iterable[Chunk]) -> dict[str, str]:
+def _header_of(page: Page, chunks: Iterable[Chunk]) -> dict[str, str]:
     return {KEY: json.dumps(page.meaning), **texts_of(chunks)}
 
 
-def encode_png16(page: Page, chunks: Iterable[Chunk]) -> bytes:
+def _encode_png16(page: Page, chunks: Iterable[Chunk]) -> bytes:
     """What is unknown becomes 0; the text says which values 0 and 65535 stand for."""
     values = np.where(page.known[..., None], page.values, 0)
-    low, high = png_range(page.convention, values[page.known] if page.known.any() else values)
+    low, high = _png_range(page.convention, values[page.known] if page.known.any() else values)
     levels = np.where(page.known[..., None], quantise(values, low, high), 0)
     said = png_text(KEY, json.dumps({**page.meaning, "black": low, "white": high}))
     return png16(levels.astype(np.uint16), [said, *chunks])
 
 
-def encode_npy(page: Page, chunks: Iterable[Chunk]) -> bytes:
+def _encode_npy(page: Page, chunks: Iterable[Chunk]) -> bytes:
     return npy(page.values)
 
 
@@ -177,11 +177,11 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[str, Format] = {
-    "exr32": Format(".exr", encode_exr32),
-    "png16": Format(".png", encode_png16, scaled=True),
-    "npy": Format(".npy", encode_npy),
-    "exr16 zip": Format(".exr", encode_exr16_zip),
-    "exr32 zip": Format(".exr", encode_exr32_zip),
+    "exr32": Format(".exr", _encode_exr32),
+    "png16": Format(".png", _encode_png16, scaled=True),
+    "npy": Format(".npy", _encode_npy),
+    "exr16 zip": Format(".exr", _encode_exr16_zip),
+    "exr32 zip": Format(".exr", _encode_exr32_zip),
 }
 
 

@@ -29,11 +29,11 @@ def pair(image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     (height, width), (rows, columns) = image.shape[1:3], alpha.shape[1:3]
     if (height, width) != (rows, columns):
         raise UserError(f"The image is {width} x {height}, the map {columns} x {rows}: take the map of this image.")
-    count = check_counts(len(image), "images", len(alpha), "maps")
+    count = _check_counts(len(image), "images", len(alpha), "maps")
     return image.expand(count, -1, -1, -1), alpha.expand(count, -1, -1)
 
 
-def check_counts(one: int, its_name: str, other: int, other_name: str) -> int:
+def _check_counts(one: int, its_name: str, other: int, other_name: str) -> int:
     """How many pairs they make. UserError unless they are equal in number or one of them is 1."""
     if one != other and 1 not in (one, other):
         raise UserError(f"There are {one} {its_name} and {other} {other_name}: give equal numbers, or one for all.")
@@ -52,7 +52,7 @@ def foreground_of(image: Tensor, alpha: Tensor, tick: Tick = lambda: None) -> Te
 
 def composite(foreground: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
     """Foreground (B, H, W, 3) by its alpha (B, H, W) over a background of its size; one of either serves many."""
-    check_counts(len(foreground), "images", len(background), "backgrounds")
+    _check_counts(len(foreground), "images", len(background), "backgrounds")
     return torch.lerp(background, foreground, alpha[..., None])
 
 
@@ -81,7 +81,7 @@ def estimate_foreground(image: Tensor, alpha: Tensor, tick: Tick = lambda: None)
 
 def multi_level(image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """image (B, 3, H, W), alpha (B, 1, H, W) -> foreground, background (B, 3, H, W)."""
-    foreground, background = mean_where(image, alpha > 0.9), mean_where(image, alpha < 0.1)
+    foreground, background = _mean_where(image, alpha > 0.9), _mean_where(image, alpha < 0.1)
     for size in sizes(*image.shape[-2:]):
         level_image, level_alpha = (F.interpolate(x, size) for x in (image, alpha))
         foreground, background = (F.interpolate(x, size) for x in (foreground, background))
@@ -96,7 +96,7 @@ def sizes(height: int, width: int) -> list[tuple[int, int]]:
     return [(round(height ** (i / count)), round(width ** (i / count))) for i in range(count + 1)]
 
 
-def mean_where(image: Tensor, chosen: Tensor) -> Tensor:
+def _mean_where(image: Tensor, chosen: Tensor) -> Tensor:
     """(B, 3, 1, 1) mean colour of the chosen pixels; 0 of none."""
     return (image * chosen).sum((2, 3), keepdim=True) / chosen.sum((2, 3), keepdim=True).clamp(min=1)
 

@@ -54,7 +54,7 @@ def spread(length: int, count: int) -> Tensor:
     return torch.linspace(0, length - 1, min(count, length)).round().long()
 
 
-def faces_of(grid: Grid, jump: float) -> Tensor:
+def _faces_of(grid: Grid, jump: float) -> Tensor:
     """(M, 3) numbers of points, anticlockwise as the camera sees them.
 
     There is none where a point is unknown, nor across a jump: where the farthest of three is farther away than the
@@ -73,7 +73,7 @@ def faces_of(grid: Grid, jump: float) -> Tensor:
 
 def surface(grid: Grid, texture: bytes, jump: float) -> Shape:
     """Triangles between neighbouring points; points in none are left out."""
-    faces = faces_of(grid, jump)
+    faces = _faces_of(grid, jump)
     if not len(faces):
         raise UserError("No surface is left: nothing of the depth is known, or jump cuts all of it; make it larger.")
     used, renumbered = faces.unique(return_inverse=True)

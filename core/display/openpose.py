@@ -110,7 +110,7 @@ def parts(person: Person, skeleton: Skeleton, threshold: float) -> dict[str, lis
     """Every list at its full length; feet only where the skeleton has them."""
     found = {
         "pose_keypoints_2d": numbers(*body(person, skeleton, threshold)),
-        "face_keypoints_2d": face_numbers(person, skeleton, threshold),
+        "face_keypoints_2d": _face_numbers(person, skeleton, threshold),
         "hand_left_keypoints_2d": numbers(*hand(person, skeleton, "left", threshold)),
         "hand_right_keypoints_2d": numbers(*hand(person, skeleton, "right", threshold)),
     }
@@ -123,7 +123,7 @@ def numbers(points: np.ndarray, known: np.ndarray) -> list[float]:
     return [float(value) for (x, y), sure in zip(points, known) for value in ((x, y, 1) if sure else (0, 0, 0))]
 
 
-def face_numbers(person: Person, skeleton: Skeleton, threshold: float) -> list[float]:
+def _face_numbers(person: Person, skeleton: Skeleton, threshold: float) -> list[float]:
     """Of a face that is known the other points too, where they were predicted, with 0 for how sure that is.
 
     ComfyUI's own box around a face is that of all 70 points, and 0, 0 among them would draw it to the corner.
@@ -159,7 +159,7 @@ def draw(
         if is_human(skeleton):
             bones(canvas, *body(person, skeleton, threshold), OPENPOSE.limbs, radius)
             for side in ("left", "right"):
-                fingers(canvas, *hand(person, skeleton, side, threshold), radius)
+                _fingers(canvas, *hand(person, skeleton, side, threshold), radius)
             points, known = face(person, skeleton, threshold)
             dots(canvas, points[:FACE], known[:FACE], [(255, 255, 255)], radius * 0.75)
         else:
@@ -176,11 +176,11 @@ def bones(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, limbs: Limb
     for number, (one, other) in enumerate(limbs):
         if known[one] and known[other]:
             colour = COLOURS[number % len(COLOURS)]
-            ellipse(canvas, points[one], points[other], radius, [int(level * LIMB_STRENGTH) for level in colour])
+            _ellipse(canvas, points[one], points[other], radius, [int(level * LIMB_STRENGTH) for level in colour])
     dots(canvas, points, known, COLOURS, radius)
 
 
-def fingers(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, radius: float) -> None:
+def _fingers(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, radius: float) -> None:
     """Thin lines in the colours of the rainbow, blue joints."""
     for number, (one, other) in enumerate(HAND_LIMBS):
         if known[one] and known[other]:
@@ -192,10 +192,10 @@ def fingers(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, radius: f
 def dots(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, colours: Sequence[Colour], radius: float) -> None:
     for number, (point, sure) in enumerate(zip(points, known)):
         if sure:
-            paint_where(canvas, point, radius, colours[number % len(colours)], lambda x, y: x**2 + y**2 <= radius**2)
+            _paint_where(canvas, point, radius, colours[number % len(colours)], lambda x, y: x**2 + y**2 <= radius**2)
 
 
-def ellipse(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, colour: Sequence[float]) -> None:
+def _ellipse(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, colour: Sequence[float]) -> None:
     """As long as from one point to the other."""
     half = (other - one) / 2
     length = max(float(np.hypot(*half)), 0.5)
@@ -204,7 +204,7 @@ def ellipse(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: floa
     def inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return ((x * across + y * down) / length) ** 2 + ((y * across - x * down) / radius) ** 2 <= 1
 
-    paint_where(canvas, (one + other) / 2, max(length, radius), colour, inside)
+    _paint_where(canvas, (one + other) / 2, max(length, radius), colour, inside)
 
 
 def line(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, colour: Sequence[float]) -> None:
@@ -217,10 +217,10 @@ def line(canvas: np.ndarray, one: np.ndarray, other: np.ndarray, radius: float, 
         beyond = np.maximum(np.abs(x * across + y * down) - length, 0)
         return beyond**2 + (y * across - x * down) ** 2 <= radius**2
 
-    paint_where(canvas, (one + other) / 2, length + radius, colour, inside)
+    _paint_where(canvas, (one + other) / 2, length + radius, colour, inside)
 
 
-def paint_where(
+def _paint_where(
     canvas: np.ndarray,
     centre: np.ndarray,
     reach: float,
@@ -228,13 +228,13 @@ def paint_where(
     inside: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> None:
     """The colour where `inside` is true of a pixel's middle, as x, y from the centre; nothing reaches further away."""
-    rows, columns = (covered(middle, reach, side) for middle, side in zip(centre[::-1], canvas.shape))
+    rows, columns = (_covered(middle, reach, side) for middle, side in zip(centre[::-1], canvas.shape))
     y = np.arange(rows.start, rows.stop)[:, None] + 0.5 - centre[1]
     x = np.arange(columns.start, columns.stop) + 0.5 - centre[0]
     canvas[rows, columns][inside(x, y)] = colour
 
 
-def covered(middle: float, reach: float, side: int) -> slice:
+def _covered(middle: float, reach: float, side: int) -> slice:
     """The pixels of a line of `side` that lie within `reach`."""
     first, last = np.clip([np.floor(middle - reach), np.ceil(middle + reach)], 0, side).astype(int).tolist()
     return slice(first, last)

@@ -164,10 +164,10 @@ def span_of(values: Tensor, percentiles: Span = (0, 100)) -> Span:
     if percentiles == (0, 100):
         return ends
     low, high = (float(value) for value in np.percentile(values.cpu().numpy(), percentiles))
-    return ends if is_constant((low, high)) else (low, high)
+    return ends if _is_constant((low, high)) else (low, high)
 
 
-def is_constant(span: Span) -> bool:
+def _is_constant(span: Span) -> bool:
     """Nothing to stretch: the ends differ by no more than rounding."""
     low, high = span
     return high - low <= 1e-6 * max(abs(low), abs(high))
@@ -175,7 +175,7 @@ def is_constant(span: Span) -> bool:
 
 def stretch(values: Tensor, span: Span) -> Tensor:
     """`span` -> [0, 1], clamped. What is constant has no contrast to stretch and is clamped as it is."""
-    low, high = (0.0, 1.0) if is_constant(span) else span
+    low, high = (0.0, 1.0) if _is_constant(span) else span
     return ((values - low) / (high - low)).clamp(0, 1)
 
 
@@ -268,7 +268,7 @@ def depth_picture(
     turns = row.near_white if wanted is None else wanted
     nearness = NEARNESS[near, from_camera(map.convention)] if turns else AS_IT_IS
     values = nearness.apply(values, map.convention)
-    spans = spans_of(values, known, check_percentiles(percentiles) if row.cut else (0, 100), per_batch)
+    spans = _spans_of(values, known, _check_percentiles(percentiles) if row.cut else (0, 100), per_batch)
     if row.stretched:
         values = torch.stack([stretch(v, s) for v, s in zip(values, spans, strict=True)])
     near_white = turns or near == "high"
@@ -278,7 +278,7 @@ def depth_picture(
     values = 1 - values if inverted else values
     said = (
         f"{mode}: {nearness.formula.format(total=total(map.convention))}",
-        say_stretch(row, spans, percentiles, per_batch) if row.stretched else "not clamped",
+        _say_stretch(row, spans, percentiles, per_batch) if row.stretched else "not clamped",
         "inverted" * inverted,
         f"near is {'white' if near_white != inverted else 'black'}",
         f"colormap {colormap}" * (colours is not None),
@@ -287,7 +287,7 @@ def depth_picture(
     return picture, "; ".join(part for part in said if part)
 
 
-def check_percentiles(percentiles: Span) -> Span:
+def _check_percentiles(percentiles: Span) -> Span:
     """As they came. UserError if they make no range."""
     low, high = percentiles
     if not 0 <= low < high <= 100:
@@ -295,14 +295,14 @@ def check_percentiles(percentiles: Span) -> Span:
     return percentiles
 
 
-def spans_of(values: Tensor, known: Tensor, percentiles: Span, per_batch: bool) -> list[Span]:
+def _spans_of(values: Tensor, known: Tensor, percentiles: Span, per_batch: bool) -> list[Span]:
     """For each image of (B, H, W) the span to stretch; one for all of them if per_batch."""
     if per_batch:
         return [span_of(values[known], percentiles)] * len(values)
     return [span_of(v[k], percentiles) for v, k in zip(values, known, strict=True)]
 
 
-def say_stretch(row: DepthMode, spans: list[Span], percentiles: Span, per_batch: bool) -> str:
+def _say_stretch(row: DepthMode, spans: list[Span], percentiles: Span, per_batch: bool) -> str:
     """The stretch in words, with the first few ranges."""
     ranges = ", ".join(f"{low:.4g}..{high:.4g}" for low, high in spans[: 1 if per_batch else 3])
     more = ", ..." if len(spans) > 3 and not per_batch else ""
@@ -402,15 +402,15 @@ def ready(map: PerceptionMap) -> tuple[Tensor, Tensor]:
 
     The mask is 1 where the task says so: the mask or matte itself, the near part of a depth, else all that is known.
     """
-    return ready_picture(map), by_images(MASKS[choose(TASKS, map.task, "mask for a map of").mask], map)
+    return ready_picture(map), _by_images(MASKS[choose(TASKS, map.task, "mask for a map of").mask], map)
 
 
 def ready_picture(map: PerceptionMap) -> Tensor:
     """The default picture alone."""
-    return by_images(PICTURES[choose(TASKS, map.task, "picture for a map of").picture], map)
+    return _by_images(PICTURES[choose(TASKS, map.task, "picture for a map of").picture], map)
 
 
-def by_images(shown: Callable[[PerceptionMap], Tensor], map: PerceptionMap) -> Tensor:
+def _by_images(shown: Callable[[PerceptionMap], Tensor], map: PerceptionMap) -> Tensor:
     """What is shown of each image by itself, a few at a time, written to its place in (B, ...).
 
     What is made on the way to all of a video's pictures would be several times their size.
@@ -426,30 +426,30 @@ def by_images(shown: Callable[[PerceptionMap], Tensor], map: PerceptionMap) -> T
     return whole
 
 
-def ready_depth(map: PerceptionMap) -> Tensor:
+def _ready_depth(map: PerceptionMap) -> Tensor:
     return depth_picture(map)[0]
 
 
-def ready_normal(map: PerceptionMap) -> Tensor:
+def _ready_normal(map: PerceptionMap) -> Tensor:
     """Normals whose axes are not known are shown along their own."""
     return normal_picture(completed(map, NORMAL_MEANINGS["controlnet_bae"]))
 
 
-def ready_classes(map: PerceptionMap) -> Tensor:
+def _ready_classes(map: PerceptionMap) -> Tensor:
     """Clean palette colours where the palette is known."""
-    return classes_of(map, palette_of(map)).picture() if map.convention.palette else ready_colour(map)
+    return classes_of(map, palette_of(map)).picture() if map.convention.palette else _ready_colour(map)
 
 
-def ready_pose(map: PerceptionMap) -> Tensor:
+def _ready_pose(map: PerceptionMap) -> Tensor:
     """Skeletons, as ControlNet's openpose draws them."""
     return pose_picture(map)[0]
 
 
-def ready_colour(map: PerceptionMap) -> Tensor:
-    return as_rgb(for_display(in_range(map), map.convention)).contiguous()
+def _ready_colour(map: PerceptionMap) -> Tensor:
+    return as_rgb(_for_display(in_range(map), map.convention)).contiguous()
 
 
-def for_display(values: Tensor, convention: Convention) -> Tensor:
+def _for_display(values: Tensor, convention: Convention) -> Tensor:
     """(B, H, W, C) in [0, 1] -> linear light as Marigold's authors show it: to its largest value where its scale is not
     known, and to the power 1/2.2; all else as it is."""
     if convention.encoding != "linear" or values.shape[-1] != 3:
@@ -459,26 +459,26 @@ def for_display(values: Tensor, convention: Convention) -> Tensor:
 
 
 PICTURES: dict[str, Callable[[PerceptionMap], Tensor]] = {
-    "range": ready_colour,
-    "nearness": ready_depth,
-    "directions": ready_normal,
-    "classes": ready_classes,
-    "skeletons": ready_pose,
+    "range": _ready_colour,
+    "nearness": _ready_depth,
+    "directions": _ready_normal,
+    "classes": _ready_classes,
+    "skeletons": _ready_pose,
 }
 """What a task may be shown as, (B, H, W, 3) in [0, 1]."""
 
 
-def near_part(map: PerceptionMap) -> Tensor:
-    return ready_depth(map)[..., 0].contiguous()
+def _near_part(map: PerceptionMap) -> Tensor:
+    return _ready_depth(map)[..., 0].contiguous()
 
 
 def level(map: PerceptionMap) -> Tensor:
     return in_range(map)[..., 0]
 
 
-def known_part(map: PerceptionMap) -> Tensor:
+def _known_part(map: PerceptionMap) -> Tensor:
     return trusted(map).float()
 
 
-MASKS: dict[str, Callable[[PerceptionMap], Tensor]] = {"known": known_part, "nearness": near_part, "level": level}
+MASKS: dict[str, Callable[[PerceptionMap], Tensor]] = {"known": _known_part, "nearness": _near_part, "level": level}
 """What of a task may be its mask, (B, H, W) in [0, 1]."""

@@ -52,7 +52,7 @@ def feathered(mask: Tensor, pixels: float) -> Tensor:
     return F.conv2d(F.conv2d(soft, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))[:, 0]
 
 
-def mean_around(values: Tensor, radius: int) -> Tensor:
+def _mean_around(values: Tensor, radius: int) -> Tensor:
     """(B, C, H, W) -> the mean over radius pixels to every side, as many of them as there are."""
     for size in ((1, 2 * radius + 1), (2 * radius + 1, 1)):
         padding = (size[0] // 2, size[1] // 2)
@@ -73,17 +73,17 @@ def guided_filter(mask: Tensor, image: Tensor, radius: int, epsilon: float) -> T
     if radius <= 0:
         return mask
     guide, level = image.movedim(-1, 1), mask[:, None]
-    mean, mean_level = mean_around(guide, radius), mean_around(level, radius)
-    across = mean_around(guide * level, radius) - mean * mean_level
+    mean, mean_level = _mean_around(guide, radius), _mean_around(level, radius)
+    across = _mean_around(guide * level, radius) - mean * mean_level
     products = torch.cat([guide[:, i : i + 1] * guide[:, j : j + 1] for i, j in PAIRS], 1)
     squares = torch.cat([mean[:, i : i + 1] * mean[:, j : j + 1] for i, j in PAIRS], 1)
-    slope = solved(mean_around(products, radius) - squares, across, epsilon)
+    slope = _solved(_mean_around(products, radius) - squares, across, epsilon)
     offset = mean_level - (slope * mean).sum(1, keepdim=True)
-    made = (mean_around(slope, radius) * guide).sum(1, keepdim=True) + mean_around(offset, radius)
+    made = (_mean_around(slope, radius) * guide).sum(1, keepdim=True) + _mean_around(offset, radius)
     return made[:, 0].clamp(0, 1)
 
 
-def solved(covariance: Tensor, right: Tensor, epsilon: float) -> Tensor:
+def _solved(covariance: Tensor, right: Tensor, epsilon: float) -> Tensor:
     """(covariance + epsilon) x = right for every pixel by Cramer's rule; covariance (B, 6, H, W) in PAIRS' order."""
     rr, rg, rb, gg, gb, bb = covariance.unbind(1)
     rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon

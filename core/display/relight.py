@@ -48,23 +48,23 @@ Rays = tuple[Tensor, Tensor]
 """Unit vectors towards the light, and what share of its intensity arrives; both (..., H, W, 3 or 1)."""
 
 
-def from_afar(lamp: Lamp, points: Tensor | None, intrinsics: Tensor) -> Rays:
+def _from_afar(lamp: Lamp, points: Tensor | None, intrinsics: Tensor) -> Rays:
     azimuth, elevation = math.radians(lamp.azimuth), math.radians(lamp.elevation)
     flat = math.cos(elevation)
     towards = torch.tensor([flat * math.sin(azimuth), math.sin(elevation), flat * math.cos(azimuth)])
     return towards.expand(1, 1, 1, 3), torch.ones(1, 1, 1, 1)
 
 
-def from_a_point(lamp: Lamp, points: Tensor | None, intrinsics: Tensor) -> Rays:
+def _from_a_point(lamp: Lamp, points: Tensor | None, intrinsics: Tensor) -> Rays:
     """Its light falls with the square of the distance."""
     if points is None:
         raise UserError("A point light needs to know how far away things are: connect a depth, or choose directional.")
-    way = source_of(lamp, points, intrinsics) - points
+    way = _source_of(lamp, points, intrinsics) - points
     squared = (way**2).sum(-1, keepdim=True).clamp(min=1e-12)
     return F.normalize(way, dim=-1), 1 / squared
 
 
-def source_of(lamp: Lamp, points: Tensor, intrinsics: Tensor) -> Tensor:
+def _source_of(lamp: Lamp, points: Tensor, intrinsics: Tensor) -> Tensor:
     """Where a point light is, (1 or B, 1, 1, 3), for points (B, H, W, 3)."""
     height, width = points.shape[1:3]
     across, down, away = lamp.place
@@ -74,7 +74,7 @@ def source_of(lamp: Lamp, points: Tensor, intrinsics: Tensor) -> Tensor:
     return torch.stack((x, y, torch.full_like(x, -away)), -1)[:, None, None]
 
 
-KINDS: dict[str, Callable[[Lamp, Tensor | None, Tensor], Rays]] = {"directional": from_afar, "point": from_a_point}
+KINDS: dict[str, Callable[[Lamp, Tensor | None, Tensor], Rays]] = {"directional": _from_afar, "point": _from_a_point}
 
 
 def falling(normals: Tensor, known: Tensor, points: Tensor | None, intrinsics: Tensor, lamp: Lamp) -> Tensor:

@@ -32,14 +32,14 @@ class Coloured(NamedTuple):
     """Whose colours these are, and who reads them."""
 
 
-def own_colours(found: Classes) -> Coloured:
+def _own_colours(found: Classes) -> Coloured:
     """Those of the palette that the map has."""
     colours, names = found.palette.table().int().tolist(), found.palette.classes
     entries = [Entry(tuple(colours[number]), f"{names[number]} {share:.1%}") for number, share in found.shares()]
-    return Coloured(found.picture(), entries, said_of(found.palette.name))
+    return Coloured(found.picture(), entries, _said_of(found.palette.name))
 
 
-def said_of(palette: str) -> str:
+def _said_of(palette: str) -> str:
     """Whose colours these are, and which ControlNets read them."""
     reads = READERS.get(palette, "no ControlNet reads these, but those of ade20k, which Render Segmentation gives too")
     return f"Colours of the palette {palette}: {reads}."
@@ -49,10 +49,10 @@ def unread(map: PerceptionMap) -> str:
     """What to say of a map whose picture is in colours that not all segmentation ControlNets read; else ""."""
     palette = map.convention.palette
     coloured = TASKS[map.task].picture == "classes" and palette not in (None, "ade20k")
-    return said_of(palette_named(palette or "").name) if coloured else ""
+    return _said_of(palette_named(palette or "").name) if coloured else ""
 
 
-def ade20k_colours(found: Classes) -> Coloured:
+def _ade20k_colours(found: Classes) -> Coloured:
     """Those that ADE20K has for classes of the same name or meaning; black for others."""
     ade20k, names, there = PALETTES["ade20k"], found.palette.classes, counterparts(found.palette)
     colours = [(0, 0, 0) if other < 0 else tuple(ade20k.table()[other].int().tolist()) for other in there]
@@ -63,12 +63,12 @@ def ade20k_colours(found: Classes) -> Coloured:
     return Coloured(
         in_ade20k(found.index, found.palette),
         [Entry(colours[number], f"{words[number]} {share:.1%}") for number, share in shares],
-        said_of(ade20k.name) + (f" Black, for it has no such class: {', '.join(black)}." if black else ""),
+        _said_of(ade20k.name) + (f" Black, for it has no such class: {', '.join(black)}." if black else ""),
     )
 
 
 COLOURS: dict[str, Callable[[Classes], Coloured]] = {
-    "the map's palette": own_colours,
-    "ade20k, by name": ade20k_colours,
+    "the map's palette": _own_colours,
+    "ade20k, by name": _ade20k_colours,
 }
 """In which a segmentation may be painted."""

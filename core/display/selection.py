@@ -34,12 +34,12 @@ def soft(map: PerceptionMap, selection: Selection) -> Tensor:
     return level(map)
 
 
-def thresholded(map: PerceptionMap, selection: Selection) -> Tensor:
+def _thresholded(map: PerceptionMap, selection: Selection) -> Tensor:
     """Dichotomous segmentation: min-max, then 0 below the threshold, else 1 (GenPercept, Xu et al. 2024)."""
     return (stretch_each(level(map), trusted(map)) >= selection.threshold).float()
 
 
-def matting_clamp(map: PerceptionMap, selection: Selection) -> Tensor:
+def _matting_clamp(map: PerceptionMap, selection: Selection) -> Tensor:
     """Matting: min-max, then what is nearly opaque or nearly clear becomes so (GenPercept, Xu et al. 2024)."""
     alpha = stretch_each(level(map), trusted(map))
     return torch.where(alpha > 0.95, 1.0, torch.where(alpha < 0.1, 0.0, alpha))
@@ -47,16 +47,16 @@ def matting_clamp(map: PerceptionMap, selection: Selection) -> Tensor:
 
 LEVEL_MODES: dict[str, Callable[[PerceptionMap, Selection], Tensor]] = {
     "soft": soft,
-    "threshold": thresholded,
-    "matting clamp": matting_clamp,
+    "threshold": _thresholded,
+    "matting clamp": _matting_clamp,
 }
 
 
-def by_level(map: PerceptionMap, selection: Selection) -> Tensor:
+def _by_level(map: PerceptionMap, selection: Selection) -> Tensor:
     return choose(LEVEL_MODES, selection.mode, "mode")(map, selection)
 
 
-def by_class(map: PerceptionMap, selection: Selection) -> Tensor:
+def _by_class(map: PerceptionMap, selection: Selection) -> Tensor:
     palette = palette_of(map)
     picked = palette.indices(selection.classes)
     if not picked:
@@ -64,13 +64,13 @@ def by_class(map: PerceptionMap, selection: Selection) -> Tensor:
     return classes_of(map, palette).mask(picked)
 
 
-def by_range(map: PerceptionMap, selection: Selection) -> Tensor:
+def _by_range(map: PerceptionMap, selection: Selection) -> Tensor:
     values = known_values(map)[..., 0]
     return ((values >= selection.low) & (values <= selection.high)).float()
 
 
 Selector = Callable[[PerceptionMap, Selection], Tensor]
-SELECTORS: dict[str, Selector] = {"level": by_level, "class": by_class, "range": by_range}
+SELECTORS: dict[str, Selector] = {"level": _by_level, "class": _by_class, "range": _by_range}
 """By what a mask may be picked out of a task."""
 
 

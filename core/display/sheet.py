@@ -43,7 +43,7 @@ def sheet(cells: Sequence[Cell], columns: int = 0) -> Tensor:
     for number, cell in enumerate(cells):
         top, left = number // across * (ROW + height), number % across * (width + MARGIN)
         made[:, top : top + ROW, left : left + width] = title(cell.name, width)
-        made[:, top + ROW : top + ROW + height, left : left + width] = letterboxed(cell.pictures.cpu(), height, width)
+        made[:, top + ROW : top + ROW + height, left : left + width] = _letterboxed(cell.pictures.cpu(), height, width)
     return made
 
 
@@ -56,7 +56,7 @@ def title(name: str, width: int) -> Tensor:
     return torch.from_numpy(np.asarray(picture, np.float32) / 255)
 
 
-def letterboxed(pictures: Tensor, height: int, width: int) -> Tensor:
+def _letterboxed(pictures: Tensor, height: int, width: int) -> Tensor:
     """(B, height, width, 3), scaled to fit in, centred; as they are if they have that size."""
     rows, columns = pictures.shape[1:3]
     if (rows, columns) == (height, width):

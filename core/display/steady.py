@@ -86,7 +86,7 @@ def steadied(map: PerceptionMap, strength: float = 0.95, cut: float = 0.3) -> tu
     for number in range(len(made)):
         made[number] = steadying.add(map.images(number, number + 1)).values[0]
     known = trusted(map)
-    line = within(ends_of(made[..., 0][known]), map.convention)
+    line = within(_ends_of(made[..., 0][known]), map.convention)
     return replace(map, values=line(made).where(known[..., None], map.values.float())), steadying.begun
 
 
@@ -101,14 +101,14 @@ def fit_line(now: Tensor, before: Tensor, shifts: bool) -> tuple[Line, float]:
         return SAME, 0.0
     kept, line = torch.ones_like(now, dtype=torch.bool), SAME
     for _ in range(ROUNDS):
-        line = line_through(now[kept], before[kept], shifts)
+        line = _line_through(now[kept], before[kept], shifts)
         difference = (line(now) - before).abs()
         kept = difference <= difference.median()
     spread = before.std().item()
     return line, difference.median().item() / spread if spread > 0 else 0.0
 
 
-def line_through(now: Tensor, before: Tensor, shifts: bool) -> Line:
+def _line_through(now: Tensor, before: Tensor, shifts: bool) -> Line:
     """The one that gives `now` the mean and deviation of `before`; without a shift, its root mean square."""
     if not shifts:
         size = now.square().mean().sqrt().item()
@@ -118,7 +118,7 @@ def line_through(now: Tensor, before: Tensor, shifts: bool) -> Line:
     return Line(scale, (before.mean() - scale * now.mean()).item())
 
 
-def ends_of(values: Tensor) -> Span | None:
+def _ends_of(values: Tensor) -> Span | None:
     """The least and the greatest; None of nothing."""
     return (values.min().item(), values.max().item()) if values.numel() else None
 

@@ -29,13 +29,13 @@ class SDPoseHead(nn.Module):
         self.final_layer = layers.Conv2d(between, shapes["final_layer.weight"][0], 1)
 
     def forward(self, features: Features) -> Tensor:
-        x = level_of(features, self.width)
+        x = _level_of(features, self.width)
         for layer in (self.deconv_layers["0"], self.conv_layers["0"]):
             x = F.silu(F.instance_norm(layer(x)))
         return self.final_layer(x)
 
 
-def level_of(features: Features, width: int) -> Tensor:
+def _level_of(features: Features, width: int) -> Tensor:
     """The finest level of that width: in Stable Diffusion the last up block has 320 channels, the one before it 640.
 
     The latter ends in an upsampler, so that both have the latent's size. UserError where neither is as wide.

@@ -62,7 +62,7 @@ class ClassicHead(nn.Module):
         width = shapes["deconv_layers.0.weight"][0]
         first, second = (shapes[f"deconv_layers.{i}.weight"][1] for i in (0, 3))
         normed = "deconv_layers.1.weight" in shapes
-        self.lateral = Lateral(lateral_inputs(shapes), width, layers)
+        self.lateral = Lateral(_lateral_inputs(shapes), width, layers)
         # the numbers count the activations too, which have no weights
         self.deconv_layers = nn.ModuleDict(
             {
@@ -89,7 +89,7 @@ class SimpleHead(nn.Module):
         """shapes: of the state dict."""
         super().__init__()
         outputs, width = shapes["final_layer.weight"][:2]
-        self.lateral = Lateral(lateral_inputs(shapes), width, layers)
+        self.lateral = Lateral(_lateral_inputs(shapes), width, layers)
         self.final_layer = layers.Conv2d(width, outputs, 3, padding=1)
 
     def forward(self, features: Features) -> Tensor:
@@ -97,7 +97,7 @@ class SimpleHead(nn.Module):
         return cropped(self.final_layer(x), features)
 
 
-def lateral_inputs(shapes: Shapes) -> list[int]:
+def _lateral_inputs(shapes: Shapes) -> list[int]:
     """Widths of the levels, deepest first."""
     return [shapes[f"lateral.convs.{i}.weight"][1] for i in range(len(STRIDES))]
 
@@ -112,15 +112,15 @@ def classic_shapes(widths: Sequence[int], width: int, outputs: int) -> Shapes:
     """Of a new head, as much as its builder reads: features of these widths, finest first, and what comes out."""
     deconvolutions = {f"deconv_layers.{i}.weight": (width, width, 4, 4) for i in (0, 3)}
     norms = {f"deconv_layers.{i}.weight": (width,) for i in (1, 4)}
-    return {**lateral_shapes(widths, width), **deconvolutions, **norms, "final_layer.weight": (outputs, width, 1, 1)}
+    return {**_lateral_shapes(widths, width), **deconvolutions, **norms, "final_layer.weight": (outputs, width, 1, 1)}
 
 
 def simple_shapes(widths: Sequence[int], width: int, outputs: int) -> Shapes:
     """The same of the other head."""
-    return {**lateral_shapes(widths, width), "final_layer.weight": (outputs, width, 3, 3)}
+    return {**_lateral_shapes(widths, width), "final_layer.weight": (outputs, width, 3, 3)}
 
 
-def lateral_shapes(widths: Sequence[int], width: int) -> dict[str, tuple[int, ...]]:
+def _lateral_shapes(widths: Sequence[int], width: int) -> dict[str, tuple[int, ...]]:
     """widths: of the UNet's levels, finest first.
 
     Convolution i reads what up block i gives, which is as wide as the UNet's i-th level from the deepest,

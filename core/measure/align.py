@@ -68,7 +68,7 @@ class Fit:
     shift: Tensor
 
 
-def fit_affine(moments: Moments) -> Fit:
+def _fit_affine(moments: Moments) -> Fit:
     """argmin sum (s p + t - y)^2. A constant p gives s = 0 and t = mean y; no valid pixel gives s = 1 and t = 0."""
     # what rounding leaves of the variance of a constant
     noise = moments.count * (16 * torch.finfo(torch.float64).eps * moments.p).square()
@@ -78,7 +78,7 @@ def fit_affine(moments: Moments) -> Fit:
     return Fit(torch.where(empty, 1, scale), torch.where(empty, 0, moments.y - scale * moments.p))
 
 
-def scale_only(moments: Moments) -> Fit:
+def _scale_only(moments: Moments) -> Fit:
     """argmin sum (s p - y)^2. p = 0 gives s = 0; no valid pixel gives s = 1."""
     energy = moments.pp + moments.count * moments.p.square()
     product = moments.py + moments.count * moments.p * moments.y
@@ -91,7 +91,7 @@ def identity(moments: Moments) -> Fit:
     return Fit(torch.ones_like(moments.p), torch.zeros_like(moments.p))
 
 
-def unaligned(values: Tensor) -> Tensor:
+def _unaligned(values: Tensor) -> Tensor:
     return values
 
 
@@ -103,16 +103,16 @@ def positive(values: Tensor) -> Tensor:
     return values > 0
 
 
-def from_disparity(disparity: Tensor) -> Tensor:
+def _from_disparity(disparity: Tensor) -> Tensor:
     return 1 / disparity.clamp(min=SMALLEST_DISPARITY)
 
 
-def from_root_disparity(root: Tensor) -> Tensor:
+def _from_root_disparity(root: Tensor) -> Tensor:
     # as published: a negative root, of which a fit may give some, is squared too
-    return from_disparity(root.square())
+    return _from_disparity(root.square())
 
 
-def from_log(log_depth: Tensor) -> Tensor:
+def _from_log(log_depth: Tensor) -> Tensor:
     # exp stays finite in float32
     return log_depth.clamp(max=80).exp()
 
@@ -123,9 +123,9 @@ class Alignment:
 
     name: str
     solve: Callable[[Moments], Fit]
-    into: Map = unaligned
+    into: Map = _unaligned
     """Depth of the truth -> the space of the fit, which is the one that the prediction is affine in."""
-    back: Map = unaligned
+    back: Map = _unaligned
     """That space -> depth."""
     fits_truth: Map = anywhere
     """Where a truth takes part in the fit, besides being valid."""
@@ -185,20 +185,20 @@ ALIGNMENTS: dict[str, Alignment] = {
     alignment.name: alignment
     for alignment in (
         # Marigold's and GenPercept's evaluation of depth
-        Alignment("least-square", fit_affine),
+        Alignment("least-square", _fit_affine),
         # their evaluation of disparity models
-        Alignment("least-square-disparity", fit_affine, torch.reciprocal, from_disparity, positive, positive),
+        Alignment("least-square-disparity", _fit_affine, torch.reciprocal, _from_disparity, positive, positive),
         # DepthMaster's
         Alignment(
             "least-square-sqrt-disparity",
-            fit_affine,
+            _fit_affine,
             lambda depth: depth.rsqrt(),
-            from_root_disparity,
+            _from_root_disparity,
             positive,
             positive,
         ),
-        Alignment("least-square-log", fit_affine, torch.log, from_log, positive),
-        Alignment("scale", scale_only),
+        Alignment("least-square-log", _fit_affine, torch.log, _from_log, positive),
+        Alignment("scale", _scale_only),
         Alignment("none", identity),
     )
 }

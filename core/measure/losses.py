@@ -51,12 +51,12 @@ class Reduction:
 
 def mse(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Squared difference, averaged over valid values. For pixels, and for latents with `valid_cells` as valid."""
-    return over_values(masked_difference(prediction, target, valid).square(), valid)
+    return _over_values(_masked_difference(prediction, target, valid).square(), valid)
 
 
 def l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Absolute difference, averaged over valid values."""
-    return over_values(masked_difference(prediction, target, valid).abs(), valid)
+    return _over_values(_masked_difference(prediction, target, valid).abs(), valid)
 
 
 def dice(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -66,17 +66,17 @@ def dice(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     against itself, where a mean over pixels would rather have nobody than miss the edge of a small person. Weighted
     by valid values.
     """
-    return over_images(lambda p, y: p.numel() * disagreement((p + 1) / 2, (y + 1) / 2), prediction, target, valid)
+    return _over_images(lambda p, y: p.numel() * _disagreement((p + 1) / 2, (y + 1) / 2), prediction, target, valid)
 
 
-def disagreement(p: Tensor, y: Tensor) -> Tensor:
+def _disagreement(p: Tensor, y: Tensor) -> Tensor:
     """1 less the overlap of two soft selections (N,) in [0, 1]."""
     return 1 - (2 * (p * y).sum() + 1) / (p.square().sum() + y.square().sum() + 1)
 
 
 def heatmaps(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Squared difference, averaged over the valid values of the heatmaps of labelled keypoints: those not all 0."""
-    squares = masked_difference(prediction, target, valid).square()
+    squares = _masked_difference(prediction, target, valid).square()
     labelled = target.masked_fill(~valid, 0).flatten(2).amax(2)[..., None, None] > 0
     return Reduction(squares.masked_fill(~labelled, 0).sum()[None], (valid & labelled).sum()[None])
 
@@ -88,17 +88,20 @@ def scale_shift_invariant(prediction: Tensor, target: Tensor, valid: Tensor, off
     where s <= 0, or p is constant, p median(y) / median(p) over y > 0 stands in, or p itself if no y is positive.
     Fitted per image, weighted by valid values.
     """
-    return over_images(lambda p, y: affine_residuals(p + offset, y + offset).abs().sum(), prediction, target, valid)
+    return _over_images(lambda p, y: _affine_residuals(p + offset, y + offset).abs().sum(), prediction, target, valid)
 
 
-def median_scale_shift_invariant(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+def _median_scale_shift_invariant(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """|p' - y'| with x' = (x - median(x)) / mean |x - median(x)| per image (MiDaS, Ranftl et al. 2020).
 
     The median is the lower one. GenPercept's trainer takes it over all pixels, valid or not; the paper's is used
     here. Normalised per image, weighted by valid values.
     """
-    return over_images(
-        lambda p, y: (standardised(p, p.median()) - standardised(y, y.median())).abs().sum(), prediction, target, valid
+    return _over_images(
+        lambda p, y: (_standardised(p, p.median()) - _standardised(y, y.median())).abs().sum(),
+        prediction,
+        target,
+        valid,
     )
 
 
@@ -108,7 +111,7 @@ def gradient(prediction: Tensor, target: Tensor, valid: Tensor, scales: int = 4)
     Multi-scale gradient matching (MegaDepth, Li and Snavely 2018; MiDaS, Ranftl et al. 2020). One term per scale,
     over the valid values at that scale; the terms are added, not averaged.
     """
-    gap = masked_difference(prediction, target, valid)
+    gap = _masked_difference(prediction, target, valid)
     steps = [2**scale for scale in range(scales)]
     return joined([steepness(gap[..., ::step, ::step], valid[..., ::step, ::step], (2, 3)) for step in steps])
 
@@ -119,7 +122,7 @@ def vertical_gradient(prediction: Tensor, target: Tensor, valid: Tensor) -> Redu
     Its code differs from `gradient` with one scale in leaving out d/dx (a horizontal ramp costs nothing); same
     divisor.
     """
-    return steepness(masked_difference(prediction, target, valid), valid, (2,))
+    return steepness(_masked_difference(prediction, target, valid), valid, (2,))
 
 
 def angular(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -136,7 +139,7 @@ def angular(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     )
     cosine = F.cosine_similarity(prediction, target, dim=1, eps=1e-8).unsqueeze(1)
     angle = cosine.clamp(-ANGULAR_CLAMP, ANGULAR_CLAMP).acos()
-    return over_values(angle.masked_fill(~counted, 0), counted)
+    return _over_values(angle.masked_fill(~counted, 0), counted)
 
 
 def virtual_normal(
@@ -160,7 +163,7 @@ def virtual_normal(
     """
     check_shapes(prediction, target, valid)
     triplets = [
-        triplet_errors(p[0], y[0], v[0], camera, int(seed), sample_ratio, offset)
+        _triplet_errors(p[0], y[0], v[0], camera, int(seed), sample_ratio, offset)
         for p, y, v, camera, seed in zip(prediction, target, valid, intrinsics, seeds)
     ]
     return Reduction(torch.stack([e.sum() for e in triplets]).sum()[None], counts([e.numel() for e in triplets], valid))
@@ -176,7 +179,9 @@ def hdn_range(
     units, so that ranges come out empty; here both ends are fractions. See `hdn_error` for the rest. `seeds`: one
     per image.
     """
-    return hdn(prediction, target, valid, seeds, lambda y, v, generator: depth_ranges(widest(y[v]), generator, ranges))
+    return _hdn(
+        prediction, target, valid, seeds, lambda y, v, generator: depth_ranges(_widest(y[v]), generator, ranges)
+    )
 
 
 def hdn_space(
@@ -188,7 +193,7 @@ def hdn_space(
     of each side, cut at the border. Its mean deviation adds up all pixels but divides by the valid ones of the box;
     here it is the paper's, over the box. See `hdn_error` for the rest. `seeds`: one per image.
     """
-    return hdn(prediction, target, valid, seeds, lambda y, v, generator: spatial_boxes(v, generator, boxes))
+    return _hdn(prediction, target, valid, seeds, lambda y, v, generator: _spatial_boxes(v, generator, boxes))
 
 
 def laplacian_pyramid(prediction: Tensor, target: Tensor, valid: Tensor, levels: int = 5) -> Reduction:
@@ -198,7 +203,7 @@ def laplacian_pyramid(prediction: Tensor, target: Tensor, valid: Tensor, levels:
     that a constant offset costs too. Blurs are normalised by the valid mask: nothing leaks in from outside or from
     beyond the border. One term per level, over the cells of that level which have a valid pixel under them.
     """
-    gap, mask = masked_difference(prediction, target, valid), valid
+    gap, mask = _masked_difference(prediction, target, valid), valid
     terms = []
     for level in range(levels):
         band = gap
@@ -206,7 +211,7 @@ def laplacian_pyramid(prediction: Tensor, target: Tensor, valid: Tensor, levels:
             coarse = blurred(gap, mask)[..., ::2, ::2]
             coarse_mask = (blur(mask.to(gap)) > 0)[..., ::2, ::2]
             band = (gap - enlarged(coarse, coarse_mask, gap.shape)).masked_fill(~mask, 0)
-        terms.append(over_values(2**level * band.abs(), mask))
+        terms.append(_over_values(2**level * band.abs(), mask))
         if level < levels - 1:
             gap, mask = coarse, coarse_mask
     return joined(terms)
@@ -218,7 +223,7 @@ def scale_invariant(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduct
     One a for all channels, gradients flowing through it. Linear values, 0 = black: not the codec's [-1, 1].
     Fitted per image, weighted by valid values.
     """
-    return over_images(lambda p, y: (best_scale(p, y) * p - y).square().sum(), prediction, target, valid)
+    return _over_images(lambda p, y: (_best_scale(p, y) * p - y).square().sum(), prediction, target, valid)
 
 
 def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -232,7 +237,7 @@ def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Reductio
         )
     logits = at_least_float32(prediction).masked_fill(~valid, 0)
     error = F.cross_entropy(logits, classes, reduction="none").unsqueeze(1)
-    return over_values(error.masked_fill(~valid, 0), valid)
+    return _over_values(error.masked_fill(~valid, 0), valid)
 
 
 def valid_cells(valid: Tensor, factor: int = 8) -> Tensor:
@@ -254,7 +259,7 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def widest(values: Tensor) -> Tensor:
+def _widest(values: Tensor) -> Tensor:
     """float64, except on MPS, which has none."""
     return values.to(torch.promote_types(values.dtype, widest_on(values.device)))
 
@@ -270,23 +275,23 @@ def masked(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, T
     return at_least_float32(prediction).masked_fill(~valid, 0), at_least_float32(target).masked_fill(~valid, 0)
 
 
-def masked_difference(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def _masked_difference(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """prediction - target, 0 where not valid."""
     prediction, target = masked(prediction, target, valid)
     return prediction - target
 
 
-def over_values(values: Tensor, valid: Tensor) -> Reduction:
+def _over_values(values: Tensor, valid: Tensor) -> Reduction:
     """Sum of values (B, C, H, W) that are 0 where not valid, weighted by the number of valid ones."""
     return Reduction(values.sum()[None], valid.sum()[None] * values.shape[1])
 
 
-def over_images(
+def _over_images(
     error: Callable[[Tensor, Tensor], Tensor], prediction: Tensor, target: Tensor, valid: Tensor
 ) -> Reduction:
     """Sum over images of `error` of an image's valid values (N,) and (N,) in float64, weighted by their number."""
     check_shapes(prediction, target, valid)
-    pairs = [(widest(p[v]), widest(y[v])) for p, y, v in zip(prediction, target, valid.expand_as(target))]
+    pairs = [(_widest(p[v]), _widest(y[v])) for p, y, v in zip(prediction, target, valid.expand_as(target))]
     errors = [error(p, y) if p.numel() else p.sum() for p, y in pairs]
     return Reduction(torch.stack(errors).sum()[None], counts([p.numel() for p, _ in pairs], valid))
 
@@ -311,7 +316,7 @@ def steepness(gap: Tensor, valid: Tensor, dims: Sequence[int]) -> Reduction:
     return Reduction(total, valid.sum()[None] * gap.shape[1])
 
 
-def affine_residuals(p: Tensor, y: Tensor) -> Tensor:
+def _affine_residuals(p: Tensor, y: Tensor) -> Tensor:
     """s p + t - y (N,) by the rule in `scale_shift_invariant`."""
     p_mean, y_mean = p.mean(), y.mean()
     variance = (p - p_mean).square().mean()
@@ -327,19 +332,19 @@ def affine_residuals(p: Tensor, y: Tensor) -> Tensor:
     return p * (y[positive].median() / torch.where(p_median.abs() < 1e-8, 1e-8, p_median)) - y
 
 
-def standardised(x: Tensor, centre: Tensor) -> Tensor:
+def _standardised(x: Tensor, centre: Tensor) -> Tensor:
     """(x - centre) / mean |x - centre| (N,); a mean below 1e-6 counts as 1e-6."""
     deviation = x - centre
     return deviation / deviation.abs().mean().clamp(min=SMALLEST_DEVIATION)
 
 
-def best_scale(p: Tensor, y: Tensor) -> Tensor:
+def _best_scale(p: Tensor, y: Tensor) -> Tensor:
     """<p, y> / <p, p>, 0 where p is 0."""
     energy = p.square().sum()
     return (p * y).sum() / torch.where(energy > 0, energy, 1)
 
 
-def hdn(
+def _hdn(
     prediction: Tensor,
     target: Tensor,
     valid: Tensor,
@@ -350,7 +355,7 @@ def hdn(
     check_shapes(prediction, target, valid)
     errors, numbers = [], []
     for image, truth, mask, seed in zip(prediction, target, valid, seeds):
-        p, y = widest(image[mask]), widest(truth[mask])
+        p, y = _widest(image[mask]), _widest(truth[mask])
         inside = contexts(truth, mask, torch.Generator().manual_seed(int(seed))) if p.numel() else []
         errors += [p[:0].sum()] + [hdn_error(p[context], y[context]) for context in inside]
         numbers += [int(context.sum()) for context in inside]
@@ -365,7 +370,7 @@ def hdn_error(p: Tensor, y: Tensor) -> Tensor:
     """
     if not p.numel():
         return p.sum()
-    return (standardised(p, p.detach().median()) - standardised(y, y.median())).abs().sum()
+    return (_standardised(p, p.detach().median()) - _standardised(y, y.median())).abs().sum()
 
 
 def depth_ranges(y: Tensor, generator: torch.Generator, ranges: int) -> list[Tensor]:
@@ -380,7 +385,7 @@ def depth_ranges(y: Tensor, generator: torch.Generator, ranges: int) -> list[Ten
     return [(fraction >= start) & (fraction <= end) for start, end in zip(starts, ends)]
 
 
-def spatial_boxes(valid: Tensor, generator: torch.Generator, boxes: int) -> list[Tensor]:
+def _spatial_boxes(valid: Tensor, generator: torch.Generator, boxes: int) -> list[Tensor]:
     """Which of an image's valid pixels (N,) lie in each random box, and all of them: `boxes` + 1 masks (N,)."""
     height, width = valid.shape[-2:]
     tops, bottoms = segments(height, generator, boxes)
@@ -406,7 +411,7 @@ def segments(length: int, generator: torch.Generator, number: int) -> tuple[list
     return start.tolist(), (start + size).clamp(max=length).tolist()
 
 
-def triplet_errors(
+def _triplet_errors(
     p: Tensor, y: Tensor, valid: Tensor, camera: Tensor, seed: int, sample_ratio: float, offset: float
 ) -> Tensor:
     """The kept triplets' |n_y - n_p| (T,) of one image: depths (H, W), `camera` (3, 3)."""
@@ -423,7 +428,7 @@ def triplet_errors(
 
 def lifted(depth: Tensor, pixels: Tensor, camera: Tensor, offset: float) -> Tensor:
     """Flat pixel numbers (3, T) of a depth (H, W), plus `offset` -> points (3, T, 3): x right, y down, z forward."""
-    z, camera = widest(depth.flatten()[pixels]) + offset, widest(camera.to(depth.device))
+    z, camera = _widest(depth.flatten()[pixels]) + offset, _widest(camera.to(depth.device))
     x = (pixels % depth.shape[1] + 0.5 - camera[0, 2]) * z / camera[0, 0]
     y = (pixels // depth.shape[1] + 0.5 - camera[1, 2]) * z / camera[1, 1]
     return torch.stack((x, y, z), -1)
@@ -526,7 +531,7 @@ LOSSES: dict[str, Loss] = {
         Loss("dice", dice),
         Loss("heatmaps", heatmaps),
         Loss("ssi", scale_shift_invariant, factor=0.5),
-        Loss("ssi-median", median_scale_shift_invariant, factor=0.5),
+        Loss("ssi-median", _median_scale_shift_invariant, factor=0.5),
         Loss("gradient", gradient, factor=2.0),
         Loss("vertical-gradient", vertical_gradient, factor=2.0),
         Loss("angular", angular, floor=math.acos(ANGULAR_CLAMP)),

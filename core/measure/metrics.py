@@ -55,7 +55,7 @@ def images(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[tuple[
             yield p.masked_fill(~v, 0), y.masked_fill(~v, 0), v
 
 
-def by_values(measure: Callable[..., Tensor]) -> Measure:
+def _by_values(measure: Callable[..., Tensor]) -> Measure:
     """Per image: the mean over images of a function of an image's valid values (N,) and (N,)."""
 
     @wraps(measure)
@@ -66,9 +66,9 @@ def by_values(measure: Callable[..., Tensor]) -> Measure:
     return measured
 
 
-def by_depths(measure: Callable[[Tensor, Tensor], Tensor]) -> Measure:
-    """Like `by_values`, where the target is positive, with predictions below 1e-6 counted as 1e-6."""
-    values = by_values(lambda p, y: measure(p.clamp(min=1e-6), y))
+def _by_depths(measure: Callable[[Tensor, Tensor], Tensor]) -> Measure:
+    """Like `_by_values`, where the target is positive, with predictions below 1e-6 counted as 1e-6."""
+    values = _by_values(lambda p, y: measure(p.clamp(min=1e-6), y))
 
     @wraps(measure)
     def measured(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -92,31 +92,31 @@ def by_pictures(measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) 
     return measured
 
 
-@by_depths
+@_by_depths
 def abs_rel(p: Tensor, y: Tensor) -> Tensor:
     """mean |p - y| / y (Eigen et al. 2014)."""
     return ((p - y).abs() / y).mean()
 
 
-@by_depths
-def sq_rel(p: Tensor, y: Tensor) -> Tensor:
+@_by_depths
+def _sq_rel(p: Tensor, y: Tensor) -> Tensor:
     """mean (p - y)^2 / y (Eigen et al. 2014)."""
     return ((p - y).square() / y).mean()
 
 
-@by_depths
+@_by_depths
 def rmse(p: Tensor, y: Tensor) -> Tensor:
     """sqrt mean (p - y)^2 (Eigen et al. 2014)."""
     return (p - y).square().mean().sqrt()
 
 
-@by_depths
-def rmse_log(p: Tensor, y: Tensor) -> Tensor:
+@_by_depths
+def _rmse_log(p: Tensor, y: Tensor) -> Tensor:
     """sqrt mean (ln p - ln y)^2 (Eigen et al. 2014)."""
     return (p.log() - y.log()).square().mean().sqrt()
 
 
-@by_depths
+@_by_depths
 def log10(p: Tensor, y: Tensor) -> Tensor:
     """mean |log10 p - log10 y| (Saxena et al. 2008)."""
     return (p.log10() - y.log10()).abs().mean()
@@ -124,53 +124,53 @@ def log10(p: Tensor, y: Tensor) -> Tensor:
 
 def delta(power: int) -> Measure:
     """Share of pixels with max(p / y, y / p) < 1.25^power (Ladicky et al. 2014)."""
-    return by_depths(lambda p, y: (torch.maximum(p / y, y / p) < 1.25**power).double().mean())
+    return _by_depths(lambda p, y: (torch.maximum(p / y, y / p) < 1.25**power).double().mean())
 
 
-@by_depths
-def i_rmse(p: Tensor, y: Tensor) -> Tensor:
+@_by_depths
+def _i_rmse(p: Tensor, y: Tensor) -> Tensor:
     """sqrt mean (1 / p - 1 / y)^2 (Uhrig et al. 2017; per metre here, KITTI's tables are per kilometre)."""
     return (1 / p - 1 / y).square().mean().sqrt()
 
 
-@by_depths
+@_by_depths
 def silog(p: Tensor, y: Tensor) -> Tensor:
     """100 sqrt(mean e^2 - (mean e)^2) of e = ln p - ln y (Eigen et al. 2014, as on KITTI)."""
     return 100 * (p.log() - y.log()).var(correction=0).sqrt()
 
 
-@by_values
+@_by_values
 def mean_squared_error(p: Tensor, y: Tensor) -> Tensor:
     """mean (p - y)^2."""
     return (p - y).square().mean()
 
 
-@by_values
+@_by_values
 def mad(p: Tensor, y: Tensor) -> Tensor:
     """mean |p - y|."""
     return (p - y).abs().mean()
 
 
-@by_values
+@_by_values
 def sad(p: Tensor, y: Tensor) -> Tensor:
     """sum |p - y| / 1000 of mattes in [0, 1] (Rhemann et al. 2009)."""
     return (p - y).abs().sum() / 1000
 
 
-@by_values
+@_by_values
 def psnr(p: Tensor, y: Tensor) -> Tensor:
     """10 log10(1 / mean (p - y)^2) in dB, for values in [0, 1]. A perfect image gives infinity."""
     return -10 * (p - y).square().mean().log10()
 
 
-@by_values
-def stretched_rmse(p: Tensor, y: Tensor) -> Tensor:
+@_by_values
+def _stretched_rmse(p: Tensor, y: Tensor) -> Tensor:
     """sqrt mean (p' - y')^2 with x' = (x - min x) / (max x - min x), a constant giving 0 (DMP's relative RMSE)."""
     spread = [(x - x.min()) / torch.where(x.max() > x.min(), x.max() - x.min(), 1) for x in (p, y)]
     return (spread[0] - spread[1]).square().mean().sqrt()
 
 
-def colour_angle(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+def _colour_angle(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Mean angle in radians between colours (B, 3, H, W) in [0, 1] as vectors from black, per image (DMP's evaluation).
 
     Of pictures of normals this is not the angle between the normals: 45 degrees read as 0.297 rad or less. A black
@@ -196,7 +196,7 @@ def angles(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[Tensor
             yield (p * y).sum(0).clamp(-1, 1).acos().rad2deg()
 
 
-def by_angles(error: Callable[[Tensor], Tensor]) -> Measure:
+def _by_angles(error: Callable[[Tensor], Tensor]) -> Measure:
     """Over the set: the mean over all pixels of a function of their angles (DSINE's protocol)."""
 
     def measured(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -206,12 +206,12 @@ def by_angles(error: Callable[[Tensor], Tensor]) -> Measure:
     return measured
 
 
-def by_image_angles(number: Callable[[Tensor], Tensor]) -> Measure:
+def _by_image_angles(number: Callable[[Tensor], Tensor]) -> Measure:
     """Per image: the mean over images of a function of an image's angles (Marigold's protocol)."""
     return lambda prediction, target, valid: over([number(a)[None] for a in angles(prediction, target, valid)])
 
 
-def angle_histogram(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+def _angle_histogram(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """How many pixels have each angle, in steps of ANGLE_STEP_DEG: (18001,)."""
     counts = torch.zeros(round(180 / ANGLE_STEP_DEG) + 1, dtype=torch.float64)
     for image in angles(prediction, target, valid):
@@ -219,7 +219,7 @@ def angle_histogram(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduct
     return Reduction(counts, counts.sum().long()[None])
 
 
-def binarised(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _binarised(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The prediction stretched per image to [0, 1] unless it is constant, and the target as bool, cut above CUT.
 
     So do the published evaluations of masks (DIS5K, PySODMetrics).
@@ -228,21 +228,21 @@ def binarised(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, n
     return (prediction - prediction.min()) / span if span > 0 else prediction.clip(0, 1), truth
 
 
-def level_counts(prediction: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _level_counts(prediction: np.ndarray, where: np.ndarray) -> np.ndarray:
     """How many of the pixels `where` are at least 255, 254, ... 0 of 255 in the prediction: (256,)."""
     levels = (prediction[where] * 255).astype(np.uint8)
     return np.bincount(levels, minlength=THRESHOLDS)[::-1].cumsum()
 
 
-def f_curve(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+def _f_curve(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Per image and threshold, (1 + b) P R / (b P + R) of masks with b = beta^2 = 0.3 (Achanta et al. 2009): (256,).
 
     Predictions are stretched (see `stretched`), targets cut above CUT.
     """
     curves = []
     for p, y, v in images(prediction, target, valid):
-        mask, truth = binarised(p[v].numpy(), y[v].numpy())
-        hits, positives = level_counts(mask, truth), level_counts(mask, np.ones_like(truth))
+        mask, truth = _binarised(p[v].numpy(), y[v].numpy())
+        hits, positives = _level_counts(mask, truth), _level_counts(mask, np.ones_like(truth))
         precision, recall = hits / np.maximum(positives, 1), hits / max(truth.sum(), 1)
         product = precision * recall
         divisor = np.where(product > 0, BETA_SQUARED * precision + recall, 1)
@@ -253,12 +253,12 @@ def f_curve(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
 @by_pictures
 def mae(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """mean |p - y| of a stretched mask and a cut target (Perazzi et al. 2012); `mad` does neither."""
-    mask, truth = binarised(p[valid], y[valid])
+    mask, truth = _binarised(p[valid], y[valid])
     return np.abs(mask - truth).mean()
 
 
 @by_pictures
-def weighted_f(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
+def _weighted_f(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """F-measure (beta = 1) whose errors are weighted by where they lie (Margolin et al. 2014), in [0, 1].
 
     Errors inside are lightened by erring neighbours (Gaussian 7 x 7, sigma 5), those outside weigh up to twice as
@@ -282,7 +282,7 @@ def weighted_f(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
 
 
 @by_pictures
-def s_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
+def _s_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """Mean of object similarity and region similarity (structure measure, Fan et al. 2017), in [0, 1].
 
     What is not valid is background in both.
@@ -291,27 +291,27 @@ def s_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     share = truth.mean()
     if share in (0, 1):
         return float(mask.mean() if share else 1 - mask.mean())
-    objects = share * object_similarity(mask[truth]) + (1 - share) * object_similarity(1 - mask[~truth])
-    return float(max(0, (objects + region_similarity(mask, truth)) / 2))
+    objects = share * _object_similarity(mask[truth]) + (1 - share) * _object_similarity(1 - mask[~truth])
+    return float(max(0, (objects + _region_similarity(mask, truth)) / 2))
 
 
-def object_similarity(values: np.ndarray) -> float:
+def _object_similarity(values: np.ndarray) -> float:
     """2 m / (m^2 + 1 + s) of the values (N,) that should all be 1."""
     mean, spread = values.mean(), values.std(ddof=1) if values.size > 1 else 0
     return 2 * mean / (mean**2 + 1 + spread + EPSILON)
 
 
-def region_similarity(mask: np.ndarray, truth: np.ndarray) -> float:
+def _region_similarity(mask: np.ndarray, truth: np.ndarray) -> float:
     """Structural similarity of the four parts around the object's centroid, by area."""
     row, column = (int(centre) + 1 for centre in np.argwhere(truth).mean(0).round())
     total = 0.0
     for part in np.ndindex(2, 2):
         window = tuple(slice(cut, None) if half else slice(cut) for half, cut in zip(part, (row, column)))
-        total += mask[window].size * part_similarity(mask[window], truth[window].astype(float))
+        total += mask[window].size * _part_similarity(mask[window], truth[window].astype(float))
     return total / mask.size
 
 
-def part_similarity(x: np.ndarray, y: np.ndarray) -> float:
+def _part_similarity(x: np.ndarray, y: np.ndarray) -> float:
     """4 mx my cov / ((mx^2 + my^2) (vx + vy)); 1 where both are 0, 0 for an empty part."""
     if not x.size:
         return 0.0
@@ -325,19 +325,19 @@ def part_similarity(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @by_pictures
-def e_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
+def _e_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     """Mean over 256 thresholds of the enhanced alignment (Fan et al. 2018), in [0, 1].
 
     Alignment 2 a b / (a^2 + b^2) of mask and target less their means, enhanced by (1 + x)^2 / 4, summed over N
     pixels and divided by N - 1. The threshold at 0 selects everything, so that even a perfect mask stays a little
     below 1.
     """
-    mask, truth = binarised(p[valid], y[valid])
+    mask, truth = _binarised(p[valid], y[valid])
     size, objects = truth.size, int(truth.sum())
-    selected = level_counts(mask, np.ones_like(truth))
+    selected = _level_counts(mask, np.ones_like(truth))
     if objects in (0, size):
         return float((selected if objects else size - selected).mean() / max(size - 1, 1))
-    hits = level_counts(mask, truth)
+    hits = _level_counts(mask, truth)
     counts = (hits, selected - hits, objects - hits, size - selected - objects + hits)
     total = np.zeros(THRESHOLDS)
     for count, (is_selected, is_object) in zip(counts, ((1, 1), (1, 0), (0, 1), (0, 0))):
@@ -349,11 +349,11 @@ def e_measure(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
 def on_background(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`stretched` by the valid pixels, 0 and False elsewhere."""
     mask, truth = np.zeros_like(p), np.zeros(p.shape, dtype=bool)
-    mask[valid], truth[valid] = binarised(p[valid], y[valid])
+    mask[valid], truth[valid] = _binarised(p[valid], y[valid])
     return mask, truth
 
 
-def iou_counts(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
+def _iou_counts(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     """Intersection and union, in pixels, of what is at least 0.5 in the prediction, above CUT in the target."""
     check_shapes(prediction, target, valid)
     one, other = (prediction >= 0.5) & valid, (target.float() > float(CUT)) & valid
@@ -417,19 +417,19 @@ def confusion(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     return Reduction(matrix.double(), matrix.sum()[None])
 
 
-def mean_iou(matrix: Tensor) -> float:
+def _mean_iou(matrix: Tensor) -> float:
     """Mean over the classes that occur, in target or prediction, of intersection over union."""
     right, union = matrix.diagonal(), matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
     return (right / union)[union > 0].mean().item()
 
 
-def mean_accuracy(matrix: Tensor) -> float:
+def _mean_accuracy(matrix: Tensor) -> float:
     """Mean over the classes of the target of the share found."""
     rows = matrix.sum(1)
     return (matrix.diagonal() / rows)[rows > 0].mean().item()
 
 
-def pixel_accuracy(matrix: Tensor) -> float:
+def _pixel_accuracy(matrix: Tensor) -> float:
     """Share of pixels in their class."""
     return (matrix.diagonal().sum() / matrix.sum()).item()
 
@@ -528,7 +528,7 @@ def ssim(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     for p, y, v in images(prediction, target, valid):
         side = min(11, *p.shape[1:])
         side -= 1 - side % 2
-        mean_p, mean_y, pp, yy, py = (windowed(moment, bell(side, 1.5)) for moment in (p, y, p * p, y * y, p * y))
+        mean_p, mean_y, pp, yy, py = (_windowed(moment, bell(side, 1.5)) for moment in (p, y, p * p, y * y, p * y))
         c1, c2 = 0.01**2, 0.03**2
         luminance = (2 * mean_p * mean_y + c1) / (mean_p**2 + mean_y**2 + c1)
         structure = (2 * (py - mean_p * mean_y) + c2) / (pp - mean_p**2 + yy - mean_y**2 + c2)
@@ -546,7 +546,7 @@ def bell(side: int, sigma: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def windowed(values: Tensor, weights: np.ndarray) -> Tensor:
+def _windowed(values: Tensor, weights: np.ndarray) -> Tensor:
     """(C, H, W) weighted along both sides where the window fits: each side len(weights) - 1 shorter."""
     for dim in (1, 2):
         length = values.shape[dim] - len(weights) + 1
@@ -577,7 +577,7 @@ def middle(reduction: Reduction) -> float:
     return int((reduction.total.cumsum(0) > rank).nonzero()[0]) * ANGLE_STEP_DEG
 
 
-def from_matrix(number: Callable[[Tensor], float]) -> Callable[[Reduction], float]:
+def _from_matrix(number: Callable[[Tensor], float]) -> Callable[[Reduction], float]:
     """Finish with a function of the confusion matrix."""
     return lambda reduction: number(reduction.total)
 
@@ -615,36 +615,36 @@ class Metric:
         return value > other if self.higher else value < other
 
 
-def angle_rows() -> list[Metric]:
+def _angle_rows() -> list[Metric]:
     """Normals by both protocols: pooled over the set (DSINE), and per image (Marigold) with the suffix -per-image."""
     rows = [
-        Metric("mean-angle", "mean", by_angles(lambda a: a), False, 0, "set", "deg"),
-        Metric("median-angle", "median", angle_histogram, False, 0, "set", "deg", middle),
-        Metric("rmse-angle", "RMSE", by_angles(torch.square), False, 0, "set", "deg", root),
-        Metric("mean-angle-per-image", "mean", by_image_angles(torch.mean), False, 0, unit="deg"),
-        Metric("median-angle-per-image", "median", by_image_angles(median_angle), False, 0, unit="deg"),
-        Metric("rmse-angle-per-image", "RMSE", by_image_angles(root_mean_square), False, 0, unit="deg"),
+        Metric("mean-angle", "mean", _by_angles(lambda a: a), False, 0, "set", "deg"),
+        Metric("median-angle", "median", _angle_histogram, False, 0, "set", "deg", middle),
+        Metric("rmse-angle", "RMSE", _by_angles(torch.square), False, 0, "set", "deg", root),
+        Metric("mean-angle-per-image", "mean", _by_image_angles(torch.mean), False, 0, unit="deg"),
+        Metric("median-angle-per-image", "median", _by_image_angles(_median_angle), False, 0, unit="deg"),
+        Metric("rmse-angle-per-image", "RMSE", _by_image_angles(_root_mean_square), False, 0, unit="deg"),
     ]
     for limit in (5, 7.5, 11.25, 22.5, 30):
-        name, title, share = f"angle-{limit}", f"< {limit}°", percent_below(limit)
-        rows.append(Metric(name, title, by_angles(share), True, 100, "set", "%"))
-        rows.append(Metric(f"{name}-per-image", title, by_image_angles(mean_of(share)), True, 100, unit="%"))
+        name, title, share = f"angle-{limit}", f"< {limit}°", _percent_below(limit)
+        rows.append(Metric(name, title, _by_angles(share), True, 100, "set", "%"))
+        rows.append(Metric(f"{name}-per-image", title, _by_image_angles(_mean_of(share)), True, 100, unit="%"))
     return rows
 
 
-def median_angle(angle: Tensor) -> Tensor:
+def _median_angle(angle: Tensor) -> Tensor:
     return torch.tensor(np.median(angle.numpy()))
 
 
-def root_mean_square(angle: Tensor) -> Tensor:
+def _root_mean_square(angle: Tensor) -> Tensor:
     return angle.square().mean().sqrt()
 
 
-def percent_below(limit: float) -> Callable[[Tensor], Tensor]:
+def _percent_below(limit: float) -> Callable[[Tensor], Tensor]:
     return lambda angle: 100 * (angle < limit).double()
 
 
-def mean_of(error: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _mean_of(error: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda angle: error(angle).mean()
 
 
@@ -652,37 +652,37 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("abs-rel", "AbsRel", abs_rel, False, 0),
-        Metric("sq-rel", "SqRel", sq_rel, False, 0, unit="m"),
+        Metric("sq-rel", "SqRel", _sq_rel, False, 0, unit="m"),
         Metric("rmse", "RMSE", rmse, False, 0, unit="m"),
-        Metric("rmse-log", "RMSE log", rmse_log, False, 0),
+        Metric("rmse-log", "RMSE log", _rmse_log, False, 0),
         Metric("log10", "log10", log10, False, 0),
         Metric("delta1", "δ1", delta(1), True, 1),
         Metric("delta2", "δ2", delta(2), True, 1),
         Metric("delta3", "δ3", delta(3), True, 1),
-        Metric("i-rmse", "iRMSE", i_rmse, False, 0, unit="1/m"),
+        Metric("i-rmse", "iRMSE", _i_rmse, False, 0, unit="1/m"),
         Metric("silog", "SILog", silog, False, 0),
-        *angle_rows(),
-        Metric("max-f", "maxFβ", f_curve, True, 1, finish=highest),
-        Metric("weighted-f", "Fβw", weighted_f, True, 1),
+        *_angle_rows(),
+        Metric("max-f", "maxFβ", _f_curve, True, 1, finish=highest),
+        Metric("weighted-f", "Fβw", _weighted_f, True, 1),
         Metric("mae", "MAE", mae, False, 0),
-        Metric("s-measure", "Sα", s_measure, True, 1),
-        Metric("e-measure", "Eφ mean", e_measure, True, 1),
-        Metric("iou", "IoU", iou_counts, True, 1, "set"),
+        Metric("s-measure", "Sα", _s_measure, True, 1),
+        Metric("e-measure", "Eφ mean", _e_measure, True, 1),
+        Metric("iou", "IoU", _iou_counts, True, 1, "set"),
         Metric("sad", "SAD", sad, False, 0),
         Metric("mse", "MSE", mean_squared_error, False, 0),
         Metric("mad", "MAD", mad, False, 0),
         Metric("grad", "Grad", grad, False, 0),
         Metric("conn", "Conn", conn, False, 0),
-        Metric("miou", "mIoU", confusion, True, 1, "set", finish=from_matrix(mean_iou)),
-        Metric("pixel-accuracy", "aAcc", confusion, True, 1, "set", finish=from_matrix(pixel_accuracy)),
-        Metric("mean-accuracy", "mAcc", confusion, True, 1, "set", finish=from_matrix(mean_accuracy)),
+        Metric("miou", "mIoU", confusion, True, 1, "set", finish=_from_matrix(_mean_iou)),
+        Metric("pixel-accuracy", "aAcc", confusion, True, 1, "set", finish=_from_matrix(_pixel_accuracy)),
+        Metric("mean-accuracy", "mAcc", confusion, True, 1, "set", finish=_from_matrix(_mean_accuracy)),
         Metric("pck-0.1", "PCK@0.1", partial(pck, reach=0.1), True, 1, "set"),
         Metric("pck", "PCK@0.2", pck, True, 1, "set"),
         Metric("oks", "OKS", oks, True, 1),
         Metric("lmse", "LMSE", lmse, False, 0),
         Metric("l1", "L1", mad, False, 0),
-        Metric("colour-angle", "angle of colours", colour_angle, False, 0, unit="rad"),
-        Metric("stretched-rmse", "RMSE of stretched maps", stretched_rmse, False, 0),
+        Metric("colour-angle", "angle of colours", _colour_angle, False, 0, unit="rad"),
+        Metric("stretched-rmse", "RMSE of stretched maps", _stretched_rmse, False, 0),
         Metric("psnr", "PSNR", psnr, True, math.inf, unit="dB"),
         Metric("ssim", "SSIM", ssim, True, 1),
     )

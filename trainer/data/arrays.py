@@ -42,7 +42,7 @@ def read_array(path: Path, indexed: bool = False, other: Reader | None = None) -
     if reader is None:
         raise BrokenRecord(f"{path} is of a kind that is not read; take one of {', '.join(sorted(READERS))}.")
     check_file(path)
-    return in_shape(decoded(path, reader, indexed), path)
+    return _in_shape(decoded(path, reader, indexed), path)
 
 
 def decoded(path: Path, reader: Reader, indexed: bool) -> np.ndarray:
@@ -72,7 +72,7 @@ def check_file(path: Path) -> None:
         raise BrokenRecord(f"{path} is empty (0 bytes).")
 
 
-def in_shape(array: np.ndarray, path: Path) -> np.ndarray:
+def _in_shape(array: np.ndarray, path: Path) -> np.ndarray:
     """The same numbers as (H, W) or (H, W, C) with 2 to 4 channels."""
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -85,9 +85,9 @@ def in_shape(array: np.ndarray, path: Path) -> np.ndarray:
 
 def read_picture(path: Path, indexed: bool) -> np.ndarray:
     """Upright as its camera says, at the depth of the file: of several channels Pillow keeps 8 bits."""
-    deep = read_deep_png(path) if is_deep_png(path) else read_deep_tiff(path)
+    deep = _read_deep_png(path) if _is_deep_png(path) else _read_deep_tiff(path)
     if deep is not None:
-        return sixteen(deep)
+        return _sixteen(deep)
     with Image.open(path) as picture:
         return pixels_of(picture, indexed)
 
@@ -97,24 +97,24 @@ def pixels_of(picture: Image.Image, indexed: bool = False) -> np.ndarray:
     picture = ImageOps.exif_transpose(picture)
     if not (picture.mode in PILLOW_MODES or (indexed and picture.mode == "P")):
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    return sixteen(np.asarray(picture))
+    return _sixteen(np.asarray(picture))
 
 
-def sixteen(array: np.ndarray) -> np.ndarray:
+def _sixteen(array: np.ndarray) -> np.ndarray:
     """Whole numbers of 32 bits as 16, where they fit: so older Pillows open 16 bits, and so many tools save them."""
     fits = array.dtype in (np.int32, np.uint32) and array.size and array.min() >= 0 and array.max() <= 65535
     return array.astype(np.uint16) if fits else array
 
 
-def is_deep_png(path: Path) -> bool:
+def _is_deep_png(path: Path) -> bool:
     """16 bits and more than one channel, as its header says."""
     with path.open("rb") as file:
         head = file.read(26)
     return head.startswith(PNG_SIGNATURE) and len(head) == 26 and head[24] == 16 and head[25] != GREY_PNG
 
 
-def read_deep_png(path: Path) -> np.ndarray:
-    array = read_by_opencv(path)
+def _read_deep_png(path: Path) -> np.ndarray:
+    array = _read_by_opencv(path)
     if array is None:
         raise UserError("it is damaged or cut off")
     with Image.open(path) as picture:  # OpenCV leaves PNGs lying as they are stored
@@ -134,7 +134,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 """What turns a picture upright, by the number that its camera gave it."""
 
 
-def read_deep_tiff(path: Path) -> np.ndarray | None:
+def _read_deep_tiff(path: Path) -> np.ndarray | None:
     """A TIFF of greys or colours of more than 8 bits, upright; None for any other file, or if OpenCV cannot."""
     with path.open("rb") as file:
         head = file.read(8)
@@ -144,7 +144,7 @@ def read_deep_tiff(path: Path) -> np.ndarray | None:
         file.seek(directory.next)
         directory.load(file)
     deep = max(directory.get(BITS, (1,))) > 8
-    return read_by_opencv(path) if deep and directory.get(COLOURS, 1) in GREY_OR_RGB else None
+    return _read_by_opencv(path) if deep and directory.get(COLOURS, 1) in GREY_OR_RGB else None
 
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -154,7 +154,7 @@ BITS, COLOURS = 258, 262
 GREY_OR_RGB = (0, 1, 2)
 
 
-def read_by_opencv(path: Path) -> np.ndarray | None:
+def _read_by_opencv(path: Path) -> np.ndarray | None:
     """(H, W) or (H, W, C) in RGB order; None if it cannot."""
     try:
         array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -192,7 +192,7 @@ def read_npy(path: Path, indexed: bool) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
-def read_hdf5(path: Path, indexed: bool) -> np.ndarray:
+def _read_hdf5(path: Path, indexed: bool) -> np.ndarray:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -207,7 +207,7 @@ READERS: dict[str, Reader] = {
     ".exr": read_exr,
     ".npy": read_npy,
     ".npz": read_npy,
-    ".hdf5": read_hdf5,
+    ".hdf5": _read_hdf5,
 }
 """How each kind of file is read, by its suffix."""
 PACKAGES = {".exr": "OpenEXR", ".hdf5": "h5py"}

@@ -87,7 +87,7 @@ def place_sample(sample: Sample, convention: Convention, settings: Augmentation,
     """Flip and crop: what comes before the truth is normalised."""
     if random.random() < settings.flip:
         sample = flip(sample, convention)
-    window = window_of(sample.image.shape[-2:], settings, random)
+    window = _window_of(sample.image.shape[-2:], settings, random)
     return sample if window is None else crop(sample, *window)
 
 
@@ -102,14 +102,14 @@ def flip(sample: Sample, convention: Convention) -> Sample:
     """Left becomes right: normals lose the sign of their horizontal component, keypoints change sides."""
     target = sample.target.flip(-1)
     if convention.axes is not None:
-        target = mirror_vectors(target, convention)
-    meta = {**sample.meta, **flip_points(sample.meta, sample.image.shape[-1])}
+        target = _mirror_vectors(target, convention)
+    meta = {**sample.meta, **_flip_points(sample.meta, sample.image.shape[-1])}
     if "mirror" in meta:
         target = target[torch.from_numpy(meta["mirror"])]
     return Sample(sample.image.flip(-1), target.contiguous(), sample.valid.flip(-1), meta)
 
 
-def mirror_vectors(vectors: Tensor, convention: Convention) -> Tensor:
+def _mirror_vectors(vectors: Tensor, convention: Convention) -> Tensor:
     """(3, H, W): the component along left or right changes sign, wherever it lies."""
     horizontal = [DIRECTIONS[axis][0] == 0 for axis in convention.axes or ()].index(True)
     mirrored = vectors.clone()
@@ -117,7 +117,7 @@ def mirror_vectors(vectors: Tensor, convention: Convention) -> Tensor:
     return mirrored
 
 
-def flip_points(meta: dict[str, Any], width: int) -> dict[str, Any]:
+def _flip_points(meta: dict[str, Any], width: int) -> dict[str, Any]:
     """The camera and the keypoints of a flipped picture."""
     changed: dict[str, Any] = {}
     if "intrinsics" in meta:
@@ -134,7 +134,7 @@ Window = tuple[int, int, int, int]
 """Top, left, height, width."""
 
 
-def window_of(size: torch.Size, settings: Augmentation, random: np.random.Generator) -> Window | None:
+def _window_of(size: torch.Size, settings: Augmentation, random: np.random.Generator) -> Window | None:
     """What is kept of a picture of `size` (H, W); None if that is all of it."""
     height, width = size
     if settings.shape == "crop" and settings.size is not None:
@@ -189,7 +189,7 @@ def paste(sample: Sample, donor: Sample) -> Sample:
 
 def redraw(target: Tensor, before: Sample) -> Tensor:
     """Heatmaps are drawn anew: a Gaussian has the same spread at every size of a map."""
-    points = scaled_points(before.meta["keypoints"], before.image.shape[-2:], target.shape[-2:])
+    points = _scaled_points(before.meta["keypoints"], before.image.shape[-2:], target.shape[-2:])
     return gaussian_heatmaps(points, (target.shape[-2], target.shape[-1]))
 
 
@@ -201,23 +201,23 @@ def resize(
     if before == tuple(size):
         return sample
     image = interpolate(sample.image, size, image_filter).clamp(0, 1)
-    target, valid = resize_truth(sample.target, sample.valid, size, (not row.only and target_filter) or row.filter)
+    target, valid = _resize_truth(sample.target, sample.valid, size, (not row.only and target_filter) or row.filter)
     meta = dict(sample.meta)
     if "intrinsics" in meta:
         scale = np.array([[size[1] / before[1]], [size[0] / before[0]], [1.0]])
         meta["intrinsics"] = meta["intrinsics"] * scale
     if "keypoints" in meta:
-        meta["keypoints"] = scaled_points(meta["keypoints"], before, size)
+        meta["keypoints"] = _scaled_points(meta["keypoints"], before, size)
     if "area" in meta:
         meta["area"] = meta["area"] * (size[0] / before[0]) * (size[1] / before[1])
     return Sample(image, row.repair(target, sample), valid, meta)
 
 
-def scaled_points(points: np.ndarray, before: Any, after: Any) -> np.ndarray:
+def _scaled_points(points: np.ndarray, before: Any, after: Any) -> np.ndarray:
     return points * [after[1] / before[1], after[0] / before[0], 1.0]
 
 
-def resize_truth(target: Tensor, valid: Tensor, size: tuple[int, int], filter: str) -> tuple[Tensor, Tensor]:
+def _resize_truth(target: Tensor, valid: Tensor, size: tuple[int, int], filter: str) -> tuple[Tensor, Tensor]:
     """(C, H, W) and (1, H, W) bool -> the same at (H, W)."""
     if filter == "nearest-exact":
         return interpolate(target, size, filter), interpolate(valid.float(), size, filter) > 0.5
@@ -252,16 +252,16 @@ def jitter(image: Tensor, settings: Augmentation, random: np.random.Generator) -
     return image
 
 
-def change_brightness(image: Tensor, by: float) -> Tensor:
+def _change_brightness(image: Tensor, by: float) -> Tensor:
     return image * (1 + by)
 
 
-def change_contrast(image: Tensor, by: float) -> Tensor:
+def _change_contrast(image: Tensor, by: float) -> Tensor:
     middle = grey(image).mean()
     return middle + (image - middle) * (1 + by)
 
 
-def change_saturation(image: Tensor, by: float) -> Tensor:
+def _change_saturation(image: Tensor, by: float) -> Tensor:
     middle = grey(image)
     return middle + (image - middle) * (1 + by)
 
@@ -281,9 +281,9 @@ def turn_hue(image: Tensor, turn: float) -> Tensor:
 
 
 CHANGES: tuple[Callable[[Tensor, float], Tensor], ...] = (
-    change_brightness,
-    change_contrast,
-    change_saturation,
+    _change_brightness,
+    _change_contrast,
+    _change_saturation,
     turn_hue,
 )
 

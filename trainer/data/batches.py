@@ -217,7 +217,7 @@ class Batches(Dataset[Batch]):
         feed, earlier = self.feed_of(number)
         first = (earlier * self.processes + self.process) * self.batch_size
         rows = [self.sample(feed, first + i) for i in range(self.batch_size)]
-        return collate(self.feeds[feed].recipe.id, rows)
+        return _collate(self.feeds[feed].recipe.id, rows)
 
     def feed_of(self, number: int) -> tuple[int, int]:
         """The feed of micro-batch `number`, and how many before it had that one."""
@@ -227,7 +227,7 @@ class Batches(Dataset[Batch]):
 
     def drawn(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """For every visit of a task, which feed it draws, and how often that was drawn before."""
-        return draw_feeds(
+        return _draw_feeds(
             tuple((i, feed.weight) for i, feed in enumerate(self.feeds) if feed.recipe.id == task),
             -(-self.count // len(self.round)) * self.round.count(task),
             (SOURCE_ORDER, self.seed, self.tasks.index(task)),
@@ -237,7 +237,7 @@ class Batches(Dataset[Batch]):
         """Picture `position` of a feed's endless stream; a broken record gives way to the next one."""
         size = len(self.feeds[number].records)
         epoch, turn = divmod(position, size)
-        order = shuffled(size, (RECORD_ORDER, self.seed, number, epoch))
+        order = _shuffled(size, (RECORD_ORDER, self.seed, number, epoch))
         readings: list[Reading] = []
         for attempt in range(size // 2 + 1):
             found = drawn(self.feeds, number, int(order[(turn + attempt) % size]), (self.seed, number, epoch, turn))
@@ -308,17 +308,17 @@ def in_order(feeds: Sequence[Feed], batch_size: int, most: int, seed: int, named
         for first in range(0, count, batch_size):
             places = range(first, min(first + batch_size, count))
             tried = [drawn(feeds, number, i, (seed, number, 0, i)) for i in places]
-            name_once([row.fault for row in tried if isinstance(row, Reading)], named)
+            _name_once([row.fault for row in tried if isinstance(row, Reading)], named)
             rows = [row for row in tried if isinstance(row, Drawn)]
             found += len(rows)
             if rows:
-                yield collate(feed.recipe.id, rows)
+                yield _collate(feed.recipe.id, rows)
     if not found:
         names = " and ".join(dict.fromkeys(feed.records.name for feed in feeds))
         raise DatasetError(f"None of the pictures of {names} that are to be measured can be read: mend it.")
 
 
-def name_once(faults: Sequence[str], named: set[str]) -> None:
+def _name_once(faults: Sequence[str], named: set[str]) -> None:
     """Say what is broken, up to a number."""
     for fault in dict.fromkeys(faults):
         if fault not in named:
@@ -328,13 +328,13 @@ def name_once(faults: Sequence[str], named: set[str]) -> None:
 
 
 @lru_cache(maxsize=64)
-def shuffled(size: int, numbers: tuple[int, ...]) -> np.ndarray:
+def _shuffled(size: int, numbers: tuple[int, ...]) -> np.ndarray:
     """A permutation."""
     return generator(*numbers).permutation(size)
 
 
 @lru_cache(maxsize=64)
-def draw_feeds(
+def _draw_feeds(
     weighted: tuple[tuple[int, float], ...], visits: int, numbers: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(visits,) numbers of feeds, drawn by weight, and how often each had been drawn before."""
@@ -347,7 +347,7 @@ def draw_feeds(
     return indices[drawn], earlier
 
 
-def collate(task: str, rows: Sequence[Drawn]) -> Batch:
+def _collate(task: str, rows: Sequence[Drawn]) -> Batch:
     samples, targets, seeds, marks, readings = zip(*rows)
     cameras = [sample.meta.get("intrinsics") for sample in samples]
     known = [torch.from_numpy(np.asarray(camera)) for camera in cameras if camera is not None]
@@ -422,7 +422,7 @@ class Tally:
             self.read[feed].add(index)
             if fault:
                 self.broken[feed].setdefault(index, fault)
-        name_once([fault for *_, fault in readings if fault], self.named)
+        _name_once([fault for *_, fault in readings if fault], self.named)
         for feed in {feed for feed, *_ in readings}:
             if len(self.read[feed]) >= ENOUGH:
                 self.check(feed)

@@ -19,8 +19,8 @@ NAMES, TEXTS = ("file_name", "image", "picture"), ("text", "prompt")
 
 def captions_of(source: Source, records: Records[Any]) -> dict[str, str]:
     """{name of a record's picture: its text}. DatasetError if the file names none for a picture."""
-    path = captions_file(source)
-    listed = {key_of(name): text for name, text in read_captions(path)}
+    path = _captions_file(source)
+    listed = {key_of(name): text for name, text in _read_captions(path)}
     by_file = {PurePosixPath(key).name: text for key, text in listed.items()}
     found, missing = {}, []
     for name in dict.fromkeys(records.made_of(record).name for record in records.records):
@@ -37,7 +37,7 @@ def captions_of(source: Source, records: Records[Any]) -> dict[str, str]:
     return found
 
 
-def captions_file(source: Source) -> Path:
+def _captions_file(source: Source) -> Path:
     """As named, or in the dataset's root. DatasetError if there is none."""
     places = (Path(source.root) / source.captions, Path(source.captions))
     found = next((place for place in places if place.is_file()), None)
@@ -52,15 +52,15 @@ def key_of(name: str) -> str:
     return (path.with_suffix("") if path.suffix.lower() in READERS else path).as_posix()
 
 
-def read_captions(path: Path) -> Iterator[tuple[str, str]]:
+def _read_captions(path: Path) -> Iterator[tuple[str, str]]:
     """(file name, text) of every line. DatasetError names the first line that is neither."""
-    row = named_caption if path.suffix == ".jsonl" else from_tabs
+    row = _named_caption if path.suffix == ".jsonl" else _from_tabs
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
             yield row(line, f"{path}, line {number}")
 
 
-def from_tabs(line: str, where: str) -> tuple[str, str]:
+def _from_tabs(line: str, where: str) -> tuple[str, str]:
     """`file name<TAB>text`."""
     name, tab, text = line.partition("\t")
     if not tab or not name.strip():
@@ -68,7 +68,7 @@ def from_tabs(line: str, where: str) -> tuple[str, str]:
     return name.strip(), text.strip()
 
 
-def named_caption(line: str, where: str) -> tuple[str, str]:
+def _named_caption(line: str, where: str) -> tuple[str, str]:
     """A row of NAMES and TEXTS."""
     try:
         row = parse_json(line)

@@ -53,7 +53,7 @@ class Dmp(Records[str]):
 
     def read(self, record: str) -> Sample:
         image, _ = read_image(self.root / record)
-        stored = decoded_bytes(self.value(record), f"{self.targets}: {self.key(record)}")
+        stored = _decoded_bytes(self.value(record), f"{self.targets}: {self.key(record)}")
         try:
             truth = Truth.of(*self.settings.decode(stored))
         except BrokenRecord as fault:
@@ -104,7 +104,7 @@ def names_in(path: Path) -> list[str]:
     return names
 
 
-def decoded_bytes(value: bytes, where: str) -> np.ndarray:
+def _decoded_bytes(value: bytes, where: str) -> np.ndarray:
     """The numbers of PNG or npz bytes. BrokenRecord for others."""
     try:
         if zipfile.is_zipfile(io.BytesIO(value)):

@@ -33,7 +33,7 @@ def open_feeds(config: Config, base: str) -> tuple[list[Feed], list[Feed]]:
         recipe = recipe_for(task, config, base)
         opened = [(source, open_source(source, recipe, config.size_of(source))) for source in config.sources(task)]
         parts = [(source, *split_off(records, config.share_held_out)) for source, records in opened]
-        recipe = informed(recipe, [records for _, records in opened])
+        recipe = _informed(recipe, [records for _, records in opened])
         feeds += [feed(config, recipe, source, learnt, augmentation) for source, learnt, _ in parts]
         measured = [(source, kept) for source, _, kept in parts if kept is not None] + [
             (source, open_source(source, recipe, config.size_of(source)))
@@ -51,12 +51,12 @@ def open_source(source: Source, recipe: Recipe, size: tuple[int, int]) -> Record
     squeezing them would teach other bodies than it then sees.
     """
     if recipe.row.per == "person":
-        check_crops(source, recipe, size)
+        _check_crops(source, recipe, size)
     records = open_dataset(source.reader, recipe.row.name, root=source.root, **source.settings)
     return cut_out(source, records.at(size) if isinstance(records, People) else records)
 
 
-def check_crops(source: Source, recipe: Recipe, size: tuple[int, int]) -> None:
+def _check_crops(source: Source, recipe: Recipe, size: tuple[int, int]) -> None:
     """ConfigError if people would be cut out in one shape to learn from and in another to be predicted."""
     said = source.settings.get("size", size)
     if said not in (size, list(size)):
@@ -81,7 +81,7 @@ LEARNT = ("crop", "decoding")
 """How the readers cut people out, and where they draw keypoints in heatmaps."""
 
 
-def informed(recipe: Recipe, opened: list[Records[Any]]) -> Recipe:
+def _informed(recipe: Recipe, opened: list[Records[Any]]) -> Recipe:
     """The recipe with what its datasets say of their values, where the config does not."""
     first = opened[0]
     palettes = [records.palette for records in opened if records.palette is not None]
@@ -105,10 +105,10 @@ def feed(config: Config, recipe: Recipe, source: Source, records: Records[Any], 
     check_fit(records.name, recipe.row.name, records.convention, options)
     own = {"size": config.size_of(source)} if source.size else {}
     captions = captions_of(source, records) if source.captions else {}
-    return Feed(records, recipe, options, replace(augmentation, **own), source.weight, origin_of(source), captions)
+    return Feed(records, recipe, options, replace(augmentation, **own), source.weight, _origin_of(source), captions)
 
 
-def origin_of(source: Source) -> str:
+def _origin_of(source: Source) -> str:
     """What tells a dataset, as the run sees it, from all others."""
     seen = (source.size, source.crop, source.crop_at)
     apart = f" {seen}" if source.size or source.crop else ""  # what is kept of runs from before them stays known

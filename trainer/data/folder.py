@@ -134,7 +134,7 @@ class PlainFolder(Records[Entry]):
         self.settings = self.description.settings(self.kind.folder)
         self.images: Images = self.description.settings("images")
         self.camera: Camera = self.description.settings("camera")
-        entries, faults = pair_up(self.root, self.kind.folder, read_names(names))
+        entries, faults = _pair_up(self.root, self.kind.folder, read_names(names))
         palette = self.settings.table() if isinstance(self.settings, Segmentation) else None
         super().__init__(self.description.name, task, self.settings.convention(), entries, faults, palette)
         self.protocol = protocol_of(self.settings)
@@ -171,7 +171,7 @@ class PlainFolder(Records[Entry]):
         if not self.kind.see_through and seen.shape == truth.valid.shape:
             truth = truth.within(seen)
         if record.valid:
-            truth = truth.within(read_mask(self.root / record.valid))
+            truth = truth.within(_read_mask(self.root / record.valid))
         known = {} if intrinsics is None else {"intrinsics": intrinsics}
         return self.sample(record.stem, image, truth, **known)
 
@@ -193,13 +193,13 @@ class PlainFolder(Records[Entry]):
         return intrinsics
 
 
-def read_mask(path: Path) -> Tensor:
+def _read_mask(path: Path) -> Tensor:
     """A file of valid/ -> (1, H, W) bool."""
     stored = read_array(path)
     return torch.from_numpy(np.ascontiguousarray(one_channel(stored) != 0))[None]
 
 
-def pair_up(root: Path, folder: str, names: list[str]) -> tuple[list[Entry], list[str]]:
+def _pair_up(root: Path, folder: str, names: list[str]) -> tuple[list[Entry], list[str]]:
     """Pictures with their truth in `folder`, and one sentence for each that is broken."""
     images, faults = list_files(root / "images", READERS)
     truths, truth_faults = list_files(root / folder, READERS)

@@ -142,7 +142,7 @@ class Hypersim(Records[Frame]):
         truth = read_truth(self.root / record.path(self.map.folder, self.map.file), self.map.settings)
         truth = truth.within(torch.from_numpy(entity != NOTHING)[None])
         height, width = truth.valid.shape[1:]
-        intrinsics = intrinsics_of(height, width)
+        intrinsics = _intrinsics_of(height, width)
         if isinstance(self.map.settings, Depth):
             truth = Truth(planar(truth.values, intrinsics), truth.valid)
         if isinstance(self.map.settings, Normal):
@@ -176,7 +176,7 @@ def read_splits(table: Path) -> list[dict[str, str]]:
     return rows
 
 
-def intrinsics_of(height: int, width: int) -> np.ndarray:
+def _intrinsics_of(height: int, width: int) -> np.ndarray:
     """The camera that all frames are said to share, for pictures of any size."""
     f = FOCAL_PX * width / SIZE[1]
     return np.array([[f, 0.0, width / 2], [0.0, f, height / 2], [0.0, 0.0, 1.0]])

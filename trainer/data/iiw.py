@@ -53,7 +53,7 @@ def judgements(path: Path) -> Tensor:
     told = read_json(path)
     try:
         points = {row["id"]: (row["y"], row["x"]) for row in told["intrinsic_points"] if row["opaque"]}
-        rows = [judgement(row, points) for row in told["intrinsic_comparisons"]]
+        rows = [_judgement(row, points) for row in told["intrinsic_comparisons"]]
         table = torch.tensor([row for row in rows if row], dtype=torch.float32)
     except (LookupError, TypeError, ValueError) as error:
         raise BrokenRecord(f"{path} holds no judgements ({error!r}).") from None
@@ -63,7 +63,7 @@ def judgements(path: Path) -> Tensor:
     return table.T[..., None].contiguous()
 
 
-def judgement(row: dict[str, Any], points: dict[Any, tuple[float, float]]) -> tuple[float, ...]:
+def _judgement(row: dict[str, Any], points: dict[Any, tuple[float, float]]) -> tuple[float, ...]:
     """A column of the table; nothing where it does not count."""
     first, second, weight = row["point1"], row["point2"], row["darker_score"]
     if row["darker"] not in DARKER or not weight or weight <= 0 or not {first, second} <= points.keys():

@@ -94,10 +94,10 @@ def colours(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
 
 def reflectance(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
     """Albedo in linear light, beside judgements about it."""
-    return Measured(in_linear_light(values, taught), sample.target[None], sample.valid[None])
+    return Measured(_in_linear_light(values, taught), sample.target[None], sample.valid[None])
 
 
-def in_linear_light(values: Tensor, taught: Supervision) -> Tensor:
+def _in_linear_light(values: Tensor, taught: Supervision) -> Tensor:
     """Of colours as predicted; those of a recipe that does not say how they are coded are as its truth is taught."""
     shares = values / taught.options.scale
     coded = taught.options.transfer if taught.recipe.encoding == "" else taught.recipe.encoding
@@ -122,7 +122,7 @@ def lighting(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
     """Shading or residual, known up to a factor: one factor a picture by least squares, then both made as bright as
     shows the truth, 0 to 1 (Marigold's evaluation)."""
     target, valid = sample.target[None].double(), sample.valid[None]
-    seen = in_linear_light(values, taught).double()
+    seen = _in_linear_light(values, taught).double()
     p, y = (light[valid.expand_as(light)] for light in (seen, target))
     fit = (p * y).sum() / p.square().sum().clamp(min=1e-12)
     luminance = (sample.target.double() * torch.tensor(LUMINANCE)[:, None, None]).sum(0)[sample.valid[0]]

@@ -116,7 +116,7 @@ def people_of(table: Any, images: dict[Any, str], skeleton: Skeleton, where: str
     """The labelled persons of a COCO file, and what is wrong. images: {id: path inside the root}, those there are."""
     people, faults = [], []
     for row in table["annotations"]:
-        if not isinstance(row, dict) or not is_numbers(row.get("keypoints", [])):
+        if not isinstance(row, dict) or not _is_numbers(row.get("keypoints", [])):
             number = row.get("id") if isinstance(row, dict) else "without id"
             faults.append(f"{where}: annotation {number} is no object with a list of keypoints.")
             continue
@@ -125,36 +125,36 @@ def people_of(table: Any, images: dict[Any, str], skeleton: Skeleton, where: str
         named = row.get("image_id")
         picture = images.get(named, "") if isinstance(named, int | str) else ""
         name = f"{Path(picture).stem}/{row.get('id')}"
-        fault = fault_of(row, images, skeleton)
+        fault = _fault_of(row, images, skeleton)
         if fault:
             faults.append(f"{where}: person {name} {fault}.")
             continue
         x, y, width, height = (float(number) for number in row["bbox"])
         numbers = tuple(float(number) for number in row["keypoints"])
-        area = area_of(row.get("area"), width * height)
+        area = _area_of(row.get("area"), width * height)
         people.append(Person(name, picture, (x, y, width, height), area, numbers))
     return people, faults
 
 
-def area_of(said: Any, box: float) -> float:
+def _area_of(said: Any, box: float) -> float:
     """Of a silhouette, the box's where nothing is said that could be one."""
-    known = is_numbers([said]) and math.isfinite(said) and said > 0
+    known = _is_numbers([said]) and math.isfinite(said) and said > 0
     return float(said) if known else box
 
 
-def fault_of(row: dict[str, Any], images: dict[Any, str], skeleton: Skeleton) -> str:
+def _fault_of(row: dict[str, Any], images: dict[Any, str], skeleton: Skeleton) -> str:
     """Why an annotation cannot be used; empty if it can."""
     numbers, box = row["keypoints"], row.get("bbox", [])
     if not isinstance(row.get("image_id"), int | str) or row["image_id"] not in images:
         return f"has no picture (image {row.get('image_id')})"
     if len(numbers) != 3 * len(skeleton.names):
         return f"has {len(numbers)} numbers for {len(skeleton.names)} keypoints"
-    if not is_numbers(box) or len(box) != 4 or min(box[2:]) <= 0 or not all(map(math.isfinite, (*box, *numbers))):
+    if not _is_numbers(box) or len(box) != 4 or min(box[2:]) <= 0 or not all(map(math.isfinite, (*box, *numbers))):
         return f"has the box {box}"
     return ""
 
 
-def is_numbers(value: Any) -> bool:
+def _is_numbers(value: Any) -> bool:
     """Whether it is a list of finite numbers, or of NaN and infinities, but of nothing else."""
     return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
 
@@ -167,12 +167,12 @@ def skeleton_of(table: Any, where: str) -> Skeleton:
     names = tuple(map(str, rows[0]["keypoints"])) if isinstance(rows[0]["keypoints"], list) else ()
     known = next((row for row in SKELETONS.values() if row.names == names), None)
     try:
-        return known or with_limbs(Skeleton(names), rows[0].get("skeleton"), where)
+        return known or _with_limbs(Skeleton(names), rows[0].get("skeleton"), where)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{where}: its category of keypoints cannot be read ({error}).") from None
 
 
-def with_limbs(skeleton: Skeleton, listed: Any, where: str) -> Skeleton:
+def _with_limbs(skeleton: Skeleton, listed: Any, where: str) -> Skeleton:
     """With the limbs that a file names, counted from 1; they are for drawing alone, so that wrong ones are left out."""
     try:
         return replace(skeleton, limbs=tuple((int(one) - 1, int(other) - 1) for one, other in listed or ()))

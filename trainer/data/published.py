@@ -59,7 +59,7 @@ def open_dataset(kind: str, task: str, **settings: Any) -> Records[Any]:
         signature(DATASETS[kind]).bind(task=task, **settings)
     except TypeError as error:
         raise DatasetError(f"The settings of the reader {kind!r} do not fit ({error}).") from None
-    wrong = [name for name in settings if parameters[name].annotation == "str" and not is_text(settings[name])]
+    wrong = [name for name in settings if parameters[name].annotation == "str" and not _is_text(settings[name])]
     if wrong:
         raise DatasetError(f"{wrong[0]} = {settings[wrong[0]]!r} of the reader {kind!r}: expected a text.")
     return DATASETS[kind](task=task, **settings)
@@ -71,7 +71,7 @@ def check_reader(kind: str) -> None:
         raise DatasetError(f"There is no reader {kind!r}: {meant(kind, DATASETS, 'take one of {known}.')}")
 
 
-def is_text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str | Path)
 
 
@@ -134,7 +134,7 @@ class VirtualKitti2(Pairs):
         """scenes: such as Scene01; none are all. crop: to the 1216x352 that KITTI's benchmarks use."""
         if task not in ("depth", "disparity"):
             raise refuse_task("Virtual KITTI 2", task, ("depth", "disparity"))
-        pairs, faults = find_vkitti(root_of(root), tuple(scenes), tuple(cameras))
+        pairs, faults = _find_vkitti(root_of(root), tuple(scenes), tuple(cameras))
         size = KITTI_SIZE if crop else (0, 0)
         super().__init__("Virtual KITTI 2", task, Path(root), pairs, VKITTI_DEPTH, faults, size)
 
@@ -144,7 +144,7 @@ class VirtualKitti2(Pairs):
         return np.array([[f, 0.0, x + 0.5], [0.0, f, y + 0.5], [0.0, 0.0, 1.0]])
 
 
-def find_vkitti(root: Path, scenes: tuple[str, ...], cameras: tuple[str, ...]) -> tuple[list[Pair], list[str]]:
+def _find_vkitti(root: Path, scenes: tuple[str, ...], cameras: tuple[str, ...]) -> tuple[list[Pair], list[str]]:
     """rgb_00001.jpg with the depth_00001.png of the same scene, variation and camera, wherever the archives lie."""
     found: dict[str, dict[tuple[str, ...], str]] = {"rgb": {}, "depth": {}}
     faults = []
@@ -233,7 +233,7 @@ class DepthList(Pairs):
         """
         if task not in ("depth", "disparity"):
             raise refuse_task(f"The list {list}" if list else source, task, ("depth", "disparity"))
-        self.source = source_named(source)
+        self.source = _source_named(source)
         pairs, faults = those_there(root_of(root), self.named(list) if list else self.laid_out(Path(root), source))
         super().__init__(source, task, Path(root), pairs, self.source.depth, faults, self.source.crop)
         published = self.source.protocol
@@ -256,7 +256,7 @@ class DepthList(Pairs):
 
     def truth(self, record: Pair) -> Truth:
         path = self.root / record.truth
-        truth = read_raw(path, self.source) if self.source.raw != (0, 0) else super().truth(record)
+        truth = _read_raw(path, self.source) if self.source.raw != (0, 0) else super().truth(record)
         if record.valid:
             mask = read_array(self.root / record.valid) > 0
             truth = truth.within(torch.from_numpy(mask)[None])
@@ -264,7 +264,7 @@ class DepthList(Pairs):
 
     def read(self, record: Pair) -> Sample:
         sample = super().read(record)
-        return replace(sample, valid=sample.valid & share_of(sample.valid, self.source.trusted))
+        return replace(sample, valid=sample.valid & _share_of(sample.valid, self.source.trusted))
 
 
 def archived(source: str) -> Callable[..., DepthList]:
@@ -276,13 +276,13 @@ def archived(source: str) -> Callable[..., DepthList]:
     return opened
 
 
-def source_named(name: str) -> Source:
+def _source_named(name: str) -> Source:
     if name not in SOURCES:
         raise DatasetError(f"There is no source {name!r}: take one of {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
-def share_of(valid: Tensor, shares: tuple[float, float, float, float]) -> Tensor:
+def _share_of(valid: Tensor, shares: tuple[float, float, float, float]) -> Tensor:
     """True in rows and columns between shares of the size, rounded down."""
     height, width = valid.shape[-2:]
     inside = torch.zeros_like(valid)
@@ -292,7 +292,7 @@ def share_of(valid: Tensor, shares: tuple[float, float, float, float]) -> Tensor
     return inside
 
 
-def read_raw(path: Path, source: Source) -> Truth:
+def _read_raw(path: Path, source: Source) -> Truth:
     """Bare float32 numbers; inf is not measured."""
     try:
         numbers = np.fromfile(path, "<f4")
@@ -347,8 +347,8 @@ class JsonLists(Pairs):
         """
         if task not in LISTED:
             raise refuse_task("A GenPercept list", task, LISTED)
-        row = source_named(source)
-        pairs, faults = those_there(root_of(root), read_pairs(json_files(Path(list)), LISTED[task].key))
+        row = _source_named(source)
+        pairs, faults = those_there(root_of(root), read_pairs(_json_files(Path(list)), LISTED[task].key))
         in_metres = {Path(pair.truth).suffix.lower() for pair in pairs} <= {".exr", ".npy"}
         depth = Depth(unit="m", near=row.depth.near, far=row.depth.far) if in_metres else row.depth
         said = Said(depth, axes if isinstance(axes, str) else tuple(axes), palette)
@@ -356,7 +356,7 @@ class JsonLists(Pairs):
         self.protocol = row.protocol
 
 
-def json_files(path: Path) -> list[Path]:
+def _json_files(path: Path) -> list[Path]:
     """The file, or the *.jsonl of a folder. DatasetError if there are none."""
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
@@ -392,12 +392,12 @@ def coco_keypoints(root: str, task: str, annotations: str, images: str, size: tu
     except BrokenRecord as fault:
         raise DatasetError(str(fault)) from None
     skeleton = skeleton_of(table, annotations)
-    files, faults = pictures_of(table, folder, images, annotations)
+    files, faults = _pictures_of(table, folder, images, annotations)
     people, wrong = people_of(table, files, skeleton, annotations)
     return People(Path(annotations).stem, Path(root), people, [*faults, *wrong], skeleton, (size[0], size[1]))
 
 
-def pictures_of(table: Any, folder: Path, images: str, where: str) -> tuple[dict[int | str, str], list[str]]:
+def _pictures_of(table: Any, folder: Path, images: str, where: str) -> tuple[dict[int | str, str], list[str]]:
     """{id: path, with `images` before it} of a COCO file's pictures that are there, and what is wrong with others.
 
     A file_name may have folders before it, of which exporters write those of their own disk.

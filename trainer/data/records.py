@@ -159,7 +159,7 @@ class Records(Dataset[Sample], ABC, Generic[Record]):
     def sample(self, record: str, image: Tensor, truth: Truth, **meta: Any) -> Sample:
         """A sample with its names, once it has been looked at. BrokenRecord if sizes differ or nothing is valid."""
         where = f"{self.name}: {record}"
-        check_truth(where, image, truth)
+        _check_truth(where, image, truth)
         target = truth.values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         return Sample(image, target, truth.valid, {"dataset": self.name, "record": record, **meta})
 
@@ -168,7 +168,7 @@ def mostly_broken(name: str, broken: int, total: int, first: str) -> str:
     return f"{name}: {broken} of {total} records are broken; mend it or its description. The first: {first}"
 
 
-def check_truth(where: str, image: Tensor, truth: Truth) -> None:
+def _check_truth(where: str, image: Tensor, truth: Truth) -> None:
     """BrokenRecord unless sizes agree and something is valid."""
     if image.shape[1:] != truth.values.shape[1:]:
         raise BrokenRecord(f"{where}: the picture is {size_text(image)}, but its truth {size_text(truth.values)}.")

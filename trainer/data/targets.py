@@ -148,7 +148,7 @@ def depth(target: Tensor, valid: Tensor, convention: Convention, options: Target
     if convention.near == "high" and not convention.metric:
         raise UserError(UNKNOWN_SHIFT)
     values, known = inverse(target, valid) if convention.near == "high" else (target, valid & (target > 0))
-    values, known = along_span(values, known, options)
+    values, known = _along_span(values, known, options)
     if options.fill == "far":
         values = values.where(known, torch.full_like(values, options.scale))
     return values, known
@@ -163,7 +163,7 @@ def disparity(target: Tensor, valid: Tensor, convention: Convention, options: Ta
     if convention.near == "low" and not convention.metric:
         raise UserError("Relative depth has an unknown shift, so disparity cannot be had from it: train depth.")
     values, known = inverse(target, valid) if convention.near == "low" else (target, valid)
-    values, known = along_span(values, known, options)
+    values, known = _along_span(values, known, options)
     return values.where(known, torch.zeros_like(values)), known
 
 
@@ -180,14 +180,14 @@ CURVES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def along_span(values: Tensor, known: Tensor, options: TargetOptions) -> Normalised:
+def _along_span(values: Tensor, known: Tensor, options: TargetOptions) -> Normalised:
     """The curve, then the span; a logarithm of 0 is not known."""
     if options.curve == "log":
         known = known & (values > 0)
-    return spanned(CURVES[options.curve](values), known, options), known
+    return _spanned(CURVES[options.curve](values), known, options), known
 
 
-def spanned(values: Tensor, known: Tensor, options: TargetOptions) -> Tensor:
+def _spanned(values: Tensor, known: Tensor, options: TargetOptions) -> Tensor:
     """The span of (C, H, W) -> [0, scale]; metres stay metres. What has no extent becomes 0."""
     if options.span == "metric":
         return values.clamp(0, options.scale) if options.clip else values
@@ -201,7 +201,7 @@ def spanned(values: Tensor, known: Tensor, options: TargetOptions) -> Tensor:
 Span = Callable[[Tensor, Tensor, tuple[float, float]], tuple[float, float]]
 
 
-def quantile_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
+def _quantile_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
     """Interpolated linearly, whatever the number of pixels (torch.quantile stops at 16 million)."""
     picked = values[known.expand_as(values)].numpy()
     if picked.size == 0:
@@ -210,34 +210,34 @@ def quantile_span(values: Tensor, known: Tensor, quantiles: tuple[float, float])
     return low, high
 
 
-def valid_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
+def _valid_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
     picked = values[known.expand_as(values)]
     return (picked.min().item(), picked.max().item()) if picked.numel() else (0.0, 0.0)
 
 
-def whole_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
+def _whole_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
     return values.min().item(), values.max().item()
 
 
-def upper_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
-    return 0.0, quantile_span(values, known, quantiles)[1]
+def _upper_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
+    return 0.0, _quantile_span(values, known, quantiles)[1]
 
 
-def unit_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
+def _unit_span(values: Tensor, known: Tensor, quantiles: tuple[float, float]) -> tuple[float, float]:
     return 0.0, 1.0
 
 
 def spans_quantiles(span: str) -> bool:
     """Whether `quantiles` decide where a span ends."""
-    return SPANS.get(span) in (quantile_span, upper_span)
+    return SPANS.get(span) in (_quantile_span, _upper_span)
 
 
 SPANS: dict[str, Span] = {
-    "quantile": quantile_span,
-    "min-max": valid_span,
-    "whole": whole_span,
-    "upper": upper_span,
-    "unit": unit_span,
+    "quantile": _quantile_span,
+    "min-max": _valid_span,
+    "whole": _whole_span,
+    "upper": _upper_span,
+    "unit": _unit_span,
 }
 
 
@@ -256,7 +256,7 @@ def normal(target: Tensor, valid: Tensor, convention: Convention, options: Targe
 
 def level(target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:
     """Masks and mattes in [0, 1]. GenPercept stretches each picture to its ends: span = "whole"."""
-    return spanned(target, valid, options), valid
+    return _spanned(target, valid, options), valid
 
 
 def segmentation(target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:
@@ -269,13 +269,13 @@ def segmentation(target: Tensor, valid: Tensor, convention: Convention, options:
         learnt = torch.tensor(options.renumbered)[target.long()]
         target, valid = learnt.clamp(min=0).float(), valid & (learnt >= 0)
     if options.classes:
-        return class_numbers(target), valid
+        return _class_numbers(target), valid
     painted = paint(target, options.colours) if target.shape[0] == 1 else target
     painted = painted.where(valid, torch.zeros_like(painted))
-    return spanned(painted, valid, options), valid
+    return _spanned(painted, valid, options), valid
 
 
-def class_numbers(target: Tensor) -> Tensor:
+def _class_numbers(target: Tensor) -> Tensor:
     if target.shape[0] != 1:
         raise UserError("Classes are wanted, but the dataset has colours only: name its palette.")
     return target
@@ -293,7 +293,7 @@ def paint(target: Tensor, colours: tuple[str, ...]) -> Tensor:
 
 def light(target: Tensor, valid: Tensor, convention: Convention, options: TargetOptions) -> Normalised:
     """Albedo and shading: linear light, spanned, then on the sRGB curve unless that is not wanted."""
-    values = spanned(target.where(valid, torch.zeros_like(target)), valid, options)
+    values = _spanned(target.where(valid, torch.zeros_like(target)), valid, options)
     if options.transfer == "srgb":
         scaled = values.clamp(0, options.scale) / options.scale
         values = torch.from_numpy(to_srgb(scaled.numpy()).astype(np.float32)) * options.scale

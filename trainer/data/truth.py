@@ -274,7 +274,7 @@ class Segmentation:
             colours = stored[..., :3].astype(np.float32) / np.float32(full_scale(stored))
             if palette is None:
                 return colours, opaque(stored)
-            index = index_of_colours(colours, palette)
+            index = _index_of_colours(colours, palette)
         else:
             if palette is None:
                 raise DatasetError("Segmentation comes as class numbers: say segmentation.classes in dataset.toml.")
@@ -292,7 +292,7 @@ FAR_COLOUR = 32 / 255
 FAR_SHARE = 0.05
 
 
-def index_of_colours(colours: np.ndarray, palette: Palette) -> np.ndarray:
+def _index_of_colours(colours: np.ndarray, palette: Palette) -> np.ndarray:
     """The class (H, W) whose colour is nearest. BrokenRecord if many colours are not the palette's at all."""
     picture = torch.from_numpy(colours)[None]
     index = classify(picture, palette)[0][0]
@@ -436,10 +436,10 @@ def section_from(table: dict[str, Any], name: str, kind: Callable[..., Any], whe
     hints = get_type_hints(kind)
     for key in table:
         check_truth_key(key, hints, f"{where} [{name}]")
-    return kind(**{key: typed_field(value, hints[key], f"{where}: {name}.{key}") for key, value in table.items()})
+    return kind(**{key: _typed_field(value, hints[key], f"{where}: {name}.{key}") for key, value in table.items()})
 
 
-def typed_field(value: Any, hint: Any, where: str) -> Any:
+def _typed_field(value: Any, hint: Any, where: str) -> Any:
     """A TOML value as the type that a field declares; one value stands for a list of one."""
     if get_origin(hint) is Literal:
         if value in get_args(hint):
@@ -448,14 +448,14 @@ def typed_field(value: Any, hint: Any, where: str) -> Any:
     for choice in get_args(hint) if get_origin(hint) is UnionType else (hint,):
         if get_origin(choice) is tuple:
             item, values = get_args(choice)[0], value if isinstance(value, list) else [value]
-            if all(is_a(v, item) for v in values):
+            if all(_is_a(v, item) for v in values):
                 return tuple(item(v) for v in values)
-        elif is_a(value, choice):
+        elif _is_a(value, choice):
             return choice(value)
     raise DatasetError(f"{where} is {value!r}: expected {str(getattr(hint, '__name__', hint)).replace('typing.', '')}.")
 
 
-def is_a(value: Any, kind: type) -> bool:
+def _is_a(value: Any, kind: type) -> bool:
     """Whether a TOML value is one of a type: whole numbers are floats too, but true is no number."""
     accepted: Any = (float, int) if kind is float else kind
     return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))

@@ -43,11 +43,11 @@ def cut_out(source: Source, records: Records[Any]) -> Records[Any]:
     if isinstance(records, People):
         raise ConfigError(f"{source.root} has people, who are cut out around their boxes: leave its crop out.")
     height, width = source.crop
-    check_window(source, records)
+    _check_window(source, records)
     return records.through(Window((height, width), source.crop_at))
 
 
-def check_window(source: Source, records: Records[Any]) -> None:
+def _check_window(source: Source, records: Records[Any]) -> None:
     """ConfigError if a picture is smaller than the window. One is looked at: a single small one among others is a
     broken record like any other."""
     first = next(readable(records), None)

@@ -20,14 +20,14 @@ def constant(channels: int, height: int, width: int) -> Tensor:
     return torch.full((1, channels, height, width), 0.5)
 
 
-def far_above(channels: int, height: int, width: int) -> Tensor:
+def _far_above(channels: int, height: int, width: int) -> Tensor:
     """1 in the first row, 0 in the last."""
     return torch.linspace(1, 0, height)[None, None, :, None].expand(1, channels, height, width)
 
 
-def far_below(channels: int, height: int, width: int) -> Tensor:
+def _far_below(channels: int, height: int, width: int) -> Tensor:
     """0 in the first row, 1 in the last."""
-    return far_above(channels, height, width).flip(2)
+    return _far_above(channels, height, width).flip(2)
 
 
 def towards_camera(channels: int, height: int, width: int) -> Tensor:
@@ -35,7 +35,7 @@ def towards_camera(channels: int, height: int, width: int) -> Tensor:
     return torch.tensor([0.5, 0.5, 1.0])[None, :, None, None].expand(1, 3, height, width)
 
 
-def ceiling_to_floor(channels: int, height: int, width: int) -> Tensor:
+def _ceiling_to_floor(channels: int, height: int, width: int) -> Tensor:
     """From facing down in the first row, over facing the camera, to facing up in the last."""
     turn = torch.linspace(-math.pi / 2, math.pi / 2, height)
     vectors = torch.stack([torch.zeros(height), turn.sin(), turn.cos()])
@@ -62,6 +62,6 @@ BASELINES: dict[str, Baseline] = {
     ),
     "image-row": Baseline(
         "by the row of the image",
-        {"depth": far_above, "disparity": far_below, "normal": ceiling_to_floor},
+        {"depth": _far_above, "disparity": _far_below, "normal": _ceiling_to_floor},
     ),
 }  # fmt: skip

@@ -105,7 +105,7 @@ def contenders_named(text: str, asked: Asked) -> list[Contender]:
         found = list(baseline(text))
     else:
         opener = next((row.open for row in FOREIGN if row.recognises(path)), None)
-        found = list(own(text, asked)) if opener is None else [of_others(text, path, *opener(path))]
+        found = list(own(text, asked)) if opener is None else [_of_others(text, path, *opener(path))]
     wanted = [contender for contender in found if asked.wants(contender.recipe)]
     if not wanted:
         known = ", ".join(contender.recipe.task for contender in found)
@@ -127,7 +127,7 @@ def baseline(name: str) -> Iterator[Contender]:
         )
 
 
-def of_others(text: str, path: Path, recipe: Recipe, opened: Callable[[str], Predictor], about: str) -> Contender:
+def _of_others(text: str, path: Path, recipe: Recipe, opened: Callable[[str], Predictor], about: str) -> Contender:
     """Another project's model."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     identity = tuple((file.name, stamp(file)) for file in files if file.is_file())
@@ -141,12 +141,12 @@ def own(text: str, asked: Asked) -> Iterator[Contender]:
         raise UserError(f"There is no model {text}: give a file, a folder, or one of {', '.join(BASELINES)}.")
     adapted = asked.base is not None and is_adapter(path)
     sources = {"adapter": path, "base": asked.base} if adapted else {"model": path}
-    for task in tasks_in(path, asked) if not adapted else (asked.tasks or ("",)):
+    for task in _tasks_in(path, asked) if not adapted else (asked.tasks or ("",)):
         named = {name: getattr(asked, name) for name in ("family", "overrides", "context", "negative_context")}
         yield opened(text, ModelChoice(**sources, **named, task=task))
 
 
-def tasks_in(path: Path, asked: Asked) -> Iterable[str]:
+def _tasks_in(path: Path, asked: Asked) -> Iterable[str]:
     """The ids of the recipes in a file of several; else what is asked for."""
     every = ModelChoice(model=path, family=asked.family).open_every()
     return [checkpoint.recipe.id for checkpoint in every] if len(every) > 1 else (asked.tasks or ("",))
@@ -160,13 +160,13 @@ def opened(text: str, choice: ModelChoice) -> Contender:
         return OfCheckpoint(load_chosen(choice, checkpoint, adapter, device), device)
 
     stamps = tuple((file.name, stamp(file)) for file in files_of(choice))
-    return Contender(text, checkpoint.recipe, on, stamps, card_of(describe_recipe(checkpoint)))
+    return Contender(text, checkpoint.recipe, on, stamps, _card_of(describe_recipe(checkpoint)))
 
 
 SHOWN = ("family", "licence", "commercial use", "parameters", "context", "latents")
 
 
-def card_of(told: dict[str, Any]) -> dict[str, str]:
+def _card_of(told: dict[str, Any]) -> dict[str, str]:
     """What `info` says, but for the architecture; of the recipe, what is not as usual."""
     plain = {key: str(told[key]) for key in SHOWN if told.get(key)}
     usual = asdict(Recipe(told["recipe"]["task"]))

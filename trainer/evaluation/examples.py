@@ -56,19 +56,19 @@ def examples_of(results: Sequence[Result], count: int, device: str) -> Examples:
     for contender in {id(result.contender): result.contender for result in results}.values():
         predictor = None
         for result in results:
-            if count and result.contender is contender and result.measured and is_first(result):
+            if count and result.contender is contender and result.measured and _is_first(result):
                 predictor = predictor or contender.open(device)
                 lines = zip(("Best", "Worst"), chosen(result, count))
                 found[id(result)] = {title: list(examples(result, its, predictor)) for title, its in lines}
     return found
 
 
-def is_first(result: Result) -> bool:
+def _is_first(result: Result) -> bool:
     """The same pictures under another protocol need not be seen again."""
     return result.comparison == (result.feed.records.comparisons or result.feed.data.compared())[0]
 
 
-def ranked(result: Result) -> list[Seen]:
+def _ranked(result: Result) -> list[Seen]:
     """Measured pictures, best first, by the comparison's first metric."""
     metric = metric_named(result.comparison.metrics[0])
     known = [(line.values[metric.name], line) for line in result.measured]
@@ -80,7 +80,7 @@ def ranked(result: Result) -> list[Seen]:
 
 def chosen(result: Result, count: int) -> tuple[list[Seen], list[Seen]]:
     """The best and the worst, no picture twice."""
-    order = ranked(result)
+    order = _ranked(result)
     best = order[: min(count, (len(order) + 1) // 2)]
     return best, order[len(best) :][::-1][:count]
 
@@ -97,26 +97,26 @@ def examples(result: Result, lines: Sequence[Seen], predictor: Predictor) -> Ite
 def pictures(values: Tensor, sample: Sample, feed: Feed, comparison: Comparison) -> Iterator[Shown]:
     """Input, prediction, truth, errors."""
     seen = PerceptionMap(feed.recipe.task, values.movedim(1, -1), feed.recipe.convention(), feed.recipe.id)
-    yield Shown("input", as_address(sample.image.movedim(0, -1), "JPEG"))
-    yield Shown("prediction", as_address(ready(seen)[0][0]))
+    yield Shown("input", _as_address(sample.image.movedim(0, -1), "JPEG"))
+    yield Shown("prediction", _as_address(ready(seen)[0][0]))
     if feed.records.comparisons:  # whose truth is no map
         return
     truth, valid = feed.supervision.normalise(sample)
     shown = replace(seen, values=truth.movedim(0, -1)[None], valid=valid)
-    yield Shown("truth", as_address(ready(shown)[0][0]))
+    yield Shown("truth", _as_address(ready(shown)[0][0]))
     compared = (comparison.prepare or feed.data.prepare)(values, sample, feed.supervision)
     if compared is not None:
         error = comparison.error.measure(compared.prediction.float(), compared.target.float())[0]
-        yield Shown(comparison.error.title, as_address(heat(error / comparison.error.top, compared.valid[0, 0])))
+        yield Shown(comparison.error.title, _as_address(_heat(error / comparison.error.top, compared.valid[0, 0])))
 
 
-def heat(share: Tensor, known: Tensor) -> Tensor:
+def _heat(share: Tensor, known: Tensor) -> Tensor:
     """0 to 1 (H, W) -> black, red, yellow, white (H, W, 3)."""
     stops = (share.nan_to_num(nan=1.0, posinf=1.0).clamp(0, 1) * 3)[..., None] - torch.arange(3)
     return torch.where(known[..., None], stops.clamp(0, 1), torch.tensor(UNKNOWN))
 
 
-def as_address(picture: Tensor, kind: str = "PNG") -> str:
+def _as_address(picture: Tensor, kind: str = "PNG") -> str:
     """(H, W, 3) in [0, 1] -> a data: address, made smaller if it is large."""
     levels = (picture.clamp(0, 1) * 255).round().byte().numpy()
     image = Image.fromarray(np.ascontiguousarray(levels))

@@ -70,13 +70,13 @@ class Card:
     def recipe(self) -> Recipe:
         """How its values are read."""
         if self.classes:
-            return classes_recipe(self.classes)
+            return _classes_recipe(self.classes)
         axes: Any = self.axes or None
         codec = "unit-vector" if task_named(self.task).name == "normal" and self.unit else ""
         return Recipe(task_named(self.task).name, metric=self.metric, axes=axes, codec=codec)
 
 
-def classes_recipe(names: tuple[str, ...]) -> Recipe:
+def _classes_recipe(names: tuple[str, ...]) -> Recipe:
     """Of a model that gives a score for each of these classes."""
     palette = Palette("", names, spread_colours(len(names))).text()
     return Recipe("segmentation", head="scores", codec="class-scores", palette=palette)
@@ -95,7 +95,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def is_onnx(path: Path) -> bool:
+def _is_onnx(path: Path) -> bool:
     return path.suffix == ".onnx"
 
 
@@ -112,10 +112,10 @@ def open_onnx(path: Path) -> Opened:
         raise UserError(f"{beside} cannot be read: {error}") from None
     if not card.task:
         raise UserError(f'{beside} does not say what the model predicts: write task = "depth", or another.')
-    return card.recipe(), lambda device: onnx_look(path, card, device), f"an ONNX model, {path.name}"
+    return card.recipe(), lambda device: _onnx_look(path, card, device), f"an ONNX model, {path.name}"
 
 
-def onnx_look(path: Path, card: Card, device: str) -> Look:
+def _onnx_look(path: Path, card: Card, device: str) -> Look:
     import onnxruntime
 
     providers = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
@@ -124,7 +124,7 @@ def onnx_look(path: Path, card: Card, device: str) -> Look:
         session = onnxruntime.InferenceSession(str(path), providers=[*there, "CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class
         raise UserError(f"{path} cannot be read ({error}): export it again.") from error
-    given, output = session.get_inputs()[0], output_named(session, path, card)
+    given, output = session.get_inputs()[0], _output_named(session, path, card)
     fixed = [side if isinstance(side, int) else 0 for side in given.shape[-2:]]
     mean, std = (torch.tensor(row)[None, :, None, None] for row in (card.mean, card.std))
 
@@ -141,7 +141,7 @@ def onnx_look(path: Path, card: Card, device: str) -> Look:
     return look
 
 
-def output_named(session: Any, path: Path, card: Card) -> str:
+def _output_named(session: Any, path: Path, card: Card) -> str:
     """UserError if the file has no such output."""
     names = [row.name for row in session.get_outputs()]
     if card.output and card.output not in names:
@@ -178,32 +178,32 @@ class Kind(NamedTuple):
     """(what the model returns, the picture) -> raw values (1, C, H, W) at the picture's size."""
 
 
-def recipe_of_depth(told: dict[str, Any]) -> Recipe:
+def _recipe_of_depth(told: dict[str, Any]) -> Recipe:
     metric = told.get("model_type") in METRIC or told.get("depth_estimation_type") == "metric"
     return Recipe("depth" if metric else "disparity", metric=metric)
 
 
-def recipe_of_segments(told: dict[str, Any]) -> Recipe:
+def _recipe_of_segments(told: dict[str, Any]) -> Recipe:
     names = told.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # as transformers has it where nothing is said
-    return classes_recipe(tuple(str(names[number]) for number in sorted(names, key=int)))
+    return _classes_recipe(tuple(str(names[number]) for number in sorted(names, key=int)))
 
 
 KINDS: dict[str, Kind] = {
     "DepthEstimation": Kind(
         "AutoModelForDepthEstimation",
-        recipe_of_depth,
+        _recipe_of_depth,
         lambda answer, image: resized(answer.predicted_depth.float().cpu(), image),
     ),
     "SemanticSegmentation": Kind(
         "AutoModelForSemanticSegmentation",
-        recipe_of_segments,
+        _recipe_of_segments,
         lambda answer, image: resized(answer.logits.float().cpu(), image).argmax(1, keepdim=True).float(),
     ),
 }
 """By how the names of the classes end that config.json may name."""
 
 
-def kind_in(path: Path) -> str:
+def _kind_in(path: Path) -> str:
     """A row of KINDS that a folder's config.json names; "" if it names none."""
     if not (path / "config.json").is_file():
         return ""
@@ -214,20 +214,20 @@ def kind_in(path: Path) -> str:
         return ""
 
 
-def is_transformers(path: Path) -> bool:
-    return bool(kind_in(path))
+def _is_transformers(path: Path) -> bool:
+    return bool(_kind_in(path))
 
 
 def open_transformers(path: Path) -> Opened:
-    told, kind = read_json(path / "config.json"), KINDS[kind_in(path)]
+    told, kind = read_json(path / "config.json"), KINDS[_kind_in(path)]
     return (
         kind.recipe(told),
-        lambda device: transformers_look(path, kind, device),
+        lambda device: _transformers_look(path, kind, device),
         f"transformers' {told['architectures'][0]}",
     )
 
 
-def transformers_look(path: Path, kind: Kind, device: str) -> Look:
+def _transformers_look(path: Path, kind: Kind, device: str) -> Look:
     """UserError for a folder that transformers cannot open."""
     import transformers
 
@@ -254,4 +254,4 @@ class Foreign(NamedTuple):
     open: Callable[[Path], Opened]
 
 
-FOREIGN = (Foreign(is_onnx, open_onnx), Foreign(is_transformers, open_transformers))
+FOREIGN = (Foreign(_is_onnx, open_onnx), Foreign(_is_transformers, open_transformers))

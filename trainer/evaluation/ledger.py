@@ -78,35 +78,35 @@ class Ledger:
         for index in range(count):
             with places[index].file.open("rb") as text:
                 text.seek(places[index].start)
-                yield from_json(text.readline())
+                yield _from_json(text.readline())
 
     def write(self, line: Line) -> None:
         """At once, so that a kill loses one picture at most."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8") as file:
-            if file.tell() and not ends_whole(self.file):
+            if file.tell() and not _ends_whole(self.file):
                 file.write("\n")
-            file.write(to_json(line) + "\n")
+            file.write(_to_json(line) + "\n")
 
 
-def ends_whole(path: Path) -> bool:
+def _ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read(1) == b"\n"
 
 
-def to_json(line: Line) -> str:
-    parts = {comparison: packed_once(found) for comparison, found in line.parts.items()}
+def _to_json(line: Line) -> str:
+    parts = {comparison: _packed_once(found) for comparison, found in line.parts.items()}
     return json.dumps({**asdict(replace(line, parts={})), "parts": parts})
 
 
-def from_json(text: str | bytes) -> Line:
+def _from_json(text: str | bytes) -> Line:
     row = json.loads(text)
-    parts = {comparison: unpacked_all(found) for comparison, found in row["parts"].items()}
+    parts = {comparison: _unpacked_all(found) for comparison, found in row["parts"].items()}
     return Line(row["index"], row["record"], row["mark"], row["fault"], parts, row["pose"])
 
 
-def packed_once(parts: Parts) -> dict[str, Any]:
+def _packed_once(parts: Parts) -> dict[str, Any]:
     """Each sum once: metrics that come of the same one name the first of them."""
     first: dict[int, str] = {}
     found: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def packed_once(parts: Parts) -> dict[str, Any]:
     return found
 
 
-def unpacked_all(found: Mapping[str, Any]) -> dict[str, Reduction]:
+def _unpacked_all(found: Mapping[str, Any]) -> dict[str, Reduction]:
     made = {name: unpacked(row) for name, row in found.items() if not isinstance(row, str)}
     return {name: made[row] if isinstance(row, str) else made[name] for name, row in found.items()}
 

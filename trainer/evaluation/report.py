@@ -47,7 +47,7 @@ def write(path: Path, results: Sequence[Result], notes: Sequence[str], seen: Exa
     body = [
         "<h1>Evaluation</h1>",
         contents(results),
-        bullet_list("Left out, because a set has no such truth", notes),
+        _bullet_list("Left out, because a set has no such truth", notes),
         *(group(rows, seen) for rows in grouped(results).values()),
         *cards({id(result.contender): result.contender for result in results}.values()),
     ]
@@ -87,34 +87,34 @@ def summary(results: Sequence[Result]) -> str:
     """A row a model; the best of each column in bold."""
     metrics = [metric_named(name) for name in results[0].comparison.metrics]
     found = [list(result.values().values()) for result in results]
-    best = [best_of(column, metric.better) for column, metric in zip(zip(*found), metrics)]
+    best = [_best_of(column, metric.better) for column, metric in zip(zip(*found), metrics)]
     rows = [
-        row_of([result.contender.title, *map(shown_number, values), len(result.measured), result.skipped],
+        _row_of([result.contender.title, *map(shown_number, values), len(result.measured), result.skipped],
                [False, *(value == top and len(results) > 1 for value, top in zip(values, best))])
         for result, values in zip(results, found)
     ]  # fmt: skip
-    return as_table(["model", *map(headed, metrics), "pictures", "left out"], rows)
+    return _as_table(["model", *map(headed, metrics), "pictures", "left out"], rows)
 
 
-def best_of(column: Iterable[float], better: Callable[[float, float], bool]) -> float:
+def _best_of(column: Iterable[float], better: Callable[[float, float], bool]) -> float:
     top = math.nan
     for value in column:
         top = value if better(value, top) else top
     return top
 
 
-def row_of(cells: Sequence[object], bold: Sequence[bool] = ()) -> str:
+def _row_of(cells: Sequence[object], bold: Sequence[bool] = ()) -> str:
     marks = [*bold, *[False] * (len(cells) - len(bold))]
     return "".join(f"<td{' class=best' if mark else ''}>{escape(str(cell))}</td>" for cell, mark in zip(cells, marks))
 
 
-def as_table(heads: Sequence[str], rows: Iterable[str]) -> str:
+def _as_table(heads: Sequence[str], rows: Iterable[str]) -> str:
     top = "".join(f"<th>{escape(head)}</th>" for head in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def bullet_list(title: str, sentences: Sequence[str]) -> str:
+def _bullet_list(title: str, sentences: Sequence[str]) -> str:
     """Nothing where there are none."""
     rows = "".join(f"<li>{escape(text)}</li>" for text in sentences)
     return folded(f"{title}: {len(sentences)}", f"<ul>{rows}</ul>", "left-out") if rows else ""
@@ -130,10 +130,10 @@ def behind(result: Result, seen: Mapping[str, Sequence[Example]]) -> str:
     faults = [f"{line.record}: {line.fault}" for line in result.faults] + list(result.feed.records.faults)
     parts = [
         histogram(result),
-        bullet_list("Not measured", faults),
-        *(class_rows(result)),
-        *shown_examples(result, seen),
-        per_picture(result),
+        _bullet_list("Not measured", faults),
+        *(_class_rows(result)),
+        *_shown_examples(result, seen),
+        _per_picture(result),
     ]
     opened = "" if result.contender.guessed else " open"
     return f"<details{opened}><summary><b>{escape(result.contender.title)}</b></summary>{''.join(parts)}</details>"
@@ -166,23 +166,23 @@ def bars(counts: Sequence[int], edges: Sequence[float], title: str) -> str:
     return f'<svg viewBox="0 0 480 120" width="480" height="120" role="img">{drawn}{ends}</svg>'
 
 
-def class_rows(result: Result) -> Iterator[str]:
+def _class_rows(result: Result) -> Iterator[str]:
     """IoU and accuracy of every class."""
     classes = result.classes()
     if classes:
-        rows = [row_of([name, shown_number(iou), shown_number(found)]) for name, iou, found in classes]
-        yield folded(f"{len(classes)} classes", as_table(["class", "IoU", "accuracy"], rows))
+        rows = [_row_of([name, shown_number(iou), shown_number(found)]) for name, iou, found in classes]
+        yield folded(f"{len(classes)} classes", _as_table(["class", "IoU", "accuracy"], rows))
 
 
-def shown_examples(result: Result, seen: Mapping[str, Sequence[Example]]) -> Iterator[str]:
+def _shown_examples(result: Result, seen: Mapping[str, Sequence[Example]]) -> Iterator[str]:
     """The best and the worst pictures."""
     for title, found in seen.items():
         if found:
             yield f"<h3>{title}</h3>"
-            yield from (drawn_example(example, result) for example in found)
+            yield from (_drawn_example(example, result) for example in found)
 
 
-def drawn_example(example: Example, result: Result) -> str:
+def _drawn_example(example: Example, result: Result) -> str:
     metric = metric_named(result.comparison.metrics[0])
     said = f"{escape(example.record)}: {escape(metric.title)} {shown_number(example.value)}"
     return f"<div>{said}</div><div class=row>{''.join(map(figure, example.pictures))}</div>"
@@ -193,17 +193,17 @@ def figure(each: Shown) -> str:
     return f'<figure><img src="{each.data}" alt="{title}"><figcaption>{title}</figcaption></figure>'
 
 
-def per_picture(result: Result) -> str:
+def _per_picture(result: Result) -> str:
     """All figures of all pictures, folded away."""
     names = result.comparison.metrics
-    rows = [row_of([line.record, *(shown_number(line.values[name]) for name in names)]) for line in result.measured]
+    rows = [_row_of([line.record, *(shown_number(line.values[name]) for name in names)]) for line in result.measured]
     heads = ["picture", *(headed(metric_named(name)) for name in names)]
-    return folded(f"Figures of {len(rows)} pictures", as_table(heads, rows))
+    return folded(f"Figures of {len(rows)} pictures", _as_table(heads, rows))
 
 
 def cards(contenders: Iterable[Contender]) -> Iterator[str]:
     """What is known of each model."""
     yield "<h2>Models</h2>"
     for contender in contenders:
-        rows = [row_of([key, value]) for key, value in contender.card.items()]
-        yield folded(contender.title, as_table(["", ""], rows))
+        rows = [_row_of([key, value]) for key, value in contender.card.items()]
+        yield folded(contender.title, _as_table(["", ""], rows))

@@ -164,10 +164,10 @@ def block(data: str, task: str, comparison: str, results: Sequence[Result]) -> s
 
 def as_json(results: Iterable[Result]) -> dict[str, Any]:
     """Plain data; the same for the same figures, whenever and by however many processes they were made."""
-    return {"format": FORMAT, "results": [one_as_json(result) for result in results]}
+    return {"format": FORMAT, "results": [_one_as_json(result) for result in results]}
 
 
-def one_as_json(result: Result) -> dict[str, Any]:
+def _one_as_json(result: Result) -> dict[str, Any]:
     classes = result.classes()
     return {
         "model": result.contender.name,

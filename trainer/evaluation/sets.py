@@ -67,11 +67,11 @@ def setting(text: str, assignment: str) -> tuple[str, Any]:
     key, equals, value = assignment.partition("=")
     if not equals or not key:
         raise UserError(f"{text}: {assignment!r} is no KEY=VALUE.")
-    values = [plain_value(part) for part in value.split("+")]
+    values = [_plain_value(part) for part in value.split("+")]
     return key, tuple(values) if len(values) > 1 else values[0]
 
 
-def plain_value(text: str) -> Any:
+def _plain_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except ValueError:

@@ -53,7 +53,7 @@ def metric_of(agreement: Agreement) -> Metric:
     return METRICS[agreement.metric]
 
 
-def measured_agreement(agreement: Agreement, values: Tensor, sample: Sample, feed: Feed) -> float:
+def _measured_agreement(agreement: Agreement, values: Tensor, sample: Sample, feed: Feed) -> float:
     """How well a prediction agrees with a label. UserError if they cannot be compared."""
     metric = metric_of(agreement)
     if agreement.metric in MEASURES:
@@ -67,7 +67,7 @@ def measured_agreement(agreement: Agreement, values: Tensor, sample: Sample, fee
 
 def agree_all(shelf: Shelf, pictures: dict[str, Path], agreement: Agreement, journal: Journal, device: str) -> None:
     """Ask the second teacher about every label that the journal does not name; move away what it sees otherwise."""
-    leave_out_all(shelf, pictures, journal)
+    _leave_out_all(shelf, pictures, journal)
     done = {row["picture"] for row in journal.rows()}
     if done >= {*pictures}:
         return
@@ -82,7 +82,7 @@ def agree_all(shelf: Shelf, pictures: dict[str, Path], agreement: Agreement, jou
             value = agreed(agreement, look, feed, index)
             known = None if math.isnan(value) else value
             journal.add({"picture": stem, metric.name: known, "kept": not metric.better(agreement.limit, value)})
-    leave_out_all(shelf, pictures, journal)
+    _leave_out_all(shelf, pictures, journal)
 
 
 def agreed(agreement: Agreement, look: Predictor, feed: Feed, index: int) -> float:
@@ -91,10 +91,10 @@ def agreed(agreement: Agreement, look: Predictor, feed: Feed, index: int) -> flo
         sample = feed.records[index]
     except BrokenRecord:
         return math.nan
-    return measured_agreement(agreement, look(sample.image[None], agreement.resolution).float().cpu(), sample, feed)
+    return _measured_agreement(agreement, look(sample.image[None], agreement.resolution).float().cpu(), sample, feed)
 
 
-def leave_out_all(shelf: Shelf, pictures: dict[str, Path], journal: Journal) -> None:
+def _leave_out_all(shelf: Shelf, pictures: dict[str, Path], journal: Journal) -> None:
     """What the journal says is not kept: a kill may have come between saying and doing."""
     for row in journal.rows():
         if not row["kept"] and row["picture"] in pictures:

@@ -42,7 +42,7 @@ class Labeller:
 
 def labeller_of(teacher: Teacher) -> Labeller:
     """UserError for a teacher that cannot be opened, or whose labels have no place in a plain folder."""
-    return of_poses(teacher) if teacher.poses else of_model(teacher)
+    return _of_poses(teacher) if teacher.poses else _of_model(teacher)
 
 
 def contender_of(teacher: Teacher) -> Contender:
@@ -56,7 +56,7 @@ def contender_of(teacher: Teacher) -> Contender:
     return found[0]
 
 
-def of_model(teacher: Teacher) -> Labeller:
+def _of_model(teacher: Teacher) -> Labeller:
     contender = contender_of(teacher)
     convention, row = contender.recipe.convention(), written_as(contender.recipe)
 
@@ -71,10 +71,12 @@ def of_model(teacher: Teacher) -> Labeller:
 
         return label
 
-    return Labeller(teacher, contender.recipe.task, row.ending, described_section(row.section, convention, teacher), on)
+    return Labeller(
+        teacher, contender.recipe.task, row.ending, _described_section(row.section, convention, teacher), on
+    )
 
 
-def described_section(said: Callable[[Convention], Section], convention: Convention, teacher: Teacher) -> Section:
+def _described_section(said: Callable[[Convention], Section], convention: Convention, teacher: Teacher) -> Section:
     """UserError names the teacher whose values cannot be told."""
     try:
         return said(convention)
@@ -82,7 +84,7 @@ def described_section(said: Callable[[Convention], Section], convention: Convent
         raise UserError(f"{teacher.model}: {error}") from None
 
 
-def of_poses(teacher: Teacher) -> Labeller:
+def _of_poses(teacher: Teacher) -> Labeller:
     found = poses_in(Path(teacher.poses), teacher.sure)
 
     def label(stem: str, picture: Path, out: Path) -> None:
@@ -139,11 +141,11 @@ def label_all(shelf: Shelf, pictures: dict[str, Path], device: str) -> dict[str,
                 faults[stem] = str(error)
     for stem, picture in pictures.items():
         if stem not in faults:
-            take_in(shelf, stem, picture)
+            _take_in(shelf, stem, picture)
     return faults
 
 
-def take_in(shelf: Shelf, stem: str, picture: Path) -> None:
+def _take_in(shelf: Shelf, stem: str, picture: Path) -> None:
     """A copy: the pictures are a person's own."""
     image, *_ = shelf.files(stem, picture)
     if not shelf.has(image):

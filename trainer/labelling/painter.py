@@ -59,7 +59,7 @@ def paint_all(ordered: Sequence[Order], wanted: Pictures, folder: Path, journal:
 
 def painter(wanted: Pictures, device: str) -> Paint:
     """UserError for what diffusers cannot open."""
-    pipe = open_pipeline(wanted, dtype_on(device)).to(device)
+    pipe = _open_pipeline(wanted, dtype_on(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
 
     def paint(prompt: str, seed: int) -> Painted:
@@ -73,7 +73,7 @@ def painter(wanted: Pictures, device: str) -> Paint:
     return paint
 
 
-def open_pipeline(wanted: Pictures, dtype: torch.dtype) -> Any:
+def _open_pipeline(wanted: Pictures, dtype: torch.dtype) -> Any:
     """diffusers' own pipeline."""
     import diffusers
 
@@ -81,7 +81,7 @@ def open_pipeline(wanted: Pictures, dtype: torch.dtype) -> Any:
     try:
         if path.is_dir():
             return diffusers.DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
-        kind = getattr(diffusers, pipeline_in(wanted.layout))
+        kind = getattr(diffusers, _pipeline_in(wanted.layout))
         given = {"config": wanted.layout} if wanted.layout else {}
         return kind.from_single_file(str(path), torch_dtype=dtype, local_files_only=True, **given)
     except (OSError, ValueError, ImportError, AttributeError) as error:
@@ -89,7 +89,7 @@ def open_pipeline(wanted: Pictures, dtype: torch.dtype) -> Any:
         raise UserError(f"diffusers cannot open {path} ({error}).{hint}") from error
 
 
-def pipeline_in(layout: str) -> str:
+def _pipeline_in(layout: str) -> str:
     """The class that model_index.json names; that of SD 1 and 2 where there is none."""
     index = Path(layout) / "model_index.json"
     return str(read_json(index)["_class_name"]) if layout and index.is_file() else "StableDiffusionPipeline"

@@ -126,7 +126,7 @@ def read_plan(path: Path, out: Path | None) -> Plan:
     for key in table:
         check_truth_key(key, (*TITLES, *SECTIONS, *LISTS), str(path))
     where = str(path)
-    sections = {name: section_of(table, name, where) for name in SECTIONS}
+    sections = {name: _section_of(table, name, where) for name in SECTIONS}
     lists = {f"{name}s": tuple(rows_of(table, name, where)) for name in LISTS}
     titles = {key: title_of(table, key, where) for key in TITLES if key in table}
     place = out or Path(titles.pop("out", ""))
@@ -142,7 +142,7 @@ def title_of(table: Mapping[str, Any], key: str, where: str) -> Any:
     return table[key]
 
 
-def section_of(table: Mapping[str, Any], name: str, where: str) -> Any:
+def _section_of(table: Mapping[str, Any], name: str, where: str) -> Any:
     row = table.get(name, {})
     if not isinstance(row, dict):
         raise UserError(f"{where}: {name} is {row!r}: expected a table [{name}].")

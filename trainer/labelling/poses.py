@@ -32,18 +32,18 @@ def poses_in(path: Path, sure: float) -> dict[str, Table]:
     UserError for a file that is neither.
     """
     if path.is_dir():
-        return {stem_of(file): from_openpose(file, sure) for file in sorted(path.glob("*.json"))}
+        return {_stem_of(file): _from_openpose(file, sure) for file in sorted(path.glob("*.json"))}
     if not path.is_file():
         raise UserError(f"There is no file and no folder of poses {path}: check the path.")
-    return dict(people_from_coco(read_annotations(path), path))
+    return dict(_people_from_coco(read_annotations(path), path))
 
 
-def stem_of(file: Path) -> str:
+def _stem_of(file: Path) -> str:
     """OpenPose writes <stem>_keypoints.json."""
     return file.stem.removesuffix("_keypoints")
 
 
-def people_from_coco(table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Table]]:
+def _people_from_coco(table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Table]]:
     """Each picture's people, those that have none too."""
     people: dict[Any, list[Any]] = defaultdict(list)
     for row in table["annotations"]:
@@ -55,18 +55,18 @@ def people_from_coco(table: Mapping[str, Any], path: Path) -> Iterator[tuple[str
         yield Path(image["file_name"]).stem, {"annotations": people[image.get("id")], "categories": table["categories"]}
 
 
-def from_openpose(path: Path, sure: float) -> Table:
+def _from_openpose(path: Path, sure: float) -> Table:
     """The people of one picture, with COCO's 17 keypoints."""
     table = read_json(path)
     table = table[0] if isinstance(table, list) and table else table  # as ComfyUI's nodes save it
     if not isinstance(table, dict) or not isinstance(table.get("people"), list):
         raise UserError(f"{path} is none of OpenPose's files: it lacks `people`.")
-    found = [person_of(person, path, sure) for person in table["people"]]
+    found = [_person_of(person, path, sure) for person in table["people"]]
     rows = [{**row, "id": number} for number, row in enumerate(filter(None, found))]
     return {"annotations": rows, "categories": [{"name": "person", "keypoints": list(COCO.names)}]}
 
 
-def person_of(person: Any, path: Path, sure: float) -> dict[str, Any] | None:
+def _person_of(person: Any, path: Path, sure: float) -> dict[str, Any] | None:
     """An annotation; None for a person of whom nothing is sure."""
     try:
         joints = np.asarray(person["pose_keypoints_2d"], np.float64).reshape(-1, 3)

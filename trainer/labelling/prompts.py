@@ -21,14 +21,14 @@ Ask = Callable[[str, int, int], list[str]]
 
 def prompts_of(wanted: Prompts, journal: Journal, device: str) -> list[str]:
     """All, each once, in their order; those in the journal are not asked for again."""
-    found = from_file(Path(wanted.file)) if wanted.file else written(wanted, journal, device)
+    found = _from_file(Path(wanted.file)) if wanted.file else written(wanted, journal, device)
     prompts = list(dict.fromkeys(filter(None, found)))
     if not prompts:
         raise UserError(f"{wanted.file or wanted.model} gave no prompts: look at what it says.")
     return prompts
 
 
-def from_file(path: Path) -> list[str]:
+def _from_file(path: Path) -> list[str]:
     """Its lines that are not empty."""
     if not path.is_file():
         raise UserError(f"There is no file of prompts {path}: check the path.")
@@ -38,30 +38,30 @@ def from_file(path: Path) -> list[str]:
 def written(wanted: Prompts, journal: Journal, device: str) -> Iterator[str]:
     """By the language model: batches of answers, each with a seed of its own."""
     known = {row["batch"]: row["prompts"] for row in journal.rows()}
-    batches = list(batches_of(wanted))
+    batches = list(_batches_of(wanted))
     ask: Ask | None = None
     for number, (subject, count) in enumerate(tqdm(batches, desc="prompts", disable=None, leave=False)):
         if number not in known:
-            ask = ask or language_model(wanted, device)
+            ask = ask or _language_model(wanted, device)
             answers = ask(wanted.question.replace("{}", subject), count, wanted.seed + number)
-            known[number] = [tidied(answer) for answer in answers]
+            known[number] = [_tidied(answer) for answer in answers]
             journal.add({"batch": number, "subject": subject, "seed": wanted.seed + number, "prompts": known[number]})
         yield from known[number]
 
 
-def batches_of(wanted: Prompts) -> Iterator[tuple[str, int]]:
+def _batches_of(wanted: Prompts) -> Iterator[tuple[str, int]]:
     """(subject, how many answers)."""
     for subject in wanted.subjects:
         for first in range(0, wanted.count, wanted.at_once):
             yield subject, min(wanted.at_once, wanted.count - first)
 
 
-def tidied(answer: str) -> str:
+def _tidied(answer: str) -> str:
     """On one line and without digits, which are numbers of lists as a rule."""
     return " ".join(re.sub(r"\d+[.)]?", " ", answer).split())
 
 
-def language_model(wanted: Prompts, device: str) -> Ask:
+def _language_model(wanted: Prompts, device: str) -> Ask:
     """UserError for a folder that transformers cannot open."""
     import transformers
 

@@ -36,7 +36,7 @@ def plain(values: Tensor, convention: Convention) -> np.ndarray:
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
-def bytes_of(values: Tensor, convention: Convention) -> np.ndarray:
+def _bytes_of(values: Tensor, convention: Convention) -> np.ndarray:
     return (values[..., 0].clamp(0, 1) * 255).round().byte().numpy()
 
 
@@ -53,7 +53,7 @@ def numbers(values: Tensor, convention: Convention) -> np.ndarray:
     return index.numpy().astype(np.uint8 if len(palette.classes) <= 255 else np.uint16)
 
 
-def of_normals(convention: Convention) -> Section:
+def _of_normals(convention: Convention) -> Section:
     if convention.axes is None:
         raise UserError(
             'The teacher does not say where its normals point: write set = ["axes=right,up,back"], or as it has them.'
@@ -61,12 +61,12 @@ def of_normals(convention: Convention) -> Section:
     return {"axes": list(convention.axes), "encoding": "unsigned"}
 
 
-def of_classes(convention: Convention) -> Section:
+def _of_classes(convention: Convention) -> Section:
     palette = palette_named(convention.palette or "")
     return {"classes": list(palette.classes), "palette": list(palette.colours), "ignore": []}
 
 
-def of_light(convention: Convention) -> Section:
+def _of_light(convention: Convention) -> Section:
     if convention.encoding not in ("srgb", "linear"):
         raise UserError(
             "The teacher does not say that its light is srgb or linear, which a plain folder holds: "
@@ -75,19 +75,19 @@ def of_light(convention: Convention) -> Section:
     return {"colour": convention.encoding}
 
 
-def no_section(convention: Convention) -> Section:
+def _no_section(convention: Convention) -> Section:
     return {}
 
 
-LIGHT = Written(".npy", plain, of_light)
-LEVEL = Written(".png", bytes_of, no_section)
+LIGHT = Written(".npy", plain, _of_light)
+LEVEL = Written(".png", _bytes_of, _no_section)
 WRITTEN: dict[str, Written] = {
     "depth": Written(".npy", plain, lambda convention: {"unit": "m" if convention.metric else "relative"}),
     "disparity": Written(".npy", plain, lambda convention: {"unit": "1/m" if convention.metric else "relative"}),
-    "normal": Written(".png", directions, of_normals),
+    "normal": Written(".png", directions, _of_normals),
     "mask": LEVEL,
     "matte": LEVEL,
-    "segmentation": Written(".png", numbers, of_classes),
+    "segmentation": Written(".png", numbers, _of_classes),
     "albedo": LIGHT,
     "shading": LIGHT,
 }

@@ -80,7 +80,7 @@ def both(task: str, losses: list[str], *more: dict[str, Any]) -> dict[str, Any]:
     return genpercept(task, losses, {"objective": {"loss": "both"}}, *more)
 
 
-def small_card(task: str, *more: dict[str, Any]) -> dict[str, Any]:
+def _small_card(task: str, *more: dict[str, Any]) -> dict[str, Any]:
     """config/train_with_4090: pictures of 480x640, two at once, compared as latents."""
     return over(ABLATION, {"tasks": [task]}, *more)
 
@@ -118,11 +118,11 @@ ROWS: dict[str, Preset] = {
     ),
     "genpercept-both-normal": Preset("The same for normals", both("normal", ["angular"], AXES), INDOORS),
     "genpercept-both-matte": Preset("The same for mattes", both("matte", ["mse"], {"target": WHOLE}), P3M),
-    "genpercept-4090-depth": Preset("GenPercept v2 on a card of 24 GB, depth", small_card("depth"), MIXED),
-    "genpercept-4090-disparity": Preset("The same for disparity", small_card("disparity"), MIXED),
+    "genpercept-4090-depth": Preset("GenPercept v2 on a card of 24 GB, depth", _small_card("depth"), MIXED),
+    "genpercept-4090-disparity": Preset("The same for disparity", _small_card("disparity"), MIXED),
     "genpercept-4090-disparity-dpt": Preset(
         "The same for disparity by a DPT head",
-        small_card(
+        _small_card(
             "disparity",
             {"batch_size": 1, "accumulation": 32},
             {"objective": {"loss": "pixel", "pixel_losses": {"disparity": DEPTH_LOSSES}}},
@@ -130,11 +130,11 @@ ROWS: dict[str, Preset] = {
         ),
         MIXED,
     ),
-    "genpercept-4090-normal": Preset("The same for normals", small_card("normal", AXES), INDOORS),
-    "genpercept-4090-mask": Preset("The same for masks", small_card("mask", {"target": WHOLE}), DIS5K),
-    "genpercept-4090-matte": Preset("The same for mattes", small_card("matte", {"target": WHOLE}), P3M),
+    "genpercept-4090-normal": Preset("The same for normals", _small_card("normal", AXES), INDOORS),
+    "genpercept-4090-mask": Preset("The same for masks", _small_card("mask", {"target": WHOLE}), DIS5K),
+    "genpercept-4090-matte": Preset("The same for mattes", _small_card("matte", {"target": WHOLE}), P3M),
     "genpercept-4090-segmentation": Preset(
-        "The same for segmentation", small_card("segmentation", {"target": WHOLE}), INDOORS
+        "The same for segmentation", _small_card("segmentation", {"target": WHOLE}), INDOORS
     ),
     "genpercept-v1-depth": Preset(
         "GenPercept's first paper, depth by a DPT head: VNL, HDN, MSE and L1",

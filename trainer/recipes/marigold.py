@@ -70,7 +70,7 @@ END_TO_END: dict[str, Any] = {
 CAMERAS = ({**MIXED[0]}, {**MIXED[1], "settings": {"cameras": ["Camera_0", "Camera_1"]}})
 
 
-def end_to_end(task: str, loss: str, *more: dict[str, Any]) -> dict[str, Any]:
+def _end_to_end(task: str, loss: str, *more: dict[str, Any]) -> dict[str, Any]:
     """One of its two modalities."""
     return over(END_TO_END, {"tasks": [task], "objective": {"pixel_losses": {task: [loss]}}}, *more)
 
@@ -100,12 +100,12 @@ ROWS: dict[str, Preset] = {
     ),
     "e2e-ft-depth": Preset(
         "E2E-FT, depth, from Stable Diffusion 2 or a checkpoint of Marigold's",
-        end_to_end("depth", "ssi:1", {"recipe": {"target_scale": 0.0}, "target": {"span": "quantile"}}),
+        _end_to_end("depth", "ssi:1", {"recipe": {"target_scale": 0.0}, "target": {"span": "quantile"}}),
         CAMERAS,
     ),
     "e2e-ft-normal": Preset(
         "E2E-FT, normals, likewise",
-        end_to_end(
+        _end_to_end(
             "normal", "angular", {"recipe": {"normal": {"axes": ["left", "up", "back"], "codec": "early-unit-vector"}}}
         ),
         (MIXED[0],),

@@ -43,7 +43,7 @@ class AutoencoderModel(nn.Module):
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
     def weights(self, batch: Batch) -> Counted:
-        pictures, valid = pictures_and_targets(batch)
+        pictures, valid = _pictures_and_targets(batch)
         counted = [LOSSES[name].weight(pictures, valid) for name in ("l1", "gradient")]
         cells = pictures.shape[-2] // CELL * (pictures.shape[-1] // CELL)
         counted.append(torch.tensor([len(pictures) * LATENT * cells], device=pictures.device))
@@ -52,16 +52,16 @@ class AutoencoderModel(nn.Module):
         return Counted(torch.cat(counted), torch.cat(parts))
 
     def forward(self, batch: Batch) -> Tensor:
-        pictures, valid = pictures_and_targets(batch)
+        pictures, valid = _pictures_and_targets(batch)
         posterior = self.vae.encode(pictures.to(self.vae.dtype)).latent_dist
         mean, log_variance = at_least_float32(posterior.mean), at_least_float32(posterior.logvar)
         latent = mean + (log_variance / 2).exp() * draws(batch, mean)
         made = at_least_float32(self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0])
         found = [LOSSES[name](made, pictures, valid) for name in ("l1", "gradient")]
-        return torch.cat([*(reduction.total for reduction in found), divergence(mean, log_variance)])
+        return torch.cat([*(reduction.total for reduction in found), _divergence(mean, log_variance)])
 
 
-def pictures_and_targets(batch: Batch) -> tuple[Tensor, Tensor]:
+def _pictures_and_targets(batch: Batch) -> tuple[Tensor, Tensor]:
     """Pictures (2B, 3, H, W) in [-1, 1]: the images, and then their targets where these are valid."""
     return torch.cat([batch.image, batch.target]), torch.cat([torch.ones_like(batch.valid), batch.valid])
 
@@ -72,7 +72,7 @@ def draws(batch: Batch, like: Tensor) -> Tensor:
     return torch.stack([torch.randn(like.shape[1:], generator=random) for random in sources]).to(like)
 
 
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Sum of KL(posterior || N(0, 1)) over latent values, (1,)."""
     return (mean.square() + log_variance.exp() - 1 - log_variance).sum()[None] / 2
 
@@ -109,7 +109,7 @@ class AutoencoderValidator:
             return {}
         found = {name: Reduction(torch.zeros(1), torch.zeros(1, dtype=torch.int64)) for name in ("l1", "mse")}
         for batch in self.batches():
-            pictures, valid = pictures_and_targets(batch)
+            pictures, valid = _pictures_and_targets(batch)
             with self.passes():
                 made = self.model.vae(pictures, return_dict=False)[0].float().clamp(-1, 1)
             for name in found:
@@ -141,6 +141,7 @@ class AutoencoderValidator:
     def deviation(self) -> float:
         """Of latents, over the pictures that are looked at."""
         means = [
-            self.model.vae.encode(pictures_and_targets(batch)[0]).latent_dist.mean.flatten() for batch in self.batches()
+            self.model.vae.encode(_pictures_and_targets(batch)[0]).latent_dist.mean.flatten()
+            for batch in self.batches()
         ]
         return max(torch.cat(means).std().item(), 1e-6)

@@ -104,7 +104,7 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
     found: list[tuple[Checkpoint, Adapter | None]] = []
     for task in config.tasks:
         try:
-            checkpoint, beside = teacher_choice(path, adapter, task).open()
+            checkpoint, beside = _teacher_choice(path, adapter, task).open()
         except UnsuitedError:
             held = recipes_in(path)
             if held:
@@ -120,7 +120,7 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
     return found
 
 
-def teacher_choice(path: Path, adapter: str, task: str) -> ModelChoice:
+def _teacher_choice(path: Path, adapter: str, task: str) -> ModelChoice:
     """A predictor, or Stable Diffusion with an adapter that makes it one."""
     return ModelChoice(base=path, adapter=Path(adapter), task=task) if adapter else ModelChoice(path, task=task)
 

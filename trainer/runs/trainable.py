@@ -23,7 +23,7 @@ def choose(model: PerceptionModel, config: Config) -> None:
     if network.unet == "full":
         model.unet.requires_grad_(True)
     elif network.unet == "lora":
-        add_lora(model.unet, network)
+        _add_lora(model.unet, network)
     if model.head is not None:
         model.head.requires_grad_(True)
         for unread in (model.unet.conv_norm_out, model.unet.conv_out):
@@ -51,38 +51,38 @@ def whole_weights(unet: UNet2DConditionModel, network: Network) -> dict[str, Ten
         return {}
     weights = dict(unet.named_parameters())
     for layer in network.whole:
-        if not any(is_inside(layer, name) for name in weights):
+        if not any(_is_inside(layer, name) for name in weights):
             raise ConfigError(f"The UNet has no layer {layer!r} to train whole: give diffusers names, such as conv_in.")
     chosen = {
-        name: weight for name, weight in weights.items() if any(is_inside(layer, name) for layer in network.whole)
+        name: weight for name, weight in weights.items() if any(_is_inside(layer, name) for layer in network.whole)
     }
     return {name: weight.detach().clone() for name, weight in chosen.items()}
 
 
-def add_lora(unet: UNet2DConditionModel, network: Network) -> None:
+def _add_lora(unet: UNet2DConditionModel, network: Network) -> None:
     """Put LoRA beside the layers that the config names. ConfigError for layers that do not exist."""
     layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     for ending in network.lora_layers:
-        if not any(is_ending(ending, layer) for layer in layers):
+        if not any(_is_ending(ending, layer) for layer in layers):
             raise ConfigError(f"The UNet has no layer {ending!r} to put LoRA beside: give endings of diffusers names.")
-    chosen = [layer for layer in layers if any(is_ending(ending, layer) for ending in network.lora_layers)]
+    chosen = [layer for layer in layers if any(_is_ending(ending, layer) for ending in network.lora_layers)]
     lora = LoraConfig(
         r=network.rank,
         lora_alpha=network.alpha or network.rank,  # pyright: ignore[reportArgumentType]
         init_lora_weights="gaussian",
-        target_modules=[layer for layer in chosen if not any(is_inside(whole, layer) for whole in network.whole)],
+        target_modules=[layer for layer in chosen if not any(_is_inside(whole, layer) for whole in network.whole)],
     )
     unet.add_adapter(lora, adapter_name=LORA)
     for name, weight in unet.named_parameters():
-        if any(is_inside(layer, name) for layer in network.whole):
+        if any(_is_inside(layer, name) for layer in network.whole):
             weight.requires_grad_(True)
 
 
-def is_inside(layer: str, name: str) -> bool:
+def _is_inside(layer: str, name: str) -> bool:
     return f"{name}.".startswith(f"{layer}.")
 
 
-def is_ending(ending: str, layer: str) -> bool:
+def _is_ending(ending: str, layer: str) -> bool:
     return layer == ending or layer.endswith(f".{ending}")
 
 

@@ -65,7 +65,7 @@ class Validator:
             found[f"{task}/loss"] = loss = self.loss(feeds)
             metrics = self.metrics(task, feeds, done)
             found |= {f"{task}/{name}": value for name, value in metrics.items()}
-            distances_to_perfect.append(first_error(self.model.recipes[task], metrics, loss))
+            distances_to_perfect.append(_first_error(self.model.recipes[task], metrics, loss))
         logs = [math.log(max(distance, 1e-12)) for distance in distances_to_perfect]
         return {**found, "score": math.exp(sum(logs) / len(logs))} if logs else found
 
@@ -121,7 +121,7 @@ class Validator:
         )
 
 
-def first_error(recipe: Recipe, metrics: Mapping[str, float], loss: float) -> float:
+def _first_error(recipe: Recipe, metrics: Mapping[str, float], loss: float) -> float:
     """How far the task's first metric is from perfect; the loss where it was not measured."""
     row = METRICS[recipe.row.metrics[0]]
     value = metrics.get(row.name, math.nan)

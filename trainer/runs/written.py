@@ -25,14 +25,14 @@ from .perception import PerceptionModel
 from .trainable import LORA
 
 
-def plain_name(name: str) -> str:
+def _plain_name(name: str) -> str:
     """The name that a weight had before LoRA was put beside it."""
     return name.replace(".base_layer.", ".")
 
 
 def unet_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """The UNet's own weights, without LoRA."""
-    return {plain_name(name): weight for name, weight in unet.state_dict().items() if ".lora_" not in name}
+    return {_plain_name(name): weight for name, weight in unet.state_dict().items() if ".lora_" not in name}
 
 
 def parts_of(unet: UNet2DConditionModel, kept: Mapping[str, Tensor], scale: float) -> dict[str, Part]:
