@@ -63,10 +63,10 @@ def compare(first: Path, others: list[Path]) -> None:
                 apart = {name: float(np.abs(mine[name] - theirs[name]).max()) for name in mine.files}
             one = {name: gap for name, gap in apart.items() if "steps" not in name or "(1 steps)" in name}
             many = {name: gap for name, gap in apart.items() if name not in one}
-            print(f"{other.name}: {len(apart)} cases; one step {worst(one)}; several steps {worst(many)}")
+            print(f"{other.name}: {len(apart)} cases; one step {_worst(one)}; several steps {_worst(many)}")
 
 
-def worst(apart: dict[str, float]) -> str:
+def _worst(apart: dict[str, float]) -> str:
     name = max(apart, key=lambda case: apart[case])
     return f"{apart[name]:.2g} ({name.replace('|', '/')}, of {len(apart)})"
 

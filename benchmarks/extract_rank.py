@@ -49,7 +49,7 @@ class Row:
     least_energy: float
 
 
-def predictions(perceiver: Perceiver, images: Sequence[Tensor], resolution: int) -> list[Tensor]:
+def _predictions(perceiver: Perceiver, images: Sequence[Tensor], resolution: int) -> list[Tensor]:
     with torch.inference_mode():
         return [predict(perceiver, image, resolution=resolution).values for image in images]
 
@@ -60,7 +60,7 @@ def errors(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, 
     return (one - other).abs().mean().item(), ((one - other).square().mean().sqrt() / other.std()).item()
 
 
-def size_of(adapter: Adapter) -> float:
+def _size_of(adapter: Adapter) -> float:
     """Of its file, in megabytes."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
@@ -70,11 +70,11 @@ def size_of(adapter: Adapter) -> float:
 
 def row(rank: str, extracted: Sequence[Extracted], found: Sequence[Tensor], expected: Sequence[Tensor]) -> Row:
     low = [energy for _, part, energy in extracted if isinstance(part, LowRank)] or [1.0]
-    adapter = adapter_of(extracted)
-    return Row(rank, size_of(adapter), *errors(found, expected), sum(low) / len(low), min(low))
+    adapter = _adapter_of(extracted)
+    return Row(rank, _size_of(adapter), *errors(found, expected), sum(low) / len(low), min(low))
 
 
-def adapter_of(extracted: Sequence[Extracted]) -> Adapter:
+def _adapter_of(extracted: Sequence[Extracted]) -> Adapter:
     return Adapter(Path("extracted"), {layer: part for layer, part, _ in extracted})
 
 
@@ -85,7 +85,7 @@ def curve(arguments: argparse.Namespace) -> list[Row]:
     images = [read_upright(path) for path in arguments.images]
     choice = ModelChoice(arguments.model, context=arguments.context)
     perceiver: Perceiver = load_chosen(choice, checkpoint, None, "cpu")
-    expected = predictions(perceiver, images, arguments.resolution)
+    expected = _predictions(perceiver, images, arguments.resolution)
     # the fine-tune's UNet is no longer needed: two of SD2.1's size are 7 GB
     backbone: Backbone = DiffusersBackbone(load_unet(base.unet, base.architecture))
     perceiver = replace(perceiver, backbone=backbone)
@@ -93,14 +93,14 @@ def curve(arguments: argparse.Namespace) -> list[Row]:
     ranks = [*arguments.ranks, None]
     layers = list(extract_ranks(tuned, start, ranks, DTYPES[arguments.dtype]))
     plain = (
-        errors(predictions(perceiver, images, arguments.resolution), expected) if _same_input(layers) else (0.0, 0.0)
+        errors(_predictions(perceiver, images, arguments.resolution), expected) if _same_input(layers) else (0.0, 0.0)
     )
     rows = [Row("base", 0.0, *plain, 0.0, 0.0)]
     _print_row(rows[0])
     for rank in ranks:
         extracted = [layer[rank] for layer in layers]
-        adapted = replace(perceiver, backbone=Adapted(backbone, adapter_of(extracted)))
-        found = predictions(adapted, images, arguments.resolution)
+        adapted = replace(perceiver, backbone=Adapted(backbone, _adapter_of(extracted)))
+        found = _predictions(adapted, images, arguments.resolution)
         rows.append(row("full" if rank is None else str(rank), extracted, found, expected))
         _print_row(rows[-1])
     return rows

@@ -43,7 +43,7 @@ def render(folder: Path, rooms: int, frames: int, size: tuple[int, int], samples
         names = [f"{number:02}_{frame:04}" for frame in range(frames)]
         if all(is_complete(folder, name) for name in names):
             continue
-        loaded, walk = load_room(room, open_shelf()), walked(room.cameras[0], frames)
+        loaded, walk = load_room(room, open_shelf()), _walked(room.cameras[0], frames)
         for frame, (name, camera) in enumerate(zip(names, walk)):
             if not is_complete(folder, name):
                 (view,) = render_views(loaded, [camera], size, samples, seed + frame)
@@ -51,7 +51,7 @@ def render(folder: Path, rooms: int, frames: int, size: tuple[int, int], samples
                 print(name, flush=True)
 
 
-def walked(start: Any, frames: int) -> list[Any]:
+def _walked(start: Any, frames: int) -> list[Any]:
     """The camera of each frame."""
     cameras = []
     for frame in range(frames):

@@ -38,7 +38,7 @@ NEAR_EDGE = 8
 """Pixels."""
 
 
-def abs_rel(values: Tensor, truth: Tensor, where: Tensor) -> float:
+def _abs_rel(values: Tensor, truth: Tensor, where: Tensor) -> float:
     """After the scale and shift that numpy's least squares finds over all known pixels."""
     known = truth > 0
     seen, wanted = values[known].double().numpy(), truth[known].double().numpy()
@@ -64,7 +64,7 @@ def _seam(values: Tensor, tile: int) -> float:
     return (torch.stack(steps).mean() - torch.cat([down.flatten(), across.flatten()]).mean()).item()
 
 
-def unlike(perceiver: Any, picture: Tensor, tile: int) -> float:
+def _unlike(perceiver: Any, picture: Tensor, tile: int) -> float:
     """The mean difference of neighbouring tiles where they overlap, each seen alone."""
     seen = {
         (place.top, place.left): (place, predict(perceiver, picture[place.pixels()]).values[0, ..., 0])
@@ -92,18 +92,18 @@ def rooms(folder: Path, model: Path, tiles: list[int]) -> dict[str, dict[str, fl
             seen = [predict_large(p, picture, tile) if tile else predict(p, picture) for p in (depth, normal)]
             values, spread = seen[0].values[0, ..., 0], seen[0].values.std().item()
             row = {
-                "abs-rel": abs_rel(values, truth, torch.ones_like(edges)),
-                "abs-rel near edges": abs_rel(values, truth, edges),
-                "degrees": degrees(vectors_of(seen[1], CAMERA)[0], normals),
+                "abs-rel": _abs_rel(values, truth, torch.ones_like(edges)),
+                "abs-rel near edges": _abs_rel(values, truth, edges),
+                "degrees": _degrees(vectors_of(seen[1], CAMERA)[0], normals),
             }
             if tile:
-                row |= {"seams": _seam(values, tile) / spread, "unlike": unlike(depth, picture, tile) / spread}
+                row |= {"seams": _seam(values, tile) / spread, "unlike": _unlike(depth, picture, tile) / spread}
             found.setdefault(f"tiles of {tile}" if tile else "at once", []).append(row)
             print(path.stem, tile, {key: round(value, 4) for key, value in row.items()}, flush=True)
     return {way: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for way, rows in found.items()}
 
 
-def degrees(seen: Tensor, truth: Tensor) -> float:
+def _degrees(seen: Tensor, truth: Tensor) -> float:
     """The mean angle between unit vectors (H, W, 3), right, up, back; where the truth is known."""
     known = truth.norm(dim=-1) > 0.5
     cosine = F.cosine_similarity(seen[known], truth[known], dim=-1)

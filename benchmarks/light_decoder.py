@@ -86,27 +86,27 @@ TOTALS = {
 """Whole one-step predictions."""
 
 
-def flops(size: int) -> dict[str, float]:
+def _flops(size: int) -> dict[str, float]:
     """TFLOPs of each part; nothing is computed and no memory taken."""
     with torch.device("meta"):
         found = parts(size)
-        return {name: counted(*part) for name, part in found.items()}
+        return {name: _counted(*part) for name, part in found.items()}
 
 
-def counted(network: Callable[..., Any], shown: tuple[Tensor, ...]) -> float:
+def _counted(network: Callable[..., Any], shown: tuple[Tensor, ...]) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(*shown)
     return counter.get_total_flops() / 1e12
 
 
-def seconds(size: int, repeats: int, device: str) -> dict[str, float]:
+def _seconds(size: int, repeats: int, device: str) -> dict[str, float]:
     """The least time of each part; on a CPU that of the processor, added up over its cores."""
     with torch.device(device):
         found = parts(size)
-    return {name: min(timed(*part, device) for _ in range(repeats)) for name, part in found.items()}
+    return {name: min(_timed(*part, device) for _ in range(repeats)) for name, part in found.items()}
 
 
-def timed(network: Callable[..., Any], shown: tuple[Tensor, ...], device: str) -> float:
+def _timed(network: Callable[..., Any], shown: tuple[Tensor, ...], device: str) -> float:
     # whatever else a machine does weighs on the clock on the wall, and hardly on the processor's
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
@@ -119,9 +119,9 @@ def timed(network: Callable[..., Any], shown: tuple[Tensor, ...], device: str) -
 
 def table(size: int, repeats: int, device: str) -> None:
     """Print what each part and each whole prediction takes."""
-    columns = {"TFLOPs": flops(size)}
+    columns = {"TFLOPs": _flops(size)}
     if repeats:
-        columns["seconds"] = seconds(size, repeats, device)
+        columns["seconds"] = _seconds(size, repeats, device)
     print(f"SD2.1's shape at {size}x{size}, one step, batch 1, {TOKENS} tokens")
     print(row("", *(heading for name in columns for heading in (name, "of full"))))
     wholes = {
@@ -156,7 +156,7 @@ def _distil(arguments: argparse.Namespace) -> None:
         said(command(["train", *flags(arguments, role, taught, folder)]))
         best = folder / "best.safetensors"
         files[role].append(best if best.is_file() else folder / "last.safetensors")
-        report(name, folder, taught)
+        _report(name, folder, taught)
     export = [
         "export",
         "--model",
@@ -199,7 +199,7 @@ def flags(arguments: argparse.Namespace, role: str, recipes: list[Recipe], out: 
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def report(name: str, folder: Path, recipes: list[Recipe]) -> None:
+def _report(name: str, folder: Path, recipes: list[Recipe]) -> None:
     """Print what the best of a run's validations says of full beside light."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     found = min((row["validation"] for row in rows if "validation" in row), key=lambda held: held["score"])

@@ -44,7 +44,7 @@ def _by_host(folder: str, overrides: str) -> dict[str, float]:
     return measured(lambda: LoadModel.execute(folder, "auto", "depth", overrides).result)
 
 
-def by_diffusers(folder: str, dtype: str) -> dict[str, float]:
+def _by_diffusers(folder: str, dtype: str) -> dict[str, float]:
     """from_pretrained, in the precision that the host chose."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -117,7 +117,7 @@ def main() -> None:
     if arguments.diffusers:
         import json
 
-        print(json.dumps(by_diffusers(*arguments.diffusers)))
+        print(json.dumps(_by_diffusers(*arguments.diffusers)))
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     compare(arguments.runs, (), "float32")

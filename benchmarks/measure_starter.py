@@ -51,7 +51,7 @@ def rooms(perceiver: Perceiver, root: Path) -> dict[str, float]:
     records = open_dataset("folder", task, root=str(root))
     source = feed(Config(), perceiver.recipe, Source(str(root)), records, Augmentation())
     samples = tqdm(whole(source), desc=task, total=len(records), leave=False)
-    return score(METRICS_OF[task], ((look(perceiver, sample.image[None]), sample, source) for sample in samples))
+    return score(METRICS_OF[task], ((_look(perceiver, sample.image[None]), sample, source) for sample in samples))
 
 
 def whole(source: Feed) -> Iterator[Sample]:
@@ -64,26 +64,26 @@ def whole(source: Feed) -> Iterator[Sample]:
 
 
 @torch.inference_mode()
-def look(perceiver: Perceiver, image: Tensor) -> Tensor:
+def _look(perceiver: Perceiver, image: Tensor) -> Tensor:
     """(1, 3, H, W) in [0, 1] -> raw values (1, C, H, W)."""
     return predict(perceiver, image).values.movedim(-1, 1)
 
 
-def stereo(perceiver: Perceiver, scene: Scene) -> dict[str, float]:
+def _stereo(perceiver: Perceiver, scene: Scene) -> dict[str, float]:
     """AbsRel, beside that of two guesses that look at nothing: one depth everywhere, and the lower the nearer."""
     down = torch.linspace(1, 0, scene.depth.shape[-2])[:, None].expand_as(scene.depth)
-    guesses = {"starter": look(perceiver, scene.image), "constant": torch.zeros_like(scene.depth), "row": down}
-    return {name: abs_rel(guess, scene) for name, guess in guesses.items()}
+    guesses = {"starter": _look(perceiver, scene.image), "constant": torch.zeros_like(scene.depth), "row": down}
+    return {name: _abs_rel(guess, scene) for name, guess in guesses.items()}
 
 
-def abs_rel(guess: Tensor, scene: Scene) -> float:
+def _abs_rel(guess: Tensor, scene: Scene) -> float:
     aligned = ALIGNMENTS["least-square"](guess.contiguous(), scene.depth, scene.valid)
     row = METRICS["abs-rel"]
     return row.value(row.measure(aligned, scene.depth, scene.valid))
 
 
 @torch.inference_mode()
-def sheet(perceivers: dict[str, Perceiver], image: Tensor, height: int = 256) -> Image.Image:
+def _sheet(perceivers: dict[str, Perceiver], image: Tensor, height: int = 256) -> Image.Image:
     """A picture and what each recipe makes of it, side by side."""
     pictures = [image[0].movedim(0, -1)] + [ready(predict(p, image))[0][0] for p in perceivers.values()]
     row = torch.cat([picture.clamp(0, 1) for picture in pictures], 1)
@@ -104,11 +104,11 @@ def main() -> None:
             print(json.dumps({name: rooms(perceiver, arguments.rooms)}), flush=True)
     if arguments.stereo:
         for scene in stereo_scenes():
-            print(json.dumps({scene.name: stereo(perceivers["depth"], scene)}), flush=True)
+            print(json.dumps({scene.name: _stereo(perceivers["depth"], scene)}), flush=True)
     if arguments.photographs:
         arguments.photographs.mkdir(parents=True, exist_ok=True)
         for path in photographs():
-            sheet(perceivers, read_upright(path)).save(arguments.photographs / f"{path.stem}.jpg", quality=90)
+            _sheet(perceivers, read_upright(path)).save(arguments.photographs / f"{path.stem}.jpg", quality=90)
         print(arguments.photographs)
 
 

@@ -74,7 +74,7 @@ def _motorcycle() -> Scene:
     disparity = np.load(file_of(SCIKIT_IMAGE, "skimage/data/motorcycle_disp.npz"))["arr_0"].astype(np.float32)
     valid = np.isfinite(disparity) & (disparity > 0)
     depth = 994.978 * 0.193001 / (np.where(valid, disparity, 1) + 31.086)
-    return scene("Motorcycle", file_of(SCIKIT_IMAGE, "skimage/data/motorcycle_left.png"), depth, valid)
+    return _scene("Motorcycle", file_of(SCIKIT_IMAGE, "skimage/data/motorcycle_left.png"), depth, valid)
 
 
 def _aloe() -> Scene:
@@ -82,10 +82,10 @@ def _aloe() -> Scene:
     with Image.open(file_of(OPENCV, "aloeGT.png")) as picture:
         disparity = np.asarray(picture.convert("L")).astype(np.float32)
     valid = disparity > 0
-    return scene("Aloe", file_of(OPENCV, "aloeL.jpg"), 1 / np.where(valid, disparity, 1), valid)
+    return _scene("Aloe", file_of(OPENCV, "aloeL.jpg"), 1 / np.where(valid, disparity, 1), valid)
 
 
-def scene(name: str, image: Path, depth: np.ndarray, valid: np.ndarray) -> Scene:
+def _scene(name: str, image: Path, depth: np.ndarray, valid: np.ndarray) -> Scene:
     return Scene(
         name,
         read_upright(image),

@@ -38,13 +38,13 @@ SURE, REACH = 0.5, 0.1
 TEACHER = Path(__file__).with_name("blazepose.py")
 
 
-def taught(python: Path, pictures: list[Path]) -> dict[Path, np.ndarray]:
+def _taught(python: Path, pictures: list[Path]) -> dict[Path, np.ndarray]:
     """(17, 3) of the person that the teacher finds in each picture, where it finds one."""
     said = subprocess.run([python, TEACHER, *pictures], check=True, capture_output=True, text=True).stdout
     return {Path(path): np.array(points) for path, points in json.loads(said).items() if points}
 
 
-def box_around(points: np.ndarray, size: tuple[int, int]) -> Box:
+def _box_around(points: np.ndarray, size: tuple[int, int]) -> Box:
     """Of the points in a picture of `size` = (H, W)."""
     low = np.clip(points.min(0), 0, np.array(size[::-1]))
     high = np.clip(points.max(0), 0, np.array(size[::-1]))
@@ -80,13 +80,13 @@ def main() -> None:
     arguments = parser.parse_args()
     perceiver = open_perceiver(arguments.model, task="keypoints", device="cpu")
     right = counted = 0
-    for path, teacher in taught(arguments.teacher, arguments.pictures or [file_of(*row) for row in PEOPLE]).items():
+    for path, teacher in _taught(arguments.teacher, arguments.pictures or [file_of(*row) for row in PEOPLE]).items():
         image = read_upright(path)
         sure = teacher[:, 2] > SURE
         if sure.sum() < 2:
             print(f"{path.name:24} the teacher is sure of nothing")
             continue
-        box = box_around(teacher[sure, :2], (image.shape[-2], image.shape[-1]))
+        box = _box_around(teacher[sure, :2], (image.shape[-2], image.shape[-1]))
         points = seen(perceiver, image, box, arguments.flip_test)
         near = np.linalg.norm(points - teacher[:, :2], axis=1) <= REACH * max(box.width, box.height)
         right, counted = right + int(near[sure].sum()), counted + int(sure.sum())

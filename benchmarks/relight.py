@@ -34,7 +34,7 @@ LIGHTS: dict[str, tuple[dict[str, Any], Lamp]] = {
 """{light: (as Mitsuba has it, as the node has it)}"""
 
 
-def rendered(emitter: dict[str, Any]) -> np.ndarray:
+def _rendered(emitter: dict[str, Any]) -> np.ndarray:
     """(H, W) radiance of the sphere under one light, without bounces."""
     import mitsuba as mi
 
@@ -66,7 +66,7 @@ def main() -> None:
     inside = (-F.max_pool2d(-known[:, None].float(), 7, 1, 3) > 0)[0, 0].numpy()
     normals, points = depth_to_normal(depth, camera, known), unproject(depth, camera)
     for light, (emitter, lamp) in LIGHTS.items():
-        truth = rendered(emitter)[inside]
+        truth = _rendered(emitter)[inside]
         ours = falling(normals, known, points, camera, lamp)[0, ..., 0].numpy()[inside] * ALBEDO / np.pi
         error = np.abs(truth - ours)
         print(

@@ -29,7 +29,7 @@ ADAPTER = "rank 16.safetensors"
 WAYS = ("an adapter on the resident UNet", "a second UNet")
 
 
-def perceived(model: str, adapter: str, way: str, size: int, threads: int) -> dict[str, float]:
+def _perceived(model: str, adapter: str, way: str, size: int, threads: int) -> dict[str, float]:
     """MiB that stay and the peak, over a host that holds the UNet and the VAE of this folder of models/perception."""
     import gc
     from pathlib import Path
@@ -72,7 +72,7 @@ def perceived(model: str, adapter: str, way: str, size: int, threads: int) -> di
     return {"stays": resident("VmRSS") - before, "peak": peak, "maps": len(kept.result)}
 
 
-def write_adapter(path: Path) -> None:
+def _write_adapter(path: Path) -> None:
     """Random, of rank 16 on all attentions of SD2.1's UNet, with its text context."""
     from diffusers import UNet2DConditionModel
     from loading import UNET
@@ -108,11 +108,11 @@ def main() -> None:
         models = inside.base / "models" / "perception"
         models.mkdir(parents=True, exist_ok=True)
         (models / speed.MODEL).symlink_to(folder)
-        write_adapter(models / ADAPTER)
+        _write_adapter(models / ADAPTER)
         print(f"The adapter's file: {(models / ADAPTER).stat().st_size / 2**20:.1f} MiB")
         how = {"model": speed.MODEL, "adapter": ADAPTER, "size": arguments.size, "threads": arguments.threads}
         for way in WAYS:
-            found[way] = inside(perceived, way=way, timeout=7200, **how)
+            found[way] = inside(_perceived, way=way, timeout=7200, **how)
             print(f"{way}: {found[way]['stays']:.0f} MiB stay, the peak is {found[way]['peak']:.0f} MiB above before")
     if arguments.out:
         machine = speed.machine(SimpleNamespace(gpu=False, **{key: how[key] for key in ("size", "threads")}))

@@ -51,7 +51,7 @@ class Table:
     note: str = ""
 
 
-def blended(beta_start: float, beta_end: float) -> dict[str, Any]:
+def _blended(beta_start: float, beta_end: float) -> dict[str, Any]:
     """Ten deterministic steps from the image, GenPercept's rgb blending."""
     recipe = {"paradigm": "deterministic", "steps": 10, "beta_start": beta_start, "beta_end": beta_end}
     return {"recipe": recipe}
@@ -90,11 +90,11 @@ TRAININGS: dict[str, Training] = {
     "one-step": Training(),
     "one-step-seed-1": Training({"seed": 1}),
     "one-step-seed-2": Training({"seed": 2}),
-    "deterministic": Training(blended(0.00085, 0.012)),
+    "deterministic": Training(_blended(0.00085, 0.012)),
     "stochastic": Training(STOCHASTIC),
-    "beta-0.0034": Training(blended(0.0034, 0.048)),
-    "beta-0.136": Training(blended(0.136, 0.192)),
-    "beta-0.544": Training(blended(0.544, 0.768)),
+    "beta-0.0034": Training(_blended(0.0034, 0.048)),
+    "beta-0.136": Training(_blended(0.136, 0.192)),
+    "beta-0.544": Training(_blended(0.544, 0.768)),
     "timestep-1": Training(told(1)),
     "timestep-500": Training(told(500)),
     "timestep-900": Training(told(900)),

@@ -178,7 +178,7 @@ def _by_predict(folder: Path, size: int, wanted: list[str], threads: int, gpu: b
         return {"load": loading, **cases(perceiver, light, size, wanted, meter)}
 
 
-def by_diffusers(folder: Path, size: int, wanted: list[str], threads: int, gpu: bool) -> dict[str, Any]:
+def _by_diffusers(folder: Path, size: int, wanted: list[str], threads: int, gpu: bool) -> dict[str, Any]:
     """The same arithmetic by plain calls of diffusers."""
     torch.set_num_threads(threads)
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -216,7 +216,7 @@ def by_diffusers(folder: Path, size: int, wanted: list[str], threads: int, gpu: 
     return found
 
 
-BY: dict[str, Callable[..., dict[str, Any]]] = {"predict": _by_predict, "diffusers": by_diffusers}
+BY: dict[str, Callable[..., dict[str, Any]]] = {"predict": _by_predict, "diffusers": _by_diffusers}
 
 
 # The runs

@@ -124,7 +124,7 @@ class Plan:
 # What a run is told
 
 
-def settings_of(plan: Plan, name: str) -> dict[str, Any]:
+def _settings_of(plan: Plan, name: str) -> dict[str, Any]:
     """Its whole config, {out} in place of the folder, so that results outlast a move."""
     if name == VAE:
         return _vae_settings(plan)
@@ -216,27 +216,27 @@ def before(plan: Plan, name: str) -> tuple[str, ...]:
     return (*vae, *([base] if base else []))
 
 
-def depth_of(plan: Plan, name: str) -> int:
-    return 1 + max((depth_of(plan, earlier) for earlier in before(plan, name)), default=-1)
+def _depth_of(plan: Plan, name: str) -> int:
+    return 1 + max((_depth_of(plan, earlier) for earlier in before(plan, name)), default=-1)
 
 
-def waves(plan: Plan, names: Iterable[str]) -> Iterator[list[str]]:
+def _waves(plan: Plan, names: Iterable[str]) -> Iterator[list[str]]:
     """The runs and all that they need, in groups whose members need nothing of each other."""
     needed: dict[str, int] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop(0)
         if name not in needed:
-            needed[name] = depth_of(plan, name)
+            needed[name] = _depth_of(plan, name)
             waiting += before(plan, name)
     for depth in sorted(set(needed.values())):
         yield [name for name in needed if needed[name] == depth]
 
 
-def digest(plan: Plan, name: str) -> str:
+def _digest(plan: Plan, name: str) -> str:
     """Of everything that its result depends on."""
-    settings = settings_of(plan, name) if name in (VAE, *TRAININGS) else {**vars(plan.scale), "name": name}
-    about = [settings, plan.steps, len(_names_of(plan)), *(digest(plan, earlier) for earlier in before(plan, name))]
+    settings = _settings_of(plan, name) if name in (VAE, *TRAININGS) else {**vars(plan.scale), "name": name}
+    about = [settings, plan.steps, len(_names_of(plan)), *(_digest(plan, earlier) for earlier in before(plan, name))]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -247,14 +247,14 @@ def result(plan: Plan, name: str) -> dict[str, Any]:
     """What a finished run left; empty if there is none, or one of other settings."""
     file = plan.out / "results" / f"{name}.json"
     found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    return found if found.get("digest") == digest(plan, name) else {}
+    return found if found.get("digest") == _digest(plan, name) else {}
 
 
 def keep(plan: Plan, name: str, found: Mapping[str, Any]) -> None:
     file = plan.out / "results" / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps({**found, "digest": digest(plan, name)}, indent=2) + "\n", "utf-8")
+    partial.write_text(json.dumps({**found, "digest": _digest(plan, name)}, indent=2) + "\n", "utf-8")
     partial.replace(file)
 
 
@@ -275,7 +275,7 @@ def _looked_at(task: str, overrides: str) -> str:
 def prepare(plan: Plan) -> None:
     """The rooms at the tables' size, and which pictures the smaller shares see."""
     for split in ("train", "test"):
-        shrink(plan.data / split, plan.rooms / split, plan.scale.size)
+        _shrink(plan.data / split, plan.rooms / split, plan.scale.size)
     names = _names_of(plan)
     order = np.random.default_rng(0).permutation(len(names))
     folder = plan.out / "names"
@@ -289,7 +289,7 @@ def _names_of(plan: Plan) -> list[str]:
     return sorted(path.stem for path in (plan.rooms / "train" / "images").iterdir())
 
 
-def shrink(rooms: Path, copy: Path, size: int) -> None:
+def _shrink(rooms: Path, copy: Path, size: int) -> None:
     """A copy whose pictures have no longer edge than `size`, so that each is read a few times faster. Made once: rooms
     that are rendered later do not change a table that has begun."""
     if copy.is_dir():
@@ -308,12 +308,12 @@ def shrink(rooms: Path, copy: Path, size: int) -> None:
         for stem in stems:
             picture = cv2.imread(str(rooms / files[kind][stem]), cv2.IMREAD_UNCHANGED)
             assert picture is not None
-            cv2.imwrite(str(partial / kind / f"{stem}.png"), shrunk(picture, size, kind))
+            cv2.imwrite(str(partial / kind / f"{stem}.png"), _shrunk(picture, size, kind))
     shutil.copy(rooms / "dataset.toml", partial)
     partial.rename(copy)
 
 
-def shrunk(picture: np.ndarray, size: int, kind: str) -> np.ndarray:
+def _shrunk(picture: np.ndarray, size: int, kind: str) -> np.ndarray:
     """Images by area; truth by picking pixels, as the trainer does."""
     share = size / max(picture.shape[:2])
     if share >= 1:
@@ -329,9 +329,9 @@ def _pretrain(plan: Plan) -> None:
     scale = plan.scale
     torch.manual_seed(0)
     vae = _opened_vae(plan)
-    unet = UNet2DConditionModel.from_config(shape_of(scale).config()).to(plan.device)
+    unet = UNet2DConditionModel.from_config(_shape_of(scale).config()).to(plan.device)
     context = torch.randn(1, TOKENS, scale.context_dim)
-    latents, bars, v = latents_of(plan, vae), alpha_bars(0.00085, 0.012), PARAMETERISATIONS["v_prediction"]
+    latents, bars, v = _latents_of(plan, vae), alpha_bars(0.00085, 0.012), PARAMETERISATIONS["v_prediction"]
     optimiser = torch.optim.AdamW(unet.parameters(), lr=scale.lr)
     batch, steps = 2 * scale.batch_size, plan.steps or scale.base_samples // (2 * scale.batch_size)
     for step in range(steps):
@@ -352,7 +352,7 @@ def _pretrain(plan: Plan) -> None:
     save_file({"empty_text_embed": context}, folder / "empty_text_embed.safetensors")
 
 
-def shape_of(scale: Scale) -> UNetArchitecture:
+def _shape_of(scale: Scale) -> UNetArchitecture:
     return untrained(scale.widths, scale.layers, scale.context_dim, HeadRule(width=HEAD_DIM))
 
 
@@ -361,7 +361,7 @@ def _opened_vae(plan: Plan) -> AutoencoderKL:
 
 
 @torch.inference_mode()
-def latents_of(plan: Plan, vae: AutoencoderKL) -> Tensor:
+def _latents_of(plan: Plan, vae: AutoencoderKL) -> Tensor:
     """Of every training picture, and of its mirror image."""
     latents = []
     samples = list(open_dataset("folder", "depth", root=plan.rooms / "train"))  # pyright: ignore[reportArgumentType]
@@ -376,7 +376,7 @@ def latents_of(plan: Plan, vae: AutoencoderKL) -> Tensor:
 # Runs
 
 
-def complete(plan: Plan, name: str, threads: int) -> str:
+def _complete(plan: Plan, name: str, threads: int) -> str:
     """Train and measure, unless that is done; what there is to say about it."""
     torch.set_num_threads(threads)
     found = result(plan, name)
@@ -385,18 +385,18 @@ def complete(plan: Plan, name: str, threads: int) -> str:
         return f"{name}: done before"
     if not found:
         try:
-            found = {**timed(plan, name), "measured": {}}
+            found = {**_timed(plan, name), "measured": {}}
         except Diverged as fault:
             keep(plan, name, {"failed": str(fault)})
             return f"{name}: {fault}"
     found["measured"] |= {_looked_at(*look): measure(plan, name, *look) for look in looks}
     keep(plan, name, found)
     (plan.out / "runs" / name / "state.pt").unlink(missing_ok=True)
-    shown = "; ".join(f"{how}: {figures(metrics)}" for how, metrics in found["measured"].items())
+    shown = "; ".join(f"{how}: {_figures(metrics)}" for how, metrics in found["measured"].items())
     return f"{name}: {found['seconds']:.0f} s ({found['cpu_seconds']:.0f} s of one core) {shown}"
 
 
-def timed(plan: Plan, name: str) -> dict[str, Any]:
+def _timed(plan: Plan, name: str) -> dict[str, Any]:
     """Train; how long it took."""
     start, worked = time.monotonic(), time.process_time()
     if name == GENERATIVE:
@@ -409,13 +409,13 @@ def timed(plan: Plan, name: str) -> dict[str, Any]:
 
 def learn(plan: Plan, name: str) -> None:
     """One call of the trainer."""
-    settings = _located(settings_of(plan, name), plan.out)
+    settings = _located(_settings_of(plan, name), plan.out)
     config: Config = build(Config, {**settings, "device": torch.device(plan.device).type}, "")
     out, told = Path(config.out), plan.out / "runs" / f"{name}.digest"
-    if not told.is_file() or told.read_text("utf-8") != digest(plan, name):
+    if not told.is_file() or told.read_text("utf-8") != _digest(plan, name):
         shutil.rmtree(out, ignore_errors=True)  # of other settings
         out.mkdir(parents=True)
-        told.write_text(digest(plan, name), "utf-8")
+        told.write_text(_digest(plan, name), "utf-8")
     if config.cache_latents:
         # a picture has one latent, whichever run asks for it
         shared = plan.out / "latents"
@@ -425,7 +425,7 @@ def learn(plan: Plan, name: str) -> None:
     train.run(config)
 
 
-def figures(found: Mapping[str, float]) -> str:
+def _figures(found: Mapping[str, float]) -> str:
     return ", ".join(f"{METRICS[name].title} {value:.4g}" for name, value in found.items())
 
 
@@ -439,10 +439,10 @@ def measure(plan: Plan, name: str, task: str, overrides: str) -> dict[str, float
     if name in GUESSES:
         recipe, vae = replace(Recipe(task), axes=records.convention.axes), _opened_vae(plan)
         feed = Feed(records, recipe, options_for(recipe), Augmentation())
-        return scored(((GUESSES[name](sample, feed, vae), sample) for sample in _all_of(records)), feed)
+        return _scored(((GUESSES[name](sample, feed, vae), sample) for sample in _all_of(records)), feed)
     perceiver = opened(plan, name, overrides)
     feed = Feed(records, perceiver.recipe, options_for(perceiver.recipe), Augmentation())
-    return scored(predictions(plan, perceiver, records), feed)
+    return _scored(_predictions(plan, perceiver, records), feed)
 
 
 def opened(plan: Plan, name: str, overrides: str) -> Perceiver:
@@ -457,7 +457,7 @@ def _all_of(records: Records[Any]) -> Iterator[Sample]:
     return (records[index] for index in range(len(records)))
 
 
-def predictions(plan: Plan, perceiver: Perceiver, records: Records[Any]) -> Iterator[tuple[Tensor, Sample]]:
+def _predictions(plan: Plan, perceiver: Perceiver, records: Records[Any]) -> Iterator[tuple[Tensor, Sample]]:
     """What is predicted of each picture, (1, C, H, W), and its truth."""
     samples = list(_all_of(records))
     for first in range(0, len(samples), CHUNK):
@@ -467,7 +467,7 @@ def predictions(plan: Plan, perceiver: Perceiver, records: Records[Any]) -> Iter
         yield from zip(values.split(1), chunk)
 
 
-def scored(pairs: Iterable[tuple[Tensor, Sample]], feed: Feed) -> dict[str, float]:
+def _scored(pairs: Iterable[tuple[Tensor, Sample]], feed: Feed) -> dict[str, float]:
     """The mean over pictures of each metric; depth is brought to the truth by least squares, picture by picture."""
     names = METRICS_OF.get(feed.recipe.row.name, ())
     return score(names, ((values, sample, feed) for values, sample in pairs))
@@ -487,12 +487,12 @@ def _image_row(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
     return torch.linspace(1, 0, height)[None, None, :, None].expand(1, 1, height, width)
 
 
-def towards_camera(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
+def _towards_camera(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
     """Along the third of the axes right, up, back."""
     return torch.tensor([0.5, 0.5, 1.0])[None, :, None, None].expand(1, 3, *sample.target.shape[-2:])
 
 
-def vae_alone(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
+def _vae_alone(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
     """The truth, encoded and decoded."""
     codec = feed.recipe.target_codec()
     values, _ = feed.supervision.normalise(sample)
@@ -503,15 +503,15 @@ def vae_alone(sample: Sample, feed: Feed, vae: AutoencoderKL) -> Tensor:
 GUESSES: dict[str, Guess] = {
     "constant": constant,
     "image-row": _image_row,
-    "towards-camera": towards_camera,
-    "vae-alone": vae_alone,
+    "towards-camera": _towards_camera,
+    "vae-alone": _vae_alone,
 }
 
 
 # The tables
 
 
-def report(plan: Plan) -> str:
+def _report(plan: Plan) -> str:
     """All that has been measured, as markdown."""
     parts = ["# The papers' tables in miniature", about(plan), *(shown(plan, table) for table in TABLES.values())]
     return "\n\n".join(parts) + "\n"
@@ -520,7 +520,7 @@ def report(plan: Plan) -> str:
 def about(plan: Plan) -> str:
     scale, views = plan.scale, len(_names_of(plan))
     held_out = len(list((plan.rooms / "test" / "images").iterdir()))
-    weights = sum(weight.numel() for weight in UNet2DConditionModel.from_config(shape_of(scale).config()).parameters())
+    weights = sum(weight.numel() for weight in UNet2DConditionModel.from_config(_shape_of(scale).config()).parameters())
     return (
         f"{scale.size}x{scale.size} pixels; a UNet of {weights / 1e6:.1f} M weights, widths {scale.widths}; "
         f"{plan.steps_for(scale.samples)} steps of {scale.batch_size} pictures a run; {views} training views, "
@@ -531,7 +531,7 @@ def about(plan: Plan) -> str:
 
 def shown(plan: Plan, table: Table) -> str:
     metrics = METRICS_OF[table.task]
-    heads = ["", *(headed(name) for name in metrics), *(f"published: {name}" for name in table.published)]
+    heads = ["", *(_headed(name) for name in metrics), *(f"published: {name}" for name in table.published)]
     lines = [f"## {table.title} ({table.source})", "", _markdown(heads), _markdown(["---"] * len(heads))]
     for row in table.rows:
         found = measured(plan, table, row)
@@ -546,7 +546,7 @@ def _markdown(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def headed(metric: str) -> str:
+def _headed(metric: str) -> str:
     row = METRICS[metric]
     return f"{row.title} {'↑' if row.higher else '↓'}"
 
@@ -588,15 +588,15 @@ def chosen(tables: list[str], only: list[str]) -> list[str]:
 def _run_all(plan: Plan, names: list[str], jobs: int, threads: int) -> None:
     """Every run and what it needs; what is independent side by side."""
     if jobs == 1:
-        for name in (name for wave in waves(plan, names) for name in wave):
-            print(complete(plan, name, threads), flush=True)
+        for name in (name for wave in _waves(plan, names) for name in wave):
+            print(_complete(plan, name, threads), flush=True)
         return
     log = (plan.out / "log.txt",)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _said_elsewhere, log) as pool:
-        for wave in waves(plan, names):
+        for wave in _waves(plan, names):
             # a run that has nothing beside it takes all cores
             each = max(threads // min(jobs, len(wave)), 1)
-            for line in pool.map(complete, [plan] * len(wave), wave, [each] * len(wave)):
+            for line in pool.map(_complete, [plan] * len(wave), wave, [each] * len(wave)):
                 print(line, flush=True)
 
 
@@ -631,7 +631,7 @@ def main(argv: list[str] | None = None) -> None:
     # small networks gain little from a second core: better a run on each
     jobs = said.jobs or (said.threads if device == "cpu" else 1)
     _run_all(plan, chosen(said.tables, said.only), jobs, said.threads)
-    text = report(plan)
+    text = _report(plan)
     (plan.out / "tables.md").write_text(text, "utf-8")
     print(text)
 

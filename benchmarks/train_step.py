@@ -67,8 +67,8 @@ def model(config: Config, architecture: str) -> PerceptionModel:
         unet = UNet2DConditionModel.from_config(shape.config())
         vae = AutoencoderKL.from_config(vae_shape.config())
     unet, vae = unet.to_empty(device="cpu"), vae.to_empty(device="cpu")
-    scatter(unet)
-    scatter(vae)
+    _scatter(unet)
+    _scatter(vae)
     tokens = torch.randn(1, 2, shape.context_dim)
     made = PerceptionModel(unet, vae, {"depth": tokens}, {"depth": Recipe("depth")}, config.objective)
     choose(made, config)
@@ -79,7 +79,7 @@ def model(config: Config, architecture: str) -> PerceptionModel:
 
 
 @torch.no_grad()
-def scatter(network: nn.Module) -> None:
+def _scatter(network: nn.Module) -> None:
     """Random weights, drawn once and repeated, which takes a hundredth of the time."""
     drawn = torch.randn(2**20) * 0.02
     for weight in network.parameters():
@@ -130,7 +130,7 @@ def plain(made: PerceptionModel, config: Config, batch: Batch, device: torch.dev
     return step
 
 
-def seconds(step: Callable[[], None], device: torch.device) -> float:
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
     if device.type == "cpu":
         start = time.process_time()
         step()
@@ -142,7 +142,7 @@ def seconds(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak(device: torch.device) -> float:
+def _peak(device: torch.device) -> float:
     """GiB that this process has needed at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / GIB
@@ -173,11 +173,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         steps = {"plain": plain(made, config, batch, device), "ours": ours(made, config, batch, Path(folder))}
         if arguments.only:
             steps[arguments.only]()
-            return {"memory": peak(device)}
+            return {"memory": _peak(device)}
         times: dict[str, list[float]] = {name: [] for name in steps}
         for turn in range(arguments.steps + 1):
             for name in steps if turn % 2 else reversed(steps):
-                taken = seconds(steps[name], device)
+                taken = _seconds(steps[name], device)
                 if turn:  # the first is a warm-up
                     times[name].append(taken)
             # a run that is stopped has said how far it got

@@ -190,7 +190,7 @@ def _starter_rows(side: int) -> Iterator[Row]:
 def enlarged_views(recipe: Recipe, side: int) -> Iterator[tuple[Sample, Feed]]:
     """The first only: a large picture takes a while."""
     sample, source = next(held_out(recipe))
-    yield enlarged(sample, side), source
+    yield _enlarged(sample, side), source
 
 
 def held_out(recipe: Recipe) -> Iterator[tuple[Sample, Feed]]:
@@ -201,14 +201,14 @@ def held_out(recipe: Recipe) -> Iterator[tuple[Sample, Feed]]:
         yield from ((records[index], source) for index in range(len(records)))
 
 
-def enlarged(sample: Sample, side: int) -> Sample:
+def _enlarged(sample: Sample, side: int) -> Sample:
     """The picture smoothly, the truth by the nearest pixel."""
     target = F.interpolate(sample.target[None], (side, side), mode="nearest-exact")[0]
     valid = F.interpolate(sample.valid[None].float(), (side, side), mode="nearest-exact")[0] > 0
-    return replace(sample, image=larger(sample.image[None], side)[0], target=target, valid=valid)
+    return replace(sample, image=_larger(sample.image[None], side)[0], target=target, valid=valid)
 
 
-def larger(pictures: Tensor, side: int) -> Tensor:
+def _larger(pictures: Tensor, side: int) -> Tensor:
     return F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
@@ -242,7 +242,7 @@ def _golden_case(folder: Path, case: dict[str, Any], expected: np.ndarray) -> Ca
 
 
 def _enlarged_case(folder: Path, case: dict[str, Any], side: int) -> Case:
-    picture = larger(read_upright(folder / f"{case['image']}.png"), side).numpy()
+    picture = _larger(read_upright(folder / f"{case['image']}.png"), side).numpy()
     return Case(folder.name, picture, _task_of(case), None, OWN, settings(case))
 
 
@@ -318,7 +318,7 @@ def table(title: str, lines: list[list[str]]) -> str:
     return "\n".join([f"{title}:\n", *joined, ""])
 
 
-def rows_of(golden: Path | None, side: int) -> list[Row]:
+def _rows_of(golden: Path | None, side: int) -> list[Row]:
     """Of all weights, at their own size (side is 0) or enlarged."""
     return [*_starter_rows(side), *(_golden_row(golden.absolute() / name, side) for name in GOLDEN if golden)]
 
@@ -329,11 +329,11 @@ def main() -> None:
     parser.add_argument("--golden", type=Path, help="folder of the golden vectors; without it the starter alone")
     parser.add_argument("--side", type=int, default=640, help="pixels of the enlarged pictures; more than a tile")
     chosen = parser.parse_args()
-    own, large = rows_of(chosen.golden, 0), rows_of(chosen.golden, chosen.side)
+    own, large = _rows_of(chosen.golden, 0), _rows_of(chosen.golden, chosen.side)
     own_values, large_values, highest = [], [], []
     with tempfile.TemporaryDirectory() as base:
         inside = InsideHost(comfyui_host.install(), Path(base))
-        furnish(inside, chosen.golden)
+        _furnish(inside, chosen.golden)
         for mode in MODES:
             rows = large if mode.fits else own + large  # at their own size none is larger than a tile
             found = run(inside, mode, [case for row in rows for case in row.cases], chosen.side)
@@ -348,7 +348,7 @@ def main() -> None:
     print(table(f"Peak of encode / of decode at {size}", _peak_lines(highest)))
 
 
-def furnish(inside: InsideHost, golden: Path | None) -> None:
+def _furnish(inside: InsideHost, golden: Path | None) -> None:
     """Put the weights where LoadModel looks."""
     place = inside.base / "models" / "perception"
     place.mkdir(parents=True, exist_ok=True)

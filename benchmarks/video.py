@@ -30,7 +30,7 @@ from inside_host import InsideHost  # noqa: E402
 STARTER = ROOT / "weights" / "starter.safetensors"
 
 
-def perceived(model: str, frames: int, size: int) -> dict[str, float]:
+def _perceived(model: str, frames: int, size: int) -> dict[str, float]:
     """MiB: frames, outputs, and the peak beyond both."""
     import gc
     from pathlib import Path
@@ -91,7 +91,7 @@ def main() -> None:
         models.mkdir(parents=True, exist_ok=True)
         (models / STARTER.name).symlink_to(STARTER)
         for frames in arguments.frames:
-            found[frames] = inside(perceived, model=STARTER.name, frames=frames, size=arguments.size, timeout=7200)
+            found[frames] = inside(_perceived, model=STARTER.name, frames=frames, size=arguments.size, timeout=7200)
             found[frames]["predict"] = _commanded(frames, arguments.size)
             row = {name: round(value) for name, value in found[frames].items()}
             told = "{frames} frames: {in} MiB in, {out} MiB out, {beyond} MiB beyond; predict {predict} MiB in all"

@@ -105,17 +105,17 @@ WAYS = (
 )
 
 
-def weights_of(network: type[Any], config: Mapping[str, Any]) -> int:
+def _weights_of(network: type[Any], config: Mapping[str, Any]) -> int:
     """How many numbers."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in network.from_config(config).parameters())
 
 
-def predicting(inside: InsideHost) -> Iterator[str]:
+def _predicting(inside: InsideHost) -> Iterator[str]:
     """The README's table."""
     found = inside(_host_estimates, host_arguments=("--cpu", "--fp16-unet", "--bf16-vae"), sides=list(SIDES))
-    unet = 2 * weights_of(UNet2DConditionModel, ARCHITECTURES["sd21"].config())
-    vae = 2 * weights_of(AutoencoderKL, VAEArchitecture.usual(SD_LATENTS).config())
+    unet = 2 * _weights_of(UNet2DConditionModel, ARCHITECTURES["sd21"].config())
+    vae = 2 * _weights_of(AutoencoderKL, VAEArchitecture.usual(SD_LATENTS).config())
     yield f"UNet of SD2.1 {shown(unet)}, VAE {shown(vae)} (16 bits a weight); kept free {shown(found['kept free'])}."
     yield f"Work of the UNet at {SIDES}: {', '.join(map(shown, found['unet']))}. VAE: {found['dtypes']}."
     yield ""
@@ -156,7 +156,7 @@ def _generation_of(config: Config) -> str:
     return "sd15" if config.recipe.get("family") == "dmp" or "1.5" in config.title else "sd21"
 
 
-def batch_of(config: Config, task: str) -> Batch:
+def _batch_of(config: Config, task: str) -> Batch:
     count, (height, width) = config.batch_size, config.size
     picture = torch.zeros(count, 3, height, width)
     return Batch(task, picture, picture.clone(), picture[:, :1] == 0, torch.arange(count))
@@ -211,19 +211,19 @@ class Living(TorchDispatchMode):
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-def step_of(config: Config) -> tuple[PerceptionModel, Batch, Autocast]:
+def _step_of(config: Config) -> tuple[PerceptionModel, Batch, Autocast]:
     """What one step runs."""
     # a processor's half is bf16; it takes as many bytes
     config = replace(config, precision="bf16" if config.precision == "fp16" else config.precision)
     (task,) = config.tasks
     model, _ = make(config, _start_of(_generation_of(config)), {task: recipe_for(task, config, "custom")})
     half = partial(torch.autocast, "cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext
-    return model.train(), batch_of(config, task), half
+    return model.train(), _batch_of(config, task), half
 
 
 def _run_without_contents(config: Config, watching: AbstractContextManager[Any]) -> PerceptionModel:
     """One forward and backward pass on tensors that have a shape and nothing in them; the model that took it."""
-    model, batch, autocast = step_of(config)
+    model, batch, autocast = _step_of(config)
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         image, target, valid = map(fake.from_tensor, (batch.image, batch.target, batch.valid))
@@ -257,14 +257,14 @@ def _memory_of(config: Config) -> Estimate:
     )
 
 
-def operations(config: Config) -> int:
+def _operations(config: Config) -> int:
     """Of one optimiser step, forward and backward."""
     counter = FlopCounterMode(display=False)
     _run_without_contents(config, counter)
     return counter.get_total_flops() * config.accumulation
 
 
-def lean(config: Config) -> Config:
+def _lean(config: Config) -> Config:
     """The same step, as small as it goes: one picture after the other."""
     full = config.network.unet == "full"
     return replace(
@@ -305,12 +305,12 @@ def training() -> Iterator[str]:
     presets = ((title, read(None, {"preset": name})) for name, title in SHOWN.items())
     for name, config in (*ours, *presets):
         height, width = config.size
-        memory, least = parts(_memory_of(config)), parts(_memory_of(lean(config)))
+        memory, least = parts(_memory_of(config)), parts(_memory_of(_lean(config)))
         yield f"| {name} | {config.batch_size} of {height}x{width} | {memory} | {least} |"
     yield ""
     for name, config in ours:
-        count = operations(config) * config.steps
-        hours = (f"{card} {digits(count / (rate * 1e12 * REACHED) / 3600)} h" for card, rate in CARDS.items())
+        count = _operations(config) * config.steps
+        hours = (f"{card} {_digits(count / (rate * 1e12 * REACHED) / 3600)} h" for card, rate in CARDS.items())
         yield f"{name}: {count / config.steps / 1e12:.0f} x 10^12 operations a step; {', '.join(hours)}."
 
 
@@ -320,7 +320,7 @@ def parts(memory: Estimate) -> str:
     return f"{memory.memory / GIB:.1f} GiB ({held})"
 
 
-def digits(value: float) -> str:
+def _digits(value: float) -> str:
     """Two of them."""
     return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}" if value < 10 else f"{value:.0f}"
 
@@ -387,7 +387,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         inside = InsideHost(comfyui_host.install(), Path(folder))
-        for line in check(inside, arguments.check) if arguments.check else predicting(inside):
+        for line in check(inside, arguments.check) if arguments.check else _predicting(inside):
             print(line, flush=True)
     if not arguments.check:
         print()

@@ -94,11 +94,11 @@ def weights(start: float, length: float, wanted: int, there: int) -> tuple[Tenso
     centres = (start + (np.arange(wanted) + 0.5) * scale)[:, None]
     # divided by what an endless line would count, so that its end stays black and is not stretched
     around = np.floor(centres) + np.arange(-math.ceil(reach) - 1, math.ceil(reach) + 2)
-    whole = hat(around, centres, reach).sum(1, keepdims=True)
-    return torch.from_numpy((hat(np.arange(first, last), centres, reach) / whole).astype(np.float32)), first
+    whole = _hat(around, centres, reach).sum(1, keepdims=True)
+    return torch.from_numpy((_hat(np.arange(first, last), centres, reach) / whole).astype(np.float32)), first
 
 
-def hat(pixels: np.ndarray, centres: np.ndarray, reach: float) -> np.ndarray:
+def _hat(pixels: np.ndarray, centres: np.ndarray, reach: float) -> np.ndarray:
     """1 where a pixel's centre lies on the given one, falling to 0 at `reach` pixels from it; broadcast."""
     return np.maximum(1 - np.abs(pixels + 0.5 - centres) / reach, 0)
 
@@ -131,7 +131,7 @@ def read_boxes(given: Any, count: int, corners: bool = False) -> list[list[Box]]
     those of all further images too; a plain list those of a single image, or one box for each image; one box alone is
     that of every image. None, or an empty list, is nobody.
     """
-    lists = by_image(_as_lists(given), count)
+    lists = _by_image(_as_lists(given), count)
     wrong = next((boxes for boxes in lists if not isinstance(boxes, list)), None)
     if wrong is not None:
         raise UserError(f"{wrong!r} is no list of boxes: give, for each image, a list of x, y, width and height.")
@@ -140,7 +140,7 @@ def read_boxes(given: Any, count: int, corners: bool = False) -> list[list[Box]]
     return [[read_box(box, corners) for box in boxes] for boxes in lists]
 
 
-def by_image(given: Any, count: int) -> list[Any]:
+def _by_image(given: Any, count: int) -> list[Any]:
     """What belongs to each image, as far as its shape tells."""
     if given is None or given == []:
         return [[]] * count

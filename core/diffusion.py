@@ -128,7 +128,7 @@ def timesteps(recipe: Recipe) -> list[int]:
 # Paradigms: how they are run
 
 
-def one_step(
+def _one_step(
     net: Backbone, image: Tensor, noise: Tensor | None, context: Context, recipe: Recipe, tick: Tick
 ) -> Tensor:
     """GenPercept: the image latent in, the target's latent out, one pass (GenPercept, sec. 3.4)."""
@@ -297,7 +297,7 @@ class Paradigm(NamedTuple):
 
 
 PARADIGMS: dict[str, Paradigm] = {
-    "one-step": Paradigm(one_step, _ask_one_step, one_pass=True, shows_target=False),
+    "one-step": Paradigm(_one_step, _ask_one_step, one_pass=True, shows_target=False),
     "deterministic": Paradigm(deterministic, _ask_deterministic),
     "stochastic": Paradigm(stochastic, _ask_stochastic, channels=8, draws_noise=True),
 }

@@ -23,11 +23,11 @@ def not_yet_doubled(upsampler: Any, x: Tensor, *others: Any, **more: Any) -> Ten
 def convolve_doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(B, C, H, W), (K, C, 3, 3), (K,) -> (B, K, 2H, 2W)."""
     # in channels-last memory, where it is twice as fast and no less exact
-    x, kernel = channels_last(x), transposed(weight).contiguous(memory_format=torch.channels_last)
+    x, kernel = channels_last(x), _transposed(weight).contiguous(memory_format=torch.channels_last)
     return channels_first(F.conv_transpose2d(x, kernel, bias, stride=2, padding=1))
 
 
-def transposed(weight: Tensor) -> Tensor:
+def _transposed(weight: Tensor) -> Tensor:
     """(K, C, 3, 3) -> (C, K, 4, 4): the kernel spread over the 2x2 pixels that each pixel becomes."""
     wide = F.pad(weight, (1, 1, 1, 1))
     rows = wide[:, :, :-1] + wide[:, :, 1:]

@@ -115,13 +115,13 @@ def depth_to_normal(depth: Tensor, intrinsics: Tensor, valid: Tensor | None = No
     known = known if valid is None else known & valid
     depth = depth.where(known, torch.ones_like(depth))
     points = unproject(depth.float(), intrinsics)
-    rightward, downward = (tangent(points, known, dim, radius) for dim in (2, 1))
+    rightward, downward = (_tangent(points, known, dim, radius) for dim in (2, 1))
     normals = with_unit_length(torch.cross(downward, rightward, dim=-1), towards_camera(CAMERA), least=1e-6)
     away = (normals * points).sum(-1, keepdim=True) > 0
     return torch.where(away, -normals, normals)
 
 
-def tangent(points: Tensor, known: Tensor, dim: int, radius: int = 0) -> Tensor:
+def _tangent(points: Tensor, known: Tensor, dim: int, radius: int = 0) -> Tensor:
     """Points (B, H, W, 3) -> the surface's direction along an image axis, at unit length or 0 where unknown.
 
     The mean of both one-sided differences, or of all within a radius in pixels; one that crosses a depth edge counts

@@ -28,7 +28,7 @@ def find_keypoints(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     cell tell. Where there is none, 0 high, it is the middle of a cell.
     """
     height, width = heatmaps.shape[-2:]
-    maps = reduced(heatmaps.double())
+    maps = _reduced(heatmaps.double())
     rows, columns = maps.shape[-2:]
     value, index = maps.flatten(2).max(2)
     x, y = index % columns, index // columns
@@ -80,7 +80,7 @@ def _newton_step(patch: Tensor) -> Tensor:
     return torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1) / (dxx * dyy - dxy**2)[..., None]
 
 
-def reduced(maps: Tensor) -> Tensor:
+def _reduced(maps: Tensor) -> Tensor:
     """At most LONGEST cells along a side."""
     height, width = maps.shape[-2:]
     share = LONGEST / max(height, width)

@@ -55,7 +55,7 @@ def predict_tasks(
         tick()
         return latent, fitted
 
-    return run(perceivers, image, encode, lambda perceiver: sight(perceiver, resolution), batch_size, tick)
+    return run(perceivers, image, encode, lambda perceiver: _sight(perceiver, resolution), batch_size, tick)
 
 
 def predict_latent_tasks(
@@ -80,13 +80,13 @@ def targets_of(perceiver: Perceiver) -> list[Perceiver]:
 
 def passes_of_tasks(perceivers: list[Perceiver], images: int, batch_size: int, resolution: int | None = -1) -> int:
     """How often predict_tasks() ticks; with resolution None, predict_latent_tasks()."""
-    encodes = 0 if resolution is None else len({sight(perceiver, resolution) for perceiver in perceivers})
+    encodes = 0 if resolution is None else len({_sight(perceiver, resolution) for perceiver in perceivers})
     sizes = chunks(images, batch_size)
     jobs = [(-(-size * members(p.recipe) // batch_size), p.recipe.steps) for size in sizes for p in perceivers]
     return sum(count * (steps + 1) for count, steps in jobs) + encodes * len(sizes)
 
 
-def sight(perceiver: Perceiver, resolution: int) -> Hashable:
+def _sight(perceiver: Perceiver, resolution: int) -> Hashable:
     """Equal for tasks that are shown the same picture through the same VAE."""
     recipe = perceiver.recipe
     return wanted_resolution(recipe, resolution), recipe.rule, recipe.input_gamma, id(eye_of(perceiver.autoencoder))
@@ -104,16 +104,16 @@ def run(
     _check_one_base(perceivers)
     found = {index: Gathered(len(batch)) for index in range(len(perceivers))}
     for chunk in batch.split(batch_size):
-        for alike in grouped(list(found), lambda index: sight_of(perceivers[index])):
+        for alike in _grouped(list(found), lambda index: sight_of(perceivers[index])):
             with by_shortcuts(*(perceivers[index].recipe for index in alike)):
                 latent, fitted = look(chunk, perceivers[alike[0]])
-                for same in grouped(alike, lambda index: _pass_of(perceivers[index])):
-                    for index, perceiver in zip(same, answered([perceivers[index] for index in same], latent)):
+                for same in _grouped(alike, lambda index: _pass_of(perceivers[index])):
+                    for index, perceiver in zip(same, _answered([perceivers[index] for index in same], latent)):
                         found[index].add(perceive(perceiver, latent, fitted, batch_size, Noise(), tick))
     return [found[index].map(perceiver.recipe) for index, perceiver in enumerate(perceivers)]
 
 
-def grouped(indices: list[int], key: Callable[[int], Hashable]) -> list[list[int]]:
+def _grouped(indices: list[int], key: Callable[[int], Hashable]) -> list[list[int]]:
     """Those of equal key together, in order of appearance."""
     groups: dict[Hashable, list[int]] = {}
     for index in indices:
@@ -131,7 +131,7 @@ def _pass_of(perceiver: Perceiver) -> Hashable:
     return id(perceiver.backbone), context.tokens.shape[1:], context.vector is None
 
 
-def answered(perceivers: list[Perceiver], latent: Tensor) -> list[Perceiver]:
+def _answered(perceivers: list[Perceiver], latent: Tensor) -> list[Perceiver]:
     """The perceivers with their pass over the latent made, all in one batch with their own contexts and timesteps.
 
     Where one network predicts all of them at once, the first makes its passes and the others get what these gave.

@@ -119,14 +119,14 @@ def chunks(images: int, batch_size: int) -> list[int]:
     return [min(batch_size, images - start) for start in range(0, images, batch_size)]
 
 
-def draws_noise(recipe: Recipe) -> bool:
+def _draws_noise(recipe: Recipe) -> bool:
     """Whether two seeds give two predictions."""
     return PARADIGMS[recipe.paradigm].draws_noise and recipe.noise == "gaussian"
 
 
 def members(recipe: Recipe) -> int:
     """Predictions per image: more than one only where they can differ."""
-    return recipe.ensemble_size if draws_noise(recipe) else 1
+    return recipe.ensemble_size if _draws_noise(recipe) else 1
 
 
 class Noise(NamedTuple):
@@ -167,7 +167,7 @@ def decode(perceiver: Perceiver, latent: Tensor, noise: Tensor | None, tick: Tic
     if perceiver.head is not None:
         seen = features(perceiver, latent, tick)
         _check_numbers(perceiver, NETWORK, *seen)
-        picture = at_size(perceiver.head(seen), latent, perceiver.recipe.rule.multiple)
+        picture = _at_size(perceiver.head(seen), latent, perceiver.recipe.rule.multiple)
         _check_numbers(perceiver, HEAD, picture)
         return picture
     answer = denoise(perceiver, latent, noise, tick)
@@ -209,7 +209,7 @@ def _holds_numbers(layer: nn.Module) -> bool:
     return all(bool((w.float() if w.element_size() == 1 else w).isfinite().all()) for w in weights)
 
 
-def at_size(picture: Tensor, latent: Tensor, multiple: int) -> Tensor:
+def _at_size(picture: Tensor, latent: Tensor, multiple: int) -> Tensor:
     """What a head gave, at the picture's size if padding has to be cut off; else as it is, to be resized only once."""
     size = (latent.shape[-2] * CELL, latent.shape[-1] * CELL)
     return resize(picture, size, "bilinear", False) if multiple > 1 else picture

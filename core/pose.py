@@ -76,7 +76,7 @@ def predict_people(
     UserError for boxes outside the images, and for recipes of other tasks.
     """
     check_image(images)
-    skeleton, rule = skeleton_of(perceiver.recipe), CROPS[perceiver.recipe.crop]
+    skeleton, rule = _skeleton_of(perceiver.recipe), CROPS[perceiver.recipe.crop]
     size, wanted = (images.shape[-2], images.shape[-1]), crop_size(perceiver.recipe)
     if boxes is None:
         boxes, padding = [[whole_image(size)]] * len(images), 1.0
@@ -105,7 +105,7 @@ def predict_people(
     )  # fmt: skip
 
 
-def skeleton_of(recipe: Recipe) -> Skeleton:
+def _skeleton_of(recipe: Recipe) -> Skeleton:
     """What the recipe's heatmaps show. UserError for recipes of other tasks."""
     if recipe.row.per != "person":
         raise UserError(f"{recipe.id} predicts {recipe.row.name}, no keypoints: load a model of keypoints.")

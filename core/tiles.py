@@ -119,19 +119,19 @@ def norms_as_in(network: nn.Module, whole: Callable[[], object]) -> Iterator[Non
     """
     layers = [layer for layer in network.modules() if isinstance(layer, nn.GroupNorm)]
     kept: dict[nn.Module, Moments] = {}
-    with hooked(layers, lambda layer, inputs, output: kept.update({layer: moments(layer, inputs[0])})):
+    with _hooked(layers, lambda layer, inputs, output: kept.update({layer: _moments(layer, inputs[0])})):
         whole()
 
     def corrected(layer: nn.GroupNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         # the layer gave (x - own mean) / own deviation * weight + bias
-        (mean, deviation), (own_mean, own_deviation) = kept[layer], moments(layer, inputs[0])
+        (mean, deviation), (own_mean, own_deviation) = kept[layer], _moments(layer, inputs[0])
         weight, bias = layer.weight.to(output), layer.bias.to(output)
         scale = own_deviation / deviation
         shift = weight * ((own_mean - mean) / deviation) + bias * (1 - scale)
         each_pixel = (..., *[None] * (output.ndim - 2))
         return output * scale[each_pixel].to(output) + shift[each_pixel].to(output)
 
-    with hooked([layer for layer in layers if layer in kept], corrected):
+    with _hooked([layer for layer in layers if layer in kept], corrected):
         yield
 
 
@@ -139,7 +139,7 @@ Moments = tuple[Tensor, Tensor]
 """Mean and standard deviation (B, C) of each channel's group."""
 
 
-def moments(layer: nn.GroupNorm, x: Tensor) -> Moments:
+def _moments(layer: nn.GroupNorm, x: Tensor) -> Moments:
     """As the norm takes them of (B, C, ...), its epsilon included."""
     groups = x.float().reshape(len(x), layer.num_groups, -1)
     variance, mean = torch.var_mean(groups, 2, correction=0)
@@ -148,7 +148,7 @@ def moments(layer: nn.GroupNorm, x: Tensor) -> Moments:
 
 
 @contextmanager
-def hooked(layers: Sequence[nn.Module], hook: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+def _hooked(layers: Sequence[nn.Module], hook: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
     """With a forward hook on each layer."""
     handles = [layer.register_forward_hook(hook) for layer in layers]
     try:

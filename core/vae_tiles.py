@@ -58,9 +58,9 @@ def at_once_or_in_tiles(
         small = overview(given, tile, half.units[0])
         with _unless_short(shortage), norms_as_in(network, partial(compute, small)):
             result = in_tiles(compute, given, tile, OVERLAP, half.units)
-            say(IN_TILES.format(size=size_of(given, half), half=half.name, pixels=tile * CELL))
+            say(IN_TILES.format(size=_size_of(given, half), half=half.name, pixels=tile * CELL))
             return result, False
-    raise shortage.error(TOO_LARGE.format(size=size_of(given, half), half=half.name, pixels=TILES[-1] * CELL))
+    raise shortage.error(TOO_LARGE.format(size=_size_of(given, half), half=half.name, pixels=TILES[-1] * CELL))
 
 
 IN_TILES = (
@@ -73,7 +73,7 @@ TOO_LARGE = (
 )
 
 
-def size_of(given: Tensor, half: Half) -> str:
+def _size_of(given: Tensor, half: Half) -> str:
     """Width x height in pixels of the picture that goes into a VAE or comes out of it."""
     height, width = (length // half.units[0] * CELL for length in given.shape[-2:])
     return f"{width}x{height}"

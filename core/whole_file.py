@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     partial = None
     try:
-        partial = neighbour(path)
+        partial = _neighbour(path)
         # as the umask and the folder have it; some writers make files that only their owner can read
         rights = partial.stat().st_mode & 0o777
         yield partial
@@ -61,7 +61,7 @@ def whole_file(path: Path) -> Iterator[Path]:
                 partial.unlink()
 
 
-def neighbour(path: Path) -> Path:
+def _neighbour(path: Path) -> Path:
     """An empty file beside another, hidden, with a name of its own and of no more than the usual length."""
     while True:
         partial = path.with_name(f".{secrets.token_hex(4)}.partial")

@@ -80,9 +80,9 @@ class Bench:
         products = part(self.products, 16, down * across, channels)
         torch.bmm(tiles.view(16, down * across, -1), kernels, out=products)
         columns = part(self.columns, 2, 4, down, across, channels)
-        inverse(products.view(4, 4, down, across, channels), columns)
+        _inverse(products.view(4, 4, down, across, channels), columns)
         # (2 rows, 2 columns of a tile, R, T, K), and columns first, as they are given
-        inverse(columns.movedim(1, 0), result.view(down, 2, across, 2, channels).permute(3, 1, 0, 2, 4))
+        _inverse(columns.movedim(1, 0), result.view(down, 2, across, 2, channels).permute(3, 1, 0, 2, 4))
 
 
 def part(memory: Tensor, *shape: int) -> Tensor:
@@ -104,7 +104,7 @@ def forward(d: Sequence[Tensor], made: Tensor) -> None:
     torch.sub(d[1], d[3], out=made[3])
 
 
-def inverse(m: Tensor, made: Tensor) -> None:
+def _inverse(m: Tensor, made: Tensor) -> None:
     """A^T m."""
     torch.add(m[0], m[1], out=made[0]).add_(m[2])
     torch.sub(m[1], m[2], out=made[1]).sub_(m[3])

@@ -111,7 +111,7 @@ class ApplyAdapter(io.ComfyNode):
             host.ResidentHost(backbone),
             adapter=found,
             context=_tokens_of(conditioning, base.architecture),
-            negative=_tokens_of(negative, base.architecture) or opposite(checkpoint),
+            negative=_tokens_of(negative, base.architecture) or _opposite(checkpoint),
             encoder=half("encoder", encoder),
             decoder=half("decoder", decoder),
         )
@@ -141,7 +141,7 @@ def _tokens_of(conditioning: list | None, architecture: UNetArchitecture) -> Con
     return Context(tokens)
 
 
-def opposite(checkpoint: Checkpoint) -> Context | None:
+def _opposite(checkpoint: Checkpoint) -> Context | None:
     """The negative context that came with the adapter. CheckpointError if it is needed and there is none."""
     recipe = checkpoint.recipe
     if recipe.guidance_scale == 1:

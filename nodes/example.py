@@ -56,10 +56,10 @@ class ExamplePicture(io.ComfyNode):
     @classmethod
     @telling
     def execute(cls, picture: str) -> io.NodeOutput:
-        return io.NodeOutput(read_picture(FOLDER / choose(PICTURES, picture, "picture")).to(host.output_device()))
+        return io.NodeOutput(_read_picture(FOLDER / choose(PICTURES, picture, "picture")).to(host.output_device()))
 
 
-def read_picture(file: Path) -> Tensor:
+def _read_picture(file: Path) -> Tensor:
     """A file of 8 bits a channel -> IMAGE (1, H, W, 3) float32, sRGB in [0, 1]. UserError if it cannot be read."""
     try:
         with Image.open(file) as picture:

@@ -210,7 +210,7 @@ class HostAutoencoder:
 
         def compute(part: Tensor) -> Tensor:
             part = part.to(self.vae.device, self.dtype)
-            with vae_shortcuts(network, part):
+            with _vae_shortcuts(network, part):
                 return getattr(network, half.name)(part).float()
 
         with loaded(self.vae.patcher, memory), casting(network):
@@ -220,7 +220,7 @@ class HostAutoencoder:
         return result
 
 
-def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
+def _vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
     """Less arithmetic, where it serves."""
     if not serve(network, given):
         return nullcontext()
@@ -255,7 +255,7 @@ class HostHead:
         tensors = without_batch_norm(weights.load())
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         head = filled(build_head(name, shapes, comfy.ops.manual_cast), tensors, weights)
-        self.patcher = owned(head, management.unet_offload_device())
+        self.patcher = _owned(head, management.unet_offload_device())
 
     def __call__(self, features: Features) -> Tensor:
         memory = sum(feature.numel() * feature.element_size() for feature in features) * 16
@@ -268,7 +268,7 @@ class HostLight:
 
     def __init__(self, weights: Weights) -> None:
         network = filled(build_light(weights.shapes, comfy.ops.manual_cast), weights.load(), weights)
-        self.patcher = owned(network, management.vae_offload_device())
+        self.patcher = _owned(network, management.vae_offload_device())
 
     def __call__(self, given: Tensor) -> Tensor:
         # what is live at full size is a few dozen times its own picture
@@ -340,7 +340,7 @@ class ResidentHost(ComfyHost):
 # How the host moves networks
 
 
-def owned(network: nn.Module, offload: torch.device) -> comfy.model_patcher.ModelPatcher:
+def _owned(network: nn.Module, offload: torch.device) -> comfy.model_patcher.ModelPatcher:
     """The host's own kind of patcher. Its name is read when called: main.py binds it anew after all imports."""
     kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return kind(network, load_device=management.get_torch_device(), offload_device=offload)
@@ -428,7 +428,7 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> HostBackb
     if architecture.fourier:
         _add_fourier(model.diffusion_model, architecture.widths[-1], dtype)
     # the patcher comes first: it decides whether weights stay as they are in the file
-    patcher = owned(model, management.unet_offload_device())
+    patcher = _owned(model, management.unet_offload_device())
     # what the network was made with is never filled, and so takes no memory, where what is read can stand in its place
     fresh = not streams(patcher) and torch.device(at_first).type == "cpu"
     tensors = weights.load(dtype, copy=True) if fresh else weights.load()

@@ -237,7 +237,7 @@ class PerceiveLatent(io.ComfyNode):
         vae_precision: str = host.FULL_PRECISION,
     ) -> io.NodeOutput:
         perceiver = prepared(perception, vae, vae_precision)
-        samples = check_latent(latent["samples"]) * _latent_scaling(perceiver)
+        samples = _check_latent(latent["samples"]) * _latent_scaling(perceiver)
         tick = host.ticker(passes(perceiver.recipe, len(samples), batch_size, encode=False))
         return outputs(cls, predict_latent(perceiver, samples, batch_size=batch_size, tick=tick))
 
@@ -265,7 +265,7 @@ def _latent_scaling(perceiver: Perceiver) -> float:
     return known.scaling_factor
 
 
-def check_latent(samples: Tensor) -> Tensor:
+def _check_latent(samples: Tensor) -> Tensor:
     """(B, 4, h, w) float32. UserError for latents of another kind of model."""
     if samples.ndim != 4 or samples.shape[1] != LATENT or samples.shape[0] == 0:
         raise UserError(
@@ -364,7 +364,7 @@ class PerceiveTasks(io.ComfyNode):
         places = [name for name in TASK_INPUTS if perceptions.get(name) is not None]
         perceivers = _one_autoencoder([prepared(perceptions[name], vae, vae_precision) for name in places])
         if latent is not None and image is None:
-            samples = check_latent(latent["samples"]) * _latent_scaling(perceivers[0])
+            samples = _check_latent(latent["samples"]) * _latent_scaling(perceivers[0])
             tick = host.ticker(passes_of_tasks(perceivers, len(samples), batch_size, None))
             maps = predict_latent_tasks(perceivers, samples, batch_size=batch_size, tick=tick)
         elif image is not None and latent is None:

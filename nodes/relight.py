@@ -127,13 +127,13 @@ class Relight(io.ComfyNode):
         picture = from_image(image, FILE_MEANINGS["values 0..1"])
         normals = normals_in(map, convention)
         lamp = Lamp(light, azimuth, elevation, (x, y, distance), colour, intensity, wrap)
-        space = None if depth is None or light != "point" else space_of(depth, picture, field_of_view, (near, far))
+        space = None if depth is None or light != "point" else _space_of(depth, picture, field_of_view, (near, far))
         under = None if albedo is None else read(albedo, COLOUR_MEANINGS, "sRGB", "albedo")
         made, shading = relight(picture, normals, lamp, ambient, space, under)
         return io.NodeOutput(made.to(host.output_device()), shading, ui=shown())
 
 
-def space_of(given: Given, picture: PerceptionMap, field_of_view: float, span: tuple[float, float]) -> Space:
+def _space_of(given: Given, picture: PerceptionMap, field_of_view: float, span: tuple[float, float]) -> Space:
     """Where what the picture shows lies, by a depth that came with it; the node says how it was read."""
     depth = read(given, DEPTH_MEANINGS, NEAR_WHITE, *tasks_where(picture="nearness"))
     check_together([picture, depth])

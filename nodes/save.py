@@ -275,17 +275,17 @@ class DepthToMesh(io.ComfyNode):
             tick()
         note(f"{distance.said}; {seen}", doubt(map, DEPTH_MEANINGS, convention), told(names, subfolder), warning=False)
         files = [ui.SavedResult(name, subfolder, io.FolderType.output) for name in names]
-        return io.NodeOutput(str(within(subfolder, names[0])), ui={"3d": files, **(shown() or {})})
+        return io.NodeOutput(str(_within(subfolder, names[0])), ui={"3d": files, **(shown() or {})})
 
 
-def within(subfolder: str, name: str) -> PurePosixPath:
+def _within(subfolder: str, name: str) -> PurePosixPath:
     """A file's place in the output folder."""
     return PurePosixPath(subfolder.replace("\\", "/"), name)
 
 
 def told(names: list[str], subfolder: str) -> str:
     """Which files were written, by their places in the output folder."""
-    files = [str(within(subfolder, name)) for name in names]
+    files = [str(_within(subfolder, name)) for name in names]
     last = f" to {files[-1]}, {len(files)} files" if len(files) > 1 else ""
     return f"output/{files[0]}{last}"
 

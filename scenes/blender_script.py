@@ -171,7 +171,7 @@ def settle(scene: Any, job: dict[str, Any]) -> None:
 
 def render(scene: Any, job: dict[str, Any], view: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The arrays of one view, in the axes of the job."""
-    aim(scene, view)
+    _aim(scene, view)
     focus = _set_lens(scene, view, job)
     cycles = scene.cycles
     cycles.seed = view["number"]
@@ -192,7 +192,7 @@ def render(scene: Any, job: dict[str, Any], view: dict[str, Any], folder: Path) 
     }
 
 
-def aim(scene: Any, view: dict[str, Any]) -> None:
+def _aim(scene: Any, view: dict[str, Any]) -> None:
     pose = np.array(view["pose"])
     turned = np.eye(4)
     turned[:3, :3] = UP @ pose[:3, :3] @ np.diag([1, -1, -1])  # Blender's camera looks along -z with +y up
@@ -263,10 +263,10 @@ def passes(scene: Any, folder: Path, wanted: dict[str, str]) -> dict[str, np.nda
         out.file_slots.new(f"pass-{name}-")
         tree.links.new(layers.outputs[source], out.inputs[-1])
     bpy.ops.render.render(write_still=False)
-    return {name: read_picture(next(folder.glob(f"pass-{name}-*.exr"))) for name in wanted}
+    return {name: _read_picture(next(folder.glob(f"pass-{name}-*.exr"))) for name in wanted}
 
 
-def read_picture(path: Path) -> np.ndarray:
+def _read_picture(path: Path) -> np.ndarray:
     picture = bpy.data.images.load(str(path))
     picture.colorspace_settings.name = "Non-Color"
     width, height = picture.size

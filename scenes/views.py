@@ -97,7 +97,7 @@ def write_view(folder: Path, stem: str, view: View, depth_format: str = "png") -
         # what 16 bits cannot hold is unknown rather than wrong
         _write(folder / "depth" / f"{stem}.png", _png(np.where(units > 65535, 0, units).astype(np.uint16)))
     _write(folder / "keypoints" / f"{stem}.json", _json(coco(view, stem)))
-    _write(folder / "camera" / f"{stem}.json", _json(describe(view)))
+    _write(folder / "camera" / f"{stem}.json", _json(_describe(view)))
 
 
 def is_complete(folder: Path, stem: str) -> bool:
@@ -105,7 +105,7 @@ def is_complete(folder: Path, stem: str) -> bool:
     return (folder / "camera" / f"{stem}.json").is_file()
 
 
-def describe(view: View) -> dict[str, Any]:
+def _describe(view: View) -> dict[str, Any]:
     """The camera file."""
     height, width = view.depth.shape
     f = focal_px(view.camera.fov_deg, width)

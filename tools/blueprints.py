@@ -168,12 +168,12 @@ def _inside_format(row: Blueprint, inside: Inside, graph: ApiGraph, schemas: Sch
     boxes = Boxes(graph, schemas, arrange(graph, heights, inside.columns))
     nodes = {node["id"]: node for node in boxes.nodes()}
     links: list[dict[str, Any]] = [dict(zip(LINK, link)) for link in boxes.links()]
-    entering = [enter(links, nodes[int(name)], int(name), boxes.socket(name, key)) for name, key in inside.entering]
+    entering = [_enter(links, nodes[int(name)], int(name), boxes.socket(name, key)) for name, key in inside.entering]
     kinds = _leaving_kinds(inside, schemas)
     outputs = [
         {
             "id": number(row.title, "out", name), "name": name, "type": kinds[name],
-            "linkIds": [leave(links, nodes[int(node)], slot, end, kinds[name])],
+            "linkIds": [_leave(links, nodes[int(node)], slot, end, kinds[name])],
         }
         for end, (name, (node, slot)) in enumerate(inside.leaving.items())
     ]  # fmt: skip
@@ -194,14 +194,14 @@ LINK = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 """A link in a box's inside."""
 
 
-def enter(links: list[dict[str, Any]], node: dict[str, Any], name: int, slot: int) -> int:
+def _enter(links: list[dict[str, Any]], node: dict[str, Any], name: int, slot: int) -> int:
     """A link from the box's image into one of its nodes."""
     links.append(dict(zip(LINK, (len(links) + 1, INPUT, 0, name, slot, "IMAGE"))))
     node["inputs"][slot]["link"] = len(links)
     return len(links)
 
 
-def leave(links: list[dict[str, Any]], node: dict[str, Any], slot: int, end: int, kind: str) -> int:
+def _leave(links: list[dict[str, Any]], node: dict[str, Any], slot: int, end: int, kind: str) -> int:
     """A link from one of its nodes to an output of the box."""
     links.append(dict(zip(LINK, (len(links) + 1, node["id"], slot, OUTPUT, end, kind))))
     node["outputs"][slot]["links"].append(len(links))

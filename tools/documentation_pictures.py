@@ -48,7 +48,7 @@ def image(name: str) -> Tensor:
 
 
 @functools.cache
-def perceived(name: str, task: str) -> PerceptionMap:
+def _perceived(name: str, task: str) -> PerceptionMap:
     """As Perceive does, at the resolution that is as trained."""
     with torch.inference_mode():
         return predict(starter()[task], image(name))
@@ -60,16 +60,16 @@ def photo(name: str) -> Picture:
 
 def shown(name: str, task: str) -> Picture:
     """As Perceive shows it."""
-    return drawn(ready(perceived(name, task))[0][0])
+    return drawn(ready(_perceived(name, task))[0][0])
 
 
 def cut_out(name: str) -> Picture:
     """As Matte Cut-out gives it."""
-    pixels, alpha = image(name).movedim(1, -1), select(perceived(name, "mask"), Selection("soft"))
+    pixels, alpha = image(name).movedim(1, -1), select(_perceived(name, "mask"), Selection("soft"))
     return drawn(torch.cat((foreground_of(pixels, alpha), alpha[..., None]), -1)[0])
 
 
-def contact_sheet() -> Picture:
+def _contact_sheet() -> Picture:
     """What the starter sees in the example pictures; the people also cut out."""
     rows = [[photo(name), *(shown(name, task) for task in TASKS)] for name in (LIVING, BEDROOM, PERSON)]
     rows[-1][1 + TASKS.index("mask")] = cut_out(PERSON)
@@ -134,7 +134,7 @@ def save(picture: Picture, path: Path, quality: int = 85) -> None:
 def main() -> int:
     """Draw both."""
     save(conventions(), README / "conventions.png")
-    save(contact_sheet(), README / "contact-sheet.jpg")
+    save(_contact_sheet(), README / "contact-sheet.jpg")
     return 0
 
 

@@ -75,7 +75,7 @@ def save(name: str, view: View) -> None:
         Image.fromarray((view.matte > 0.5).astype(np.uint8) * 255).convert("1").save(TRUTH, optimize=True)
 
 
-def credits() -> str:
+def _credits() -> str:
     """Where the pictures come from and what may be done with them: workflows/pictures/README.md."""
     shelf, shown = open_shelf(), set()
     for example in EXAMPLES.values():
@@ -109,7 +109,7 @@ def main() -> int:
     for name in names:
         save(name, render(EXAMPLES[name]))
         print(FOLDER / f"{name}.jpg")
-    write_text(FOLDER / "README.md", credits())
+    write_text(FOLDER / "README.md", _credits())
     return 0
 
 

@@ -93,11 +93,11 @@ def _of_a_latent(g: Results) -> list[Any]:
     return [g.ours("PerceiveLatent", perception=model, latent=latent)[1]]
 
 
-def refined(g: Results) -> list[Any]:
+def _refined(g: Results) -> list[Any]:
     return [g.mask(g.ours("RefineMask", map=g.seen(PERSON, "mask"), image=g.photo(PERSON), fit_radius=16))]
 
 
-def relit(g: Results) -> list[Any]:
+def _relit(g: Results) -> list[Any]:
     light = {"azimuth": -70.0, "elevation": 20.0, "colour": "#ffb060", "intensity": 2.0, "ambient": 0.25}
     return [g.ours("Relight", image=g.photo(PERSON), map=g.seen(PERSON, "normal"), **light)]
 
@@ -121,7 +121,7 @@ def _side_by_side(g: Results) -> list[Any]:
     return [g.ours("CompareMaps", map_1=g.photo(PERSON), names="photograph", columns=2, **maps)]
 
 
-def moving(g: Results) -> list[Any]:
+def _moving(g: Results) -> list[Any]:
     """Depths of a camera that moves along a room, and the same steady."""
     frames: Any = None
     for number in range(FRAMES):
@@ -148,12 +148,12 @@ PAGES = {
         PERSON, lambda g: [g.mask(g.ours("MaskFromMap", map=g.seen(PERSON, "mask"), mode="threshold"))]
     ),
     "MatteCutout": Page(PERSON, lambda g: [g.ours("MatteCutout", image=g.photo(PERSON), map=g.seen(PERSON, "mask"))]),
-    "RefineMask": Page(PERSON, refined),
+    "RefineMask": Page(PERSON, _refined),
     "DepthToNormal": Page(PERSON, lambda g: [g.ours("DepthToNormal", map=g.seen(PERSON, "depth"), smoothing=4)[1]]),
     "CombineNormals": Page(PERSON, _engraved),
     "SaveLayers": Page(ROOM, layers, 2),
     "RotateNormals": Page(BEDROOM, lambda g: [g.ours("RotateNormals", map=g.seen(BEDROOM, "normal"), yaw=45.0)[1]]),
-    "Relight": Page(PERSON, relit),
+    "Relight": Page(PERSON, _relit),
     "Fog": Page(PERSON, fog),
     "FocusMask": Page(
         PERSON, lambda g: [g.mask(g.ours("FocusMask", map=g.seen(PERSON, "depth"), focus=2.5, strength=2.0))]
@@ -189,7 +189,7 @@ def main() -> int:
     graph = Results()
     ends = {node: [graph.shown(wire).name for wire in page.results(graph)] for node, page in PAGES.items()}
     made = graph.ours("DepthToMesh", map=graph.seen(ROOM, "depth"), image=graph.photo(ROOM))
-    strips = [graph.shown(wire).name for wire in moving(graph)]
+    strips = [graph.shown(wire).name for wire in _moving(graph)]
     with tempfile.TemporaryDirectory() as base, Server(comfyui_host.install(), Path(base)) as server:
         result: Result = server.submit(completed(graph, server.object_info()))
         FOLDER.mkdir(parents=True, exist_ok=True)

@@ -77,11 +77,11 @@ def arrange(graph: ApiGraph, heights: Mapping[str, int], asked: Mapping[str, int
         top = bottoms.get(column, 0)
         found.places[name] = (column * (WIDTH + GAP), top)
         bottoms[column] = top + heights[name] + TITLE + BETWEEN
-    lead(found, columns, wires)
+    _lead(found, columns, wires)
     return found
 
 
-def lead(layout: Layout, columns: Mapping[str, int], wires: list[Wire]) -> None:
+def _lead(layout: Layout, columns: Mapping[str, int], wires: list[Wire]) -> None:
     """Wires that pass a column run above it: those of one output together, through a point in the gap before each
     column where one of them leaves or arrives."""
     far: dict[tuple[str, int], list[Wire]] = {}

@@ -39,7 +39,7 @@ def thumbnail(input: Picture | None, outputs: Sequence[Picture], side: int = SID
         raise ValueError("There is nothing to draw: give an input or an output.")
     if input is not None and len(shown) == 2:
         return with_inset(shown[0], shown[1], (side, side))
-    return grid(shown, side)
+    return _grid(shown, side)
 
 
 def with_inset(input: Picture, output: Picture, size: tuple[int, int]) -> Picture:
@@ -52,7 +52,7 @@ def with_inset(input: Picture, output: Picture, size: tuple[int, int]) -> Pictur
     return sheet
 
 
-def grid(pictures: Sequence[Picture], side: int) -> Picture:
+def _grid(pictures: Sequence[Picture], side: int) -> Picture:
     """Up to four in two rows; where the upper row holds one, it is as wide as both of the lower."""
     sheet = Image.new("RGB", (side, side), PAPER)
     rows = {1: (1,), 2: (1, 1), 3: (1, 2), 4: (2, 2)}[len(pictures)]

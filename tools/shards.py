@@ -42,7 +42,7 @@ def packed(split: str, folder: str, file: Path) -> tuple[str, bytes]:
     return f"{split}/{folder}/{file.stem}.jpg", content.getvalue()
 
 
-def shards(scenes: Path, limit: int) -> Iterator[list[tuple[str, bytes]]]:
+def _shards(scenes: Path, limit: int) -> Iterator[list[tuple[str, bytes]]]:
     """The files, as many together as an archive of `limit` bytes holds."""
     shard: list[tuple[str, bytes]] = []
     held = 0
@@ -61,7 +61,7 @@ def write(scenes: Path, out: Path, limit: int) -> list[Path]:
     """Archives of at most `limit` bytes, as long as no single file is larger."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for number, shard in enumerate(shards(scenes, limit)):
+    for number, shard in enumerate(_shards(scenes, limit)):
         written.append(out / f"scenes-{number:03}.tar")
         with tarfile.open(written[-1], "w", format=tarfile.USTAR_FORMAT) as archive:
             for name, content in shard:

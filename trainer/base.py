@@ -152,7 +152,7 @@ def contexts(settings: Settings, base: Networks | None, architecture: UNetArchit
             # a new task starts between those that the network knows
             return torch.stack([_lengthened(known, tokens, name) for name, known in learnt.items()]).mean(0)
         if not empty:
-            empty.append(empty_prompt(settings, base, architecture, tokens))
+            empty.append(_empty_prompt(settings, base, architecture, tokens))
         return _lengthened(empty[0], tokens, "the empty prompt")
 
     return context
@@ -167,7 +167,7 @@ def _learnt_contexts(base: Networks | None, architecture: UNetArchitecture) -> d
     return {task: context.tokens for task, context in found.items() if context is not None}
 
 
-def empty_prompt(settings: Settings, base: Networks | None, architecture: UNetArchitecture, tokens: int) -> Tensor:
+def _empty_prompt(settings: Settings, base: Networks | None, architecture: UNetArchitecture, tokens: int) -> Tensor:
     """As named, as it lies beside the base, by the text encoder in or beside it; noise for an untrained network."""
     if settings.context:
         return named_context(settings.context, architecture).tokens

@@ -170,8 +170,8 @@ def _looked_over(named: NamedSet, records: Records[Any], look: Look) -> Found:
     found = Found(records.task, listed, list(records.faults), lacking(named.reader, named.settings, listed))
     found.classes = records.palette.classes if records.palette else ()
     feed = feed_of(named, records, Recipe(records.task))
-    chosen = evenly(len(feed.records), look.images)
-    shown = set(evenly(len(chosen), SHEET))
+    chosen = _evenly(len(feed.records), look.images)
+    shown = set(_evenly(len(chosen), SHEET))
     for number, index in enumerate(tqdm(chosen, desc=records.task, leave=False)):
         try:
             sample = feed.records[index]
@@ -184,7 +184,7 @@ def _looked_over(named: NamedSet, records: Records[Any], look: Look) -> Found:
     return found
 
 
-def evenly(count: int, most: int) -> list[int]:
+def _evenly(count: int, most: int) -> list[int]:
     """At most that many of the numbers below `count`, evenly spread; 0 is all."""
     step = max(count / most, 1.0) if most else 1.0
     return [int(i * step) for i in range(min(count, most or count))]
@@ -198,10 +198,10 @@ def tile(sample: Sample, feed: Feed) -> Tensor:
         recipe = feed.recipe
         seen = PerceptionMap(recipe.task, values.movedim(0, -1)[None], recipe.convention(), recipe.id, valid)
         pictures.append(ready(seen)[0][0])
-    return torch.cat([fitted(picture.clamp(0, 1)) for picture in pictures], 1)
+    return torch.cat([_fitted(picture.clamp(0, 1)) for picture in pictures], 1)
 
 
-def fitted(picture: Tensor) -> Tensor:
+def _fitted(picture: Tensor) -> Tensor:
     """(H, W, 3) made smaller, or larger, to TILE without being squeezed; grey around it."""
     height, width = picture.shape[:2]
     factor = min(TILE[0] / height, TILE[1] / width)

@@ -135,7 +135,7 @@ def every(section: str, *but: str) -> tuple[str, ...]:
     return tuple(f"{section}.{row.name}" for row in rows if row.name not in but)
 
 
-def draws_noise(config: Config) -> bool:
+def _draws_noise(config: Config) -> bool:
     """Whether a task's paradigm begins with noise."""
     named = (config.recipe_fields(task).get("paradigm", Recipe.paradigm) for task in config.tasks)
     return any(PARADIGMS[name].draws_noise for name in named if name in PARADIGMS)
@@ -175,7 +175,7 @@ EFFECTS = (
     Effect(
         ("objective.noise", "objective.pyramid_strength", "objective.annealed"),
         'recipe.paradigm = "stochastic"',
-        draws_noise,
+        _draws_noise,
     ),
     Effect(
         ("objective.pyramid_strength", "objective.annealed"),

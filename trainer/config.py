@@ -421,7 +421,7 @@ def build(cls: type, table: Any, where: str) -> Any:
     missing = [row.name for row in fields(cls) if _is_needed(row) and row.name not in table]
     if missing:
         raise ConfigError(f"{where} lacks {missing[0]}.")
-    values = {key: typed(hints[key], value, f"{where}.{key}" if where else key) for key, value in table.items()}
+    values = {key: _typed(hints[key], value, f"{where}.{key}" if where else key) for key, value in table.items()}
     return cls(**values)
 
 
@@ -440,7 +440,7 @@ def _is_needed(row: Field[Any]) -> bool:
     return row.default is MISSING and row.default_factory is MISSING
 
 
-def typed(hint: Any, value: Any, where: str) -> Any:
+def _typed(hint: Any, value: Any, where: str) -> Any:
     """The value as its field's type; flags come as text. ConfigError if it is of another."""
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
@@ -452,12 +452,12 @@ def typed(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} = {value!r}: expected a table.")
-        return {key: typed(inner[1], held, f"{where}.{key}") for key, held in value.items()}
+        return {key: _typed(inner[1], held, f"{where}.{key}") for key, held in value.items()}
     if origin is tuple:
         return _typed_tuple(inner, value, where)
     if origin in (Union, UnionType):
-        return None if value is None else typed(next(kind for kind in inner if kind is not type(None)), value, where)
-    return value if hint is Any else scalar(hint, value, where)
+        return None if value is None else _typed(next(kind for kind in inner if kind is not type(None)), value, where)
+    return value if hint is Any else _scalar(hint, value, where)
 
 
 def _typed_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
@@ -468,13 +468,13 @@ def _typed_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, .
     kinds = [inner[0]] * len(value) if inner[1:] == (...,) else list(inner)
     if len(kinds) != len(value):
         raise ConfigError(f"{where} = {list(value)!r}: expected {len(kinds)} values.")
-    return tuple(typed(kind, held, f"{where}.{i}") for i, (kind, held) in enumerate(zip(kinds, value)))
+    return tuple(_typed(kind, held, f"{where}.{i}") for i, (kind, held) in enumerate(zip(kinds, value)))
 
 
 WORDS = {"true": True, "false": False}
 
 
-def scalar(hint: type, value: Any, where: str) -> Any:
+def _scalar(hint: type, value: Any, where: str) -> Any:
     """A number, a truth value or a text."""
     if isinstance(value, str) and hint is not str:
         value = parsed(hint, value)

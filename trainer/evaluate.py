@@ -203,7 +203,7 @@ def finite(values: Tensor, sample: Sample) -> Tensor:
 
 def _conclude(wanted: Evaluation, pairs: Sequence[Pair], notes: Sequence[str], device: str) -> int:
     """The files, the table, and the exit code."""
-    results = list(results_of(pairs, wanted.out))
+    results = list(_results_of(pairs, wanted.out))
     write_json(wanted.out / "evaluation.json", as_json(results))
     write_csv(wanted.out / "evaluation.csv", as_rows(results))
     write_csv(wanted.out / "pictures.csv", pictures_as_rows(results))
@@ -215,7 +215,7 @@ def _conclude(wanted: Evaluation, pairs: Sequence[Pair], notes: Sequence[str], d
     return _say_faults(results)
 
 
-def results_of(pairs: Sequence[Pair], out: Path) -> Iterator[Result]:
+def _results_of(pairs: Sequence[Pair], out: Path) -> Iterator[Result]:
     for pair in pairs:
         lines = list(pair.ledger(out).lines(pair.count)) if isinstance(pair.feed.records, People) else []
         added = _added_up(lines or pair.ledger(out).lines(pair.count), pair.comparisons)

@@ -63,14 +63,14 @@ def export(wanted: Export) -> list[str]:
     whole = wanted.choice.adapter is None or wanted.merge
     _check_layout(wanted, whole)
     if wanted.choice.adapter is None:
-        checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
+        checkpoints = [_described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
         first = checkpoints[0]
         _write_network(checkpoints, first.unet.load(), wanted)
         return [_written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
     base = wanted.choice.open_networks()
     checkpoint, adapter = open_adapted(base, wanted.choice.adapter, wanted.choice.family, wanted.choice.task)
     refuse_text_encoder(adapter, wanted.choice.context)
-    checkpoint = described(checkpoint, wanted)
+    checkpoint = _described(checkpoint, wanted)
     if wanted.merge:
         channels = adapter.in_channels or base.architecture.in_channels
         widened = replace(checkpoint, architecture=replace(base.architecture, in_channels=channels))
@@ -97,7 +97,7 @@ def export_difference(wanted: Export) -> list[str]:
     """Write what a fine-tuned UNet changed of its base as an adapter; lines for a person on what was kept."""
     _check_out(wanted)
     base = wanted.choice.open_networks()
-    checkpoints = [described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
+    checkpoints = [_described(checkpoint, wanted) for checkpoint in wanted.choice.open_every()]
     unet = checkpoints[0].unet
     tuned, start = (Source(one_by_one(weights), weights.shapes) for weights in (unet, base.unet))
     layers = tqdm(
@@ -112,7 +112,7 @@ def export_difference(wanted: Export) -> list[str]:
         )
     adapter = Adapter(wanted.out, {layer: part for layer, part, _ in extracted}, "extracted")
     _write_parts(checkpoints, base, adapter, wanted)
-    lines = [*report(extracted), _written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
+    lines = [*_report(extracted), _written_line(wanted.out, [checkpoint.recipe for checkpoint in checkpoints])]
     if _has_own_decoder(checkpoints[0], base):
         lines.append("Its VAE decodes otherwise than the base's and is no part of the adapter: keep it beside it.")
     return lines
@@ -144,7 +144,7 @@ DECODER = ("decoder.conv_in.weight", "decoder.conv_out.weight", "post_quant_conv
 """Enough of a decoder to tell whether it was trained."""
 
 
-def described(checkpoint: Checkpoint, wanted: Export) -> Checkpoint:
+def _described(checkpoint: Checkpoint, wanted: Export) -> Checkpoint:
     """With the recipe as the arguments have it."""
     recipe = checkpoint.recipe.override(wanted.choice.overrides)
     licence, data = wanted.licence or recipe.licence, wanted.data or recipe.data
@@ -282,17 +282,17 @@ def _cast_part(part: Part, dtype: torch.dtype) -> Part:
     return LowRank(**{**held, **tensors}) if isinstance(part, LowRank) else Delta(**{**held, **tensors})
 
 
-def report(extracted: list[Extracted]) -> list[str]:
+def _report(extracted: list[Extracted]) -> list[str]:
     """A line a layer: what it became and how much of the difference's energy that holds; and one for all."""
     low = [energy for _, part, energy in extracted if isinstance(part, LowRank)]
-    lines = [f"{energy:7.2%}  {kind_of(part):10}  {layer}" for layer, part, energy in extracted]
+    lines = [f"{energy:7.2%}  {_kind_of(part):10}  {layer}" for layer, part, energy in extracted]
     if low:
         mean = sum(low) / len(low)
         lines.append(f"{mean:7.2%}  on average over the {len(low)} low-rank layers, {min(low):.2%} at least")
     return lines
 
 
-def kind_of(part: Part) -> str:
+def _kind_of(part: Part) -> str:
     return f"rank {part.up.shape[1]}" if isinstance(part, LowRank) else "whole"
 
 

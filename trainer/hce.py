@@ -35,7 +35,7 @@ def _human_corrections(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float
     wrong = surplus & _grown_within(surplus & core, ~truth)
     thin = skeleton(truth)
     missing = (lack & _grown_within(lack & core, ~found)) | (thin & ~both)
-    return efforts(wrong, both | missing) + efforts(missing, ~(both | wrong | missing))
+    return _efforts(wrong, both | missing) + _efforts(missing, ~(both | wrong | missing))
 
 
 def _grown_within(mask: Mask, room: Mask) -> Mask:
@@ -53,7 +53,7 @@ def _eroded(mask: Mask, times: int) -> Mask:
     return cv2.erode(mask.astype(np.uint8), CROSS, iterations=times).astype(bool)
 
 
-def efforts(errors: Mask, beside: Mask) -> float:
+def _efforts(errors: Mask, beside: Mask) -> float:
     """Control points of the edges that errors share with `beside`, and a click for every region that shares none."""
     if not errors.any():
         return 0.0

@@ -148,10 +148,10 @@ class Diffusers:
     def head(self, name: str, weights: Weights) -> DiffusersHead:
         tensors = without_batch_norm(weights.load())
         head = build_head(name, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
-        return DiffusersHead(filled(head, tensors, weights).to(self.device))
+        return DiffusersHead(_filled(head, tensors, weights).to(self.device))
 
     def light(self, weights: Weights) -> Half:
-        return filled(build_light(weights.shapes), weights.load(), weights).to(self.device)
+        return _filled(build_light(weights.shapes), weights.load(), weights).to(self.device)
 
     def words(self, text_encoder: Path, prompt: str) -> list[int]:
         return words(text_encoder.parent / "tokenizer", prompt)
@@ -262,7 +262,7 @@ def load_unet(weights: Weights, architecture: UNetArchitecture) -> UNet2DConditi
         parameters = dict(unet.named_parameters())
         unread = [name for name in parameters if name.startswith(("conv_out", "conv_norm_out"))]
         tensors |= {name: torch.zeros(parameters[name].shape) for name in unread}
-    return filled(unet, tensors, weights)
+    return _filled(unet, tensors, weights)
 
 
 def make_unet(architecture: UNetArchitecture) -> UNet2DConditionModel:
@@ -285,17 +285,17 @@ def load_vae(weights: Weights, architecture: VAEArchitecture) -> AutoencoderKL:
     """The VAE, in single precision. CheckpointError if the weights do not fit it."""
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(architecture.config())
-    return filled(vae, weights.load(torch.float32), weights)
+    return _filled(vae, weights.load(torch.float32), weights)
 
 
-def filled(module: Module, tensors: dict[str, Tensor], weights: Weights) -> Module:
+def _filled(module: Module, tensors: dict[str, Tensor], weights: Weights) -> Module:
     """The module with these float32 weights. CheckpointError names what does not fit."""
-    check_fits(module, shapes_of(module), shapes_in(tensors), weights)
+    _check_fits(module, _shapes_of(module), _shapes_in(tensors), weights)
     module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return module.eval().requires_grad_(False)
 
 
-def check_fits(module: nn.Module, expected: Shapes, given: Shapes, weights: Weights) -> None:
+def _check_fits(module: nn.Module, expected: Shapes, given: Shapes, weights: Weights) -> None:
     """CheckpointError names what a module lacks, has in another shape, or does not know."""
     missing = sorted(name for name in expected if given.get(name) != expected[name])
     unexpected = sorted(set(given) - set(expected))
@@ -306,11 +306,11 @@ def check_fits(module: nn.Module, expected: Shapes, given: Shapes, weights: Weig
         )
 
 
-def shapes_of(module: nn.Module) -> Shapes:
-    return shapes_in(module.state_dict())
+def _shapes_of(module: nn.Module) -> Shapes:
+    return _shapes_in(module.state_dict())
 
 
-def shapes_in(tensors: Mapping[str, Tensor]) -> Shapes:
+def _shapes_in(tensors: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
@@ -361,8 +361,8 @@ def open_text_encoder(folder: Path) -> Any:
     from transformers import CLIPTextModel
 
     weights, expected = text_weights(folder), _text_network(folder)
-    known = shapes_of(expected)
-    check_fits(expected, {new: known[old] for old, new in text_names(list(known)).items()}, weights.shapes, weights)
+    known = _shapes_of(expected)
+    _check_fits(expected, {new: known[old] for old, new in text_names(list(known)).items()}, weights.shapes, weights)
     # .float(): transformers keeps the dtype of the file since version 5
     return CLIPTextModel.from_pretrained(folder, local_files_only=True).float()
 

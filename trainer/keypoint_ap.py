@@ -63,7 +63,7 @@ def from_coco(annotations: Path, images: Path) -> Annotated:
         paths = {row["id"]: images / row["file_name"] for row in rows}
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{annotations} has an image without an id or a file_name ({error!r}).") from None
-    return complete(rows, table["annotations"], table["categories"], paths, str(annotations))
+    return _complete(rows, table["annotations"], table["categories"], paths, str(annotations))
 
 
 def from_folder(root: Path) -> Annotated:
@@ -77,7 +77,7 @@ def from_folder(root: Path) -> Annotated:
     rows = [{**row, "image_id": number} for number, table in enumerate(tables, 1) for row in table["annotations"]]
     listed = [{"id": number, "file_name": images[stem]} for number, stem in enumerate(stems, 1)]
     paths = {number: root / images[stem] for number, stem in enumerate(stems, 1)}
-    return complete(listed, rows, tables[0]["categories"], paths, str(root / "keypoints"))
+    return _complete(listed, rows, tables[0]["categories"], paths, str(root / "keypoints"))
 
 
 def _from_people(people: People, count: int) -> Annotated:
@@ -95,7 +95,7 @@ def _from_people(people: People, count: int) -> Annotated:
     images = [{"id": number, "file_name": path} for path, number in paths.items()]
     categories = [{"id": 1, "name": "person", "keypoints": list(people.skeleton.names)}]
     places = {number: people.root / path for path, number in paths.items()}
-    return complete(images, rows, categories, places, people.name)
+    return _complete(images, rows, categories, places, people.name)
 
 
 def _of_whole_set(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -120,7 +120,7 @@ def precision_parts(people: People, poses: Sequence[Mapping[str, Any] | None]) -
     }
 
 
-def complete(
+def _complete(
     images: Sequence[Any], rows: Sequence[dict[str, Any]], categories: Sequence[Any], paths: dict[int, Path], where: str
 ) -> Annotated:
     """Of the category that has keypoints alone. Annotations are numbered from 1: pycocotools takes 0 for no match."""

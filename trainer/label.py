@@ -56,12 +56,12 @@ def make_labels(wanted: Labelling) -> int:
     hold(plan.out / WORK)
     try:
         _check_same(plan)
-        return labelled(plan, shelf, device)
+        return _labelled(plan, shelf, device)
     finally:
         release(plan.out / WORK)
 
 
-def labelled(plan: Plan, shelf: Shelf, device: str) -> int:
+def _labelled(plan: Plan, shelf: Shelf, device: str) -> int:
     """The stages, one after the other."""
     pictures = _plan_pictures(plan, device)
     write_whole(plan.out / "dataset.toml", description(plan, shelf).encode())

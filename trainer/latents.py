@@ -41,7 +41,7 @@ class Latents:
         if not config.cache_latents:
             return None
         looks = [_target_appearance(recipe) for recipe in recipes]
-        about = (config.size, config.augment, config.target, looks, weights_of(vae))
+        about = (config.size, config.augment, config.target, looks, _weights_of(vae))
         return cls(Path(config.out) / "latents", precision, *about)
 
     def encode(
@@ -114,7 +114,7 @@ def save_latent(file: Path, latent: Tensor) -> None:
         np.save(stream, latent.cpu().numpy())
 
 
-def weights_of(network: nn.Module) -> list[float]:
+def _weights_of(network: nn.Module) -> list[float]:
     """A few values of every weight: tells networks apart."""
     return [
         weight.detach().double().flatten()[:: max(weight.numel() // 4, 1)].sum().item()

@@ -37,9 +37,9 @@ def hold(folder: Path) -> None:
         return
     file = path.open("a+", encoding="utf-8")
     try:
-        take(file)
+        _take(file)
     except OSError as error:
-        said = holder(file)
+        said = _holder(file)
         file.close()
         if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             log.warning("%s cannot be locked (%s): let no second run write to it.", folder, error.strerror)
@@ -59,7 +59,7 @@ def release(folder: Path) -> None:
         file.close()
 
 
-def holder(file: IO[str]) -> str:
+def _holder(file: IO[str]) -> str:
     """Who wrote into the file that they hold it."""
     try:
         file.seek(0)
@@ -68,7 +68,7 @@ def holder(file: IO[str]) -> str:
         return "another process"
 
 
-def take(file: IO[str]) -> None:
+def _take(file: IO[str]) -> None:
     """OSError if another process has it."""
     if sys.platform == "win32":
         file.seek(PLACE)

@@ -64,14 +64,14 @@ def fit(run: Run) -> None:
     with run.wish.listening(), closing(batches.load(run.data, first, run.config.workers)) as stream:
         run.model.train()
         if run.config.validate_first and first == 0:
-            validate(run, 0)
+            _validate(run, 0)
         if _gives_up(run, run.first_step):
             return _give_up(run, run.first_step)
         for step in progress(run):
             take_step(run, list(itertools.islice(stream, run.config.accumulation)), step)
             after(run, step + 1)
             if _is_to_stop(run) and step + 1 < run.config.steps:
-                leave(run, step + 1)
+                _leave(run, step + 1)
             if _gives_up(run, step + 1):
                 return _give_up(run, step + 1)
         finish(run)
@@ -80,9 +80,9 @@ def fit(run: Run) -> None:
 def take_step(run: Run, taken: list[Batch], step: int) -> None:
     """One optimiser step, number `step` from 0, on all its micro-batches."""
     set_rates(run.optimiser, share_of_peak(step, run.config))
-    taken = [prepared(run, batch) for batch in taken]
+    taken = [_prepared(run, batch) for batch in taken]
     for batch, coefficients, last in zip(taken, _coefficients_of(run, taken), _last_of(taken)):
-        with gathered(run, last):
+        with _gathered(run, last):
             terms = run.model(batch) * coefficients
             # processes' gradients are averaged, and are wanted summed
             run.accelerator.backward(terms.sum() * run.accelerator.num_processes)
@@ -104,7 +104,7 @@ def progress(run: Run) -> Iterator[int]:
     yield from bar
 
 
-def prepared(run: Run, batch: Batch) -> Batch:
+def _prepared(run: Run, batch: Batch) -> Batch:
     """On the device, in the precision that the run computes its losses in."""
     run.tally.add(batch.readings)
     return batch.to(run.accelerator.device, run.learner.dtype)
@@ -115,7 +115,7 @@ def _last_of(taken: Sequence[Batch]) -> Iterator[bool]:
     return (i == len(taken) - 1 for i in range(len(taken)))
 
 
-def gathered(run: Run, last: bool) -> AbstractContextManager[Any]:
+def _gathered(run: Run, last: bool) -> AbstractContextManager[Any]:
     """Processes add up their gradients once a step, with the last micro-batch."""
     return nullcontext() if last else run.accelerator.no_sync(run.model)
 
@@ -145,23 +145,23 @@ def after(run: Run, done: int) -> None:
     config = run.config
     last, saves = done == config.steps, done % config.save_every == 0
     if config.estimate and done == run.first_step + 1 and run.accelerator.is_main_process:
-        tell(memory.taken(run.accelerator.device))
+        _tell(memory.taken(run.accelerator.device))
     # what is saved has been looked at: a state of NaN would be of no use
     if done % config.log_every == 0 or saves or last:
         run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
     if config.validate_every and done % config.validate_every == 0 and not last:
-        validate(run, done)
+        _validate(run, done)
     if saves or last:
         _save_run(run, done)
 
 
-def tell(sentence: str) -> None:
+def _tell(sentence: str) -> None:
     """Beside the bar, if there is anything to say."""
     if sentence:
         tqdm.write(sentence, sys.stderr)
 
 
-def validate(run: Run, done: int) -> None:
+def _validate(run: Run, done: int) -> None:
     """Measure on held-out pictures, and keep the weights if they were never better."""
     run.model.eval()
     main = run.accelerator.is_main_process
@@ -176,7 +176,7 @@ def validate(run: Run, done: int) -> None:
                 run.progress |= {"best": found["score"], "best_step": done}
                 kept = f"; the best so far, kept as {run.evaluator.write('best', {'step': done, **found})}"
             figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if name != "score")
-            tell(f"Step {done}, held out: {figures}{kept}.")
+            _tell(f"Step {done}, held out: {figures}{kept}.")
     run.accelerator.wait_for_everyone()
     run.model.train()
 
@@ -211,7 +211,7 @@ def _is_to_stop(run: Run) -> bool:
     return before is not None and before.item() > 0
 
 
-def leave(run: Run, done: int) -> NoReturn:
+def _leave(run: Run, done: int) -> NoReturn:
     """Save everything after `done` steps, and end. Stopped says how to go on."""
     config = run.config
     if run.journal.losses:
@@ -257,7 +257,7 @@ def _give_up(run: Run, done: int) -> None:
 
 def finish(run: Run) -> None:
     """The last validation, the file that the run was for, and what of its data could not be read."""
-    validate(run, run.config.steps)
+    _validate(run, run.config.steps)
     _write_last(run, run.config.steps)
     run.tally.close()
 
@@ -267,6 +267,6 @@ def _write_last(run: Run, done: int) -> None:
     if run.accelerator.is_main_process:
         with run.average.in_place(run.learner.learning()):
             path = run.evaluator.write("last", {"step": done})
-        tell(f"The weights after {done} steps are {path}.")
+        _tell(f"The weights after {done} steps are {path}.")
         run.journal.close()
     run.accelerator.wait_for_everyone()

@@ -91,7 +91,7 @@ def _term_weight(batch: Batch, term: Term) -> Tensor:
     if term.space == "latent":
         cells = valid_cells(batch.valid)
         return term.loss.weight(cells.new_zeros((len(batch), 4, *cells.shape[-2:]), dtype=torch.float32), cells)
-    return term.loss.weight(in_space(true_picture(batch), term), batch.valid, **extras(batch))
+    return term.loss.weight(_in_space(true_picture(batch), term), batch.valid, **extras(batch))
 
 
 def totals(answers: Mapping[str, Answer], batch: Batch, terms: Sequence[Term]) -> Tensor:
@@ -102,7 +102,7 @@ def totals(answers: Mapping[str, Answer], batch: Batch, terms: Sequence[Term]) -
     parts = []
     for term in terms:
         found = answers["latent" if term.space == "latent" else "picture"]
-        prediction, target = (in_space(values, term) for values in found)
+        prediction, target = (_in_space(values, term) for values in found)
         valid = valid_cells(batch.valid) if term.space == "latent" else batch.valid
         parts.append(term.loss(prediction, target, valid, **extras(batch)).total)
     return torch.cat(parts)
@@ -125,7 +125,7 @@ def true_picture(batch: Batch) -> Tensor:
     return batch.target[:, :1] if task_named(batch.task).channels == 1 else batch.target
 
 
-def in_space(values: Tensor, term: Term) -> Tensor:
+def _in_space(values: Tensor, term: Term) -> Tensor:
     return (values + 1) / 2 if term.space == "value" else values
 
 

@@ -82,7 +82,7 @@ def predict_files(wanted: Prediction) -> None:
     device = device_named(wanted.device)
     _check_there(wanted.images, wanted.out)
     clips = {path: clip_at(path) for path in wanted.images if is_clip(path)}
-    check_names(wanted, clips)
+    _check_names(wanted, clips)
     check_apart(outputs(wanted, clips), inputs(wanted, clips))
     boxes_in, noise = finder(wanted), _given_noise(wanted)
     checkpoint, adapter = wanted.choice.open()
@@ -281,7 +281,7 @@ def _check_there(images: list[Path], out: Path) -> None:
     check_packages(path.suffix.lower() for path in images)
 
 
-def check_names(wanted: Prediction, clips: Clips) -> None:
+def _check_names(wanted: Prediction, clips: Clips) -> None:
     """UserError if the results of two would overwrite each other in `out`."""
     told = str.casefold if folds_case(wanted.out) else str
     twice = [stem for stem, number in Counter(map(told, results(wanted, clips))).items() if number > 1]

@@ -38,7 +38,7 @@ def predict_clip(see: See, clip: Folder | Video, out: Path, format: str, strengt
     steadying = Steadying(strength) if strength else None
     span, names, frame = Range(), [], None
     out.mkdir(parents=True, exist_ok=True)
-    with kept_in(out, format) as kept:
+    with _kept_in(out, format) as kept:
         for name, picture in tqdm(clip.frames(), total=clip.count, desc=clip.path.name, leave=False):
             frame = see(picture)
             frame = steadying.add(frame) if steadying else frame
@@ -58,13 +58,13 @@ def predict_clip(see: See, clip: Folder | Video, out: Path, format: str, strengt
                 show(name, picture_in(frame, span.after(line))[0])
 
 
-def kept_in(out: Path, format: str) -> AbstractContextManager[Path]:
+def _kept_in(out: Path, format: str) -> AbstractContextManager[Path]:
     """Where raw values are read again for the pictures: where they are written, or, of another format, for a while."""
-    return nullcontext(out) if format == "npy" else temporary(out)
+    return nullcontext(out) if format == "npy" else _temporary(out)
 
 
 @contextmanager
-def temporary(out: Path) -> Iterator[Path]:
+def _temporary(out: Path) -> Iterator[Path]:
     """A folder in another one, gone afterwards."""
     with tempfile.TemporaryDirectory(dir=out, prefix=".frames") as folder:
         yield Path(folder)

@@ -52,12 +52,12 @@ def write_repository(
     network = _make_unet_config(unet[0])
     _write_weights(out / "unet", network, unet[1])
     if vae is not None:
-        _write_weights(out / "vae", {"_class_name": "AutoencoderKL", **vae_config(vae[0])}, vae[1])
+        _write_weights(out / "vae", {"_class_name": "AutoencoderKL", **_vae_config(vae[0])}, vae[1])
     for name, tensors in heads.items():
         (out / name).mkdir(parents=True)
         save_tensors(out / name / HEAD, tensors, {"format": "pt"})
     (out / "scheduler").mkdir()
-    _write_sorted_json(out / "scheduler" / "scheduler_config.json", scheduler_of(recipes[0]))
+    _write_sorted_json(out / "scheduler" / "scheduler_config.json", _scheduler_of(recipes[0]))
     write_recipes(out, recipes, contexts)
     write_whole(out / CARD, card(out, recipes).encode())
 
@@ -67,17 +67,17 @@ def _make_unet_config(architecture: UNetArchitecture) -> dict[str, Any]:
     import torch
 
     with torch.device("meta"):
-        return config_of(make_unet(architecture))
+        return _config_of(make_unet(architecture))
 
 
-def vae_config(architecture: VAEArchitecture) -> dict[str, Any]:
+def _vae_config(architecture: VAEArchitecture) -> dict[str, Any]:
     import torch
 
     with torch.device("meta"):
-        return config_of(diffusers.AutoencoderKL.from_config(architecture.config()))
+        return _config_of(diffusers.AutoencoderKL.from_config(architecture.config()))
 
 
-def config_of(network: Any) -> dict[str, Any]:
+def _config_of(network: Any) -> dict[str, Any]:
     return json.loads(network.to_json_string())
 
 
@@ -91,7 +91,7 @@ def _write_sorted_json(path: Path, table: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(table, indent=2, sort_keys=True) + "\n").encode())
 
 
-def scheduler_of(recipe: Recipe) -> dict[str, Any]:
+def _scheduler_of(recipe: Recipe) -> dict[str, Any]:
     """DDIM's, or LCM's, as the recipe is run."""
     return {
         "_class_name": {"ddim": "DDIMScheduler", "lcm": "LCMScheduler"}[recipe.sampler],

@@ -18,21 +18,21 @@ from .data.tasks import data_of
 def resolved(config: Config) -> str:
     """TOML that reads as the same config."""
     sections = {
-        "augment": unsaid(config.augment, vars(Augmentation()), "size"),
+        "augment": _unsaid(config.augment, vars(Augmentation()), "size"),
         **_per_task("target", config, target_of),
-        **_per_task("recipe", config, recipe_of),
-        "turns": unsaid(config.turns, dict.fromkeys(config.tasks, 1)),
-        "objective.pixel_losses": unsaid(
+        **_per_task("recipe", config, _recipe_of),
+        "turns": _unsaid(config.turns, dict.fromkeys(config.tasks, 1)),
+        "objective.pixel_losses": _unsaid(
             config.objective.pixel_losses, {task: _losses_of(task, config) for task in config.tasks}
         ),
-        "objective.task_weights": unsaid(config.objective.task_weights, dict.fromkeys(config.tasks, 1.0)),
+        "objective.task_weights": _unsaid(config.objective.task_weights, dict.fromkeys(config.tasks, 1.0)),
     }
     return "".join(
         _with_comments(to_toml(config).splitlines(), {name: rows for name, rows in sections.items() if rows})
     )
 
 
-def unsaid(said: Mapping[str, Any], usual: Mapping[str, Any], *but: str) -> list[str]:
+def _unsaid(said: Mapping[str, Any], usual: Mapping[str, Any], *but: str) -> list[str]:
     """A comment for each key that is not said. TOML has no word for nothing."""
     rest = {name: value for name, value in usual.items() if name not in said and name not in but}
     return [f"# {name} = {'(none)' if value is None else toml_value(value)}" for name, value in rest.items()]
@@ -44,14 +44,14 @@ def _per_task(section: str, config: Config, usual: Any) -> dict[str, list[str]]:
     first = next(iter(tables.values()))
     shared = {name: first[name] for name in first if all(table.get(name) == first[name] for table in tables.values())}
     said = getattr(config, section)
-    found = {section: unsaid(said, shared)}
+    found = {section: _unsaid(said, shared)}
     for task, table in tables.items():
         own = {name: value for name, value in table.items() if name not in shared and name not in said}
-        found[f"{section}.{task}"] = unsaid(said.get(task, {}), own)
+        found[f"{section}.{task}"] = _unsaid(said.get(task, {}), own)
     return found
 
 
-def recipe_of(task: str, config: Config) -> dict[str, Any]:
+def _recipe_of(task: str, config: Config) -> dict[str, Any]:
     """The fields of its recipe, but for those that its datasets and the base say."""
     return {name: value for name, value in vars(recipe(task, config)).items() if name not in ("task", "base")}
 

@@ -96,12 +96,12 @@ def restore(
 ) -> dict[str, Any]:
     """Fill weights, optimiser and average from a state; returns the rest of it. ConfigError if it is another run's."""
     content = read_state(path)
-    kept = completed(content["config"])
+    kept = _completed(content["config"])
     if kept != told(config):
         line = difference(kept, told(config))
         raise ConfigError(
             f"{path.parent} holds a run with other settings ({line}): choose another `out`, or set resume = false to "
-            f"start anew.{longer(config) if line.startswith('steps =') else ''}"
+            f"start anew.{_longer(config) if line.startswith('steps =') else ''}"
         )
     if content["step"] > config.steps:
         raise ConfigError(
@@ -109,7 +109,7 @@ def restore(
             "another `out`, or set resume = false to start anew."
         )
     if content["weights"].keys() != learning.keys():
-        raise damaged(path, "it holds other weights than the run's")
+        raise _damaged(path, "it holds other weights than the run's")
     try:
         fill(learning, content["weights"])
         optimiser.load_state_dict(content["optimiser"])
@@ -117,13 +117,13 @@ def restore(
             average.weights[name].copy_(weight)
         torch.set_rng_state(content["random"]["torch"])
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise damaged(path, error) from error
+        raise _damaged(path, error) from error
     return content
 
 
 def is_of(config: Config) -> bool:
     """Whether `out` holds a state of this very run."""
-    return goes_on(config) and completed(read_state(Path(config.out) / FILE)["config"]) == told(config)
+    return goes_on(config) and _completed(read_state(Path(config.out) / FILE)["config"]) == told(config)
 
 
 def goes_on(config: Config) -> bool:
@@ -131,7 +131,7 @@ def goes_on(config: Config) -> bool:
     return config.resume and (Path(config.out) / FILE).is_file()
 
 
-def longer(config: Config) -> str:
+def _longer(config: Config) -> str:
     """How a run is set up that may be made longer."""
     return (
         f" Its {config.optimiser.schedule} rate ends with its last step: a run that is to be made longer has "
@@ -157,15 +157,15 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise damaged(path, error) from error
+        raise _damaged(path, error) from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in KEYS.items()):
-        raise damaged(path, "it is no state of a run")
+        raise _damaged(path, "it is no state of a run")
     if not all(isinstance(records, Tensor) for records in content.setdefault("data", {}).values()):
-        raise damaged(path, "it is no state of a run")
+        raise _damaged(path, "it is no state of a run")
     return content
 
 
-def damaged(path: Path, reason: object) -> ConfigError:
+def _damaged(path: Path, reason: object) -> ConfigError:
     first = next(iter(str(reason).splitlines()), "")
     return ConfigError(f"{path} is damaged ({first}): remove it, or set resume = false, to start anew.")
 
@@ -178,7 +178,7 @@ def told(config: Config) -> str:
     return to_toml(replace(config, **{name: getattr(defaults, name) for name in free}))
 
 
-def completed(kept: str) -> str:
+def _completed(kept: str) -> str:
     """What a state says of its run's config, with the keys that have come since; as it is where it cannot be read."""
     try:
         return to_toml(from_toml(kept))

@@ -78,7 +78,7 @@ def encode_empty(path: Path, tokens: int, base: str = CUSTOM) -> Tensor | None:
         if TOKENS in weights:
             padding = GENERATIONS.get(base, GENERATIONS[encoder.generation]).padding
             ids = [START, END, *[padding] * LONGEST][:tokens]
-            return encode(encoder, dict(parted({name: tensor.float() for name, tensor in weights.items()})), ids, path)
+            return encode(encoder, dict(_parted({name: tensor.float() for name, tensor in weights.items()})), ids, path)
     return None
 
 
@@ -94,7 +94,7 @@ def renamed(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
-def parted(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _parted(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Queries, keys and values apart."""
     for name, tensor in weights.items():
         if match := TOGETHER.fullmatch(name):
@@ -108,7 +108,7 @@ def parted(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 def encode(encoder: Encoder, weights: Mapping[str, Tensor], ids: list[int], path: Path) -> Tensor:
     """The last hidden states of these tokens."""
     try:
-        model = built(encoder, weights)
+        model = _built(encoder, weights)
     except (KeyError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()))
         raise CheckpointError(
@@ -117,7 +117,7 @@ def encode(encoder: Encoder, weights: Mapping[str, Tensor], ids: list[int], path
     return model(torch.tensor([ids])).last_hidden_state
 
 
-def built(encoder: Encoder, weights: Mapping[str, Tensor]) -> Any:
+def _built(encoder: Encoder, weights: Mapping[str, Tensor]) -> Any:
     """transformers' CLIP of the weights' shape. KeyError, RuntimeError for those that are missing or do not fit."""
     from transformers import CLIPTextConfig, CLIPTextModel
 

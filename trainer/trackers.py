@@ -68,10 +68,10 @@ def _is_installed(name: str) -> bool:
 
 def start_trackers(config: Config) -> list[GeneralTracker]:
     """Those that the config names, ready to be told numbers. ConfigError for one that cannot be reached."""
-    return [started(name, config) for name in filter(_is_installed, config.trackers)]
+    return [_started(name, config) for name in filter(_is_installed, config.trackers)]
 
 
-def started(name: str, config: Config) -> GeneralTracker:
+def _started(name: str, config: Config) -> GeneralTracker:
     row = TRACKERS[name]
     tracker = row.open(Path(config.out))
     try:

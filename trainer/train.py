@@ -131,7 +131,7 @@ def prepare(config: Config) -> Run:
         listed=listed(setup.feeds) if main else {},
     )
     if content:
-        resume(made, content)
+        _resume(made, content)
     return made
 
 
@@ -198,7 +198,7 @@ def _batches_for(config: Config, feeds: list[Feed], accelerator: Accelerator) ->
     return Batches(feeds, config.batch_size, count, config.seed, process, processes, config.turns)
 
 
-def resume(run: Run, content: dict[str, Any]) -> None:
+def _resume(run: Run, content: dict[str, Any]) -> None:
     """Go on from the saved state, whose weights are in place."""
     if run.accelerator.scaler is not None and content["scaler"]:
         run.accelerator.scaler.load_state_dict(content["scaler"])

@@ -56,12 +56,12 @@ def perceive_picture(image: str = Body(), map: str = Body(), raw: str = Body("no
     says in a sentence what is wrong.
     """
     try:
-        return perceived(picture_in(image), map, raw)
+        return _perceived(_picture_in(image), map, raw)
     except UserError as error:
         raise HTTPException(422, str(error)) from None
 
 
-def perceived(picture: np.ndarray, label: str, raw: str) -> dict[str, Any]:
+def _perceived(picture: np.ndarray, label: str, raw: str) -> dict[str, Any]:
     """uint8 (H, W, 3) -> what is answered. UserError for what is not listed."""
     known = offered()
     choice = known.get(label) or chosen(label, known)
@@ -81,7 +81,7 @@ def perceived(picture: np.ndarray, label: str, raw: str) -> dict[str, Any]:
     return answer
 
 
-def picture_in(text: str) -> np.ndarray:
+def _picture_in(text: str) -> np.ndarray:
     """uint8 (H, W, 3). UserError for anything but a picture in base64."""
     try:
         data = base64.b64decode(text.partition(",")[2] if text.startswith("data:image/") else text, validate=True)

@@ -22,7 +22,7 @@ def register() -> None:
     if is_known():
         # in API mode too, after all scripts and before the page
         script_callbacks.on_before_ui(_offer_preprocessors)
-        script_callbacks.on_ui_settings(offer_settings)
+        script_callbacks.on_ui_settings(_offer_settings)
         script_callbacks.on_app_started(_offer_routes)
         script_callbacks.on_image_saved(_write_beside)
     else:
@@ -36,7 +36,7 @@ def _offer_preprocessors() -> None:
     offer()
 
 
-def offer_settings() -> None:
+def _offer_settings() -> None:
     """For the page of settings."""
     from .settings import offer_settings
 

@@ -131,7 +131,7 @@ class ForgeAutoencoder:
 
         def compute(part: Tensor) -> Tensor:
             part = part.to(device, torch.float32)
-            with vae_shortcuts(network, part):
+            with _vae_shortcuts(network, part):
                 return network_half(part).float()
 
         with casting(network):
@@ -160,7 +160,7 @@ CASTS = "parameters_manual_cast"
 """What says so in a layer of the host."""
 
 
-def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
+def _vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
     """Less arithmetic, where it serves."""
     if not serve(network, given):
         return nullcontext()
@@ -173,7 +173,7 @@ class ForgeHead:
     def __init__(self, name: str, weights: Weights) -> None:
         tensors = without_batch_norm(weights.load(torch.float32))
         head = build_head(name, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
-        self.patcher = owned(filled(head, tensors, weights), memory_management.unet_offload_device())
+        self.patcher = _owned(filled(head, tensors, weights), memory_management.unet_offload_device())
 
     def __call__(self, features: Features) -> Tensor:
         device = loaded(self.patcher, sum(feature.numel() * 4 for feature in features) * 16)
@@ -186,7 +186,7 @@ class ForgeLight:
 
     def __init__(self, weights: Weights) -> None:
         network = filled(build_light(weights.shapes), weights.load(torch.float32), weights)
-        self.patcher = owned(network, memory_management.vae_offload_device())
+        self.patcher = _owned(network, memory_management.vae_offload_device())
 
     def __call__(self, given: Tensor) -> Tensor:
         pixels = given.shape[0] * given.shape[-2] * given.shape[-1] * (CELL**2 if given.shape[1] == LATENT else 1)
@@ -282,7 +282,7 @@ def load_backbone(weights: Weights, architecture: UNetArchitecture) -> ForgeBack
             network.middle_block.append(FourierBlock(architecture.widths[-1]))
     tensors = unet_tensors(weights.load(dtype, copy=True), architecture, network, dtype)
     filled(network, tensors, weights, assign=True)
-    return ForgeBackbone(owned(network, memory_management.unet_offload_device()), network, dtype)
+    return ForgeBackbone(_owned(network, memory_management.unet_offload_device()), network, dtype)
 
 
 def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> ForgeAutoencoder:
@@ -294,7 +294,7 @@ def load_autoencoder(weights: Weights, architecture: VAEArchitecture) -> ForgeAu
             latent_channels=architecture.latent_channels,
         )
     tensors = vae_tensors(weights.load(torch.float32, copy=True), architecture, weights)
-    patcher = owned(filled(network, tensors, weights, assign=True), memory_management.vae_offload_device())
+    patcher = _owned(filled(network, tensors, weights, assign=True), memory_management.vae_offload_device())
     return ForgeAutoencoder(patcher, architecture.scaling_factor)
 
 
@@ -314,7 +314,7 @@ def compute_dtype(architecture: UNetArchitecture) -> torch.dtype:
     return torch.float32
 
 
-def owned(network: nn.Module, offload: torch.device) -> ModelPatcher:
+def _owned(network: nn.Module, offload: torch.device) -> ModelPatcher:
     """The host's own kind of patcher."""
     return ModelPatcher(network, load_device=memory_management.get_torch_device(), offload_device=offload)
 

@@ -84,7 +84,7 @@ def _maps_of(p: Any, samples: Iterable[Tensor], choice: Choice) -> Iterable[Perc
     host = here()
     decoded = getattr(samples, "already_decoded", False)
     if not decoded:
-        check_latents(host.scaling_factor(p.sd_model))
+        _check_latents(host.scaling_factor(p.sd_model))
 
     def work() -> list[PerceptionMap]:
         perceiver, tick = host.MODELS.perceiver(choice, p.sd_model), ticker()
@@ -95,7 +95,7 @@ def _maps_of(p: Any, samples: Iterable[Tensor], choice: Choice) -> Iterable[Perc
     return host.in_turn(work, locked=True)
 
 
-def check_latents(scaling_factor: float) -> None:
+def _check_latents(scaling_factor: float) -> None:
     """UserError for those of another generation."""
     from ..core.generations import SD_LATENTS
 

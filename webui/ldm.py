@@ -104,12 +104,12 @@ def ways(network: Any, captured: list[Tensor]) -> list[Way]:
     exact = network.middle_block[1].use_linear  # those of SD 2 overflow in float16
     attention = [layer for name, layer in network.named_modules() if name.endswith((".attn1", ".attn2"))]
     return [
-        Way(network, "forward", partial(through, network, captured)),
+        Way(network, "forward", partial(_through, network, captured)),
         *(Way(layer, "forward", partial(_attended, layer, exact)) for layer in attention),
     ]
 
 
-def through(
+def _through(
     network: Any,
     captured: list[Tensor],
     latent: Tensor,
@@ -217,7 +217,7 @@ class LdmAutoencoder:
 
         def compute(part: Tensor) -> Tensor:
             part = part.to(device, torch.float32)
-            with vae_shortcuts(network, part):
+            with _vae_shortcuts(network, part):
                 return network_half(part).float()
 
         with in_single_precision(network), devices.without_autocast():
@@ -242,7 +242,7 @@ def in_single_precision(network: nn.Module) -> Iterator[None]:
         network.to(before)
 
 
-def vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
+def _vae_shortcuts(network: nn.Module, given: Tensor) -> AbstractContextManager[None]:
     """Less arithmetic, where it serves."""
     if not serve(network, given):
         return nullcontext()

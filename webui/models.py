@@ -74,7 +74,7 @@ def _choices_in(library: Library, file: str, adapter: bool = False) -> list[Choi
     except UserError as error:  # it may be taken away at any time
         log.warning(NOT_OFFERED, file, error)
         return []
-    return [Choice(task, file, recipe, adapter) for task, recipe in recipes_in(path, contents(path), adapter)]
+    return [Choice(task, file, recipe, adapter) for task, recipe in _recipes_in(path, contents(path), adapter)]
 
 
 def labelled(choices: list[Choice]) -> dict[str, Choice]:
@@ -86,7 +86,7 @@ NOT_OFFERED = "%s is not offered: %s"
 
 
 @lru_cache(maxsize=1024)
-def recipes_in(path: Path, contents: Stamps, adapter: bool) -> tuple[tuple[str, str], ...]:
+def _recipes_in(path: Path, contents: Stamps, adapter: bool) -> tuple[tuple[str, str], ...]:
     """(task, id) of what can be opened in a file or folder; kept, and what cannot is told once, while it stays the
     same: hosts ask with every picture."""
     try:

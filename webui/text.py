@@ -22,7 +22,7 @@ class Texts:
         return words(text_encoder.parent / "tokenizer", prompt)
 
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
-        return encode_prompt(text_encoder, tokens)
+        return _encode_prompt(text_encoder, tokens)
 
     def empty_prompt(self, base: str, tokens: int) -> Tensor | None:
         """The host has it of the model that is loaded alone."""
@@ -41,7 +41,7 @@ def words(tokenizer: Path, prompt: str) -> list[int]:
     return clip(prompt, add_special_tokens=False)["input_ids"]
 
 
-def encode_prompt(folder: Path, tokens: list[int]) -> Tensor:
+def _encode_prompt(folder: Path, tokens: list[int]) -> Tensor:
     """(1, L, D) float32 of L token ids, by transformers' CLIP. CheckpointError for weights that are not its own."""
     from transformers import CLIPTextConfig, CLIPTextModel
 

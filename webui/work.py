@@ -18,7 +18,7 @@ from ..core.pipeline import Perceiver, predict, predict_latent
 from ..core.pose import predict_people
 
 
-def as_tensor(picture: np.ndarray) -> Tensor:
+def _as_tensor(picture: np.ndarray) -> Tensor:
     """uint8 (H, W) or (H, W, 1, 3 or 4) -> (1, 3, H, W) in [0, 1], without alpha. UserError for anything else."""
     levels = picture[..., None] if picture.ndim == 2 else picture
     if levels.dtype != np.uint8 or levels.ndim != 3 or levels.shape[-1] not in (1, 3, 4) or not levels.size:
@@ -35,7 +35,7 @@ def _as_levels(picture: Tensor) -> np.ndarray:
 
 def perceive(perceiver: Perceiver, picture: np.ndarray, tick: Tick = lambda: None) -> PerceptionMap:
     """A map of the picture at its own size; of keypoints, the whole picture is one person."""
-    return perceive_tensor(perceiver, as_tensor(picture), tick)
+    return perceive_tensor(perceiver, _as_tensor(picture), tick)
 
 
 def perceive_tensor(perceiver: Perceiver, picture: Tensor, tick: Tick = lambda: None) -> PerceptionMap:

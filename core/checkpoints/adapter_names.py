@@ -157,11 +157,11 @@ def _strip_prefixes(name: str) -> tuple[str, frozenset[str]]:
             return inner, spellings | {spelling} - {""}
     for prefix, spelling in UNDERSCORED:
         if name.startswith(prefix):
-            return dotted(name[len(prefix) :]), frozenset({spelling})
+            return _dotted(name[len(prefix) :]), frozenset({spelling})
     return name, frozenset()
 
 
-def dotted(name: str) -> str:
+def _dotted(name: str) -> str:
     """down_blocks_0_attentions_1 -> down_blocks.0.attentions.1; "" where a word is no layer's."""
     words, position = [], 0
     while position < len(name):

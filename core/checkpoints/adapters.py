@@ -210,13 +210,13 @@ def merge(adapter: Adapter, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, part in adapter.parts.items():
         difference = part.difference()
         if difference is not None:
-            merged[f"{name}.weight"] = plus(weights[f"{name}.weight"], difference)
+            merged[f"{name}.weight"] = _plus(weights[f"{name}.weight"], difference)
         if part.bias is not None:
-            merged[f"{name}.bias"] = plus(weights[f"{name}.bias"], part.bias)
+            merged[f"{name}.bias"] = _plus(weights[f"{name}.bias"], part.bias)
     return merged
 
 
-def plus(weight: Tensor, difference: Tensor) -> Tensor:
+def _plus(weight: Tensor, difference: Tensor) -> Tensor:
     """The sum in the weight's precision; input channels that only the difference has are appended."""
     total = difference.to(weight.device, torch.float32, copy=True)
     if total.ndim == 4 and weight.shape[1] < total.shape[1]:

@@ -86,7 +86,7 @@ def assemble(
     recipe = checkpoint.recipe
     # what may be missing comes before the weights are read, which takes a while
     halves = _light_half(checkpoint, host, "encoder", encoder), _light_half(checkpoint, host, "decoder", decoder)
-    text, opposite = context or text_context(checkpoint, host), negative or negative_context(checkpoint, host)
+    text, opposite = context or text_context(checkpoint, host), negative or _negative_context(checkpoint, host)
     text, opposite = told(recipe, text), None if opposite is None else told(recipe, opposite)
     backbone = host.backbone(checkpoint.unet, checkpoint.architecture)
     perceiver = host.perceiver(
@@ -140,7 +140,7 @@ def told(recipe: Recipe, context: Context) -> Context:
     return context if recipe.vector is None else replace(context, vector=torch.tensor([recipe.vector]))
 
 
-def negative_context(checkpoint: Checkpoint, host: Host) -> Context | None:
+def _negative_context(checkpoint: Checkpoint, host: Host) -> Context | None:
     """What guidance moves away from, where the recipe asks for any: from the file, else the empty prompt if it came."""
     if checkpoint.recipe.guidance_scale == 1:
         return None

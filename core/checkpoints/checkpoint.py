@@ -77,7 +77,7 @@ def open_all(path: Path, family: str = "auto", task: str = "") -> list[Checkpoin
     own = _own_in(path) if path.is_dir() else read_own(path)
     if own:
         return _open_own(own, task)
-    return open_folder(path, family, task) if path.is_dir() else _open_single(path, family, task)
+    return _open_folder(path, family, task) if path.is_dir() else _open_single(path, family, task)
 
 
 # The project's own file
@@ -139,7 +139,7 @@ def is_called(recipe: Recipe, name: str) -> bool:
 # Folders
 
 
-def open_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
+def _open_folder(folder: Path, family: str, task: str) -> list[Checkpoint]:
     """Published repositories, single UNet folders, and whatever has a unet/ in it."""
     unets = needed_unet_folders(folder)
     found, unsuited = [], []
@@ -243,7 +243,7 @@ def _open_single(path: Path, family: str, task: str) -> list[Checkpoint]:
 
 def _by_clues(networks: Networks, clues: Clues, head: Weights | None, family: str, task: str) -> list[Checkpoint]:
     """What is wanted of networks that do not say themselves what they were trained for."""
-    recipes, every = decide(networks.path, clues, family, task)
+    recipes, every = _decide(networks.path, clues, family, task)
     _refuse_headless(networks.path, clues, recipes[0], networks.unet)
     recognised = recognise(clues)
     return [
@@ -258,7 +258,7 @@ def _by_clues(networks: Networks, clues: Clues, head: Weights | None, family: st
     ]
 
 
-def decide(path: Path, clues: Clues, family: str, task: str) -> tuple[list[Recipe], list[Recipe]]:
+def _decide(path: Path, clues: Clues, family: str, task: str) -> tuple[list[Recipe], list[Recipe]]:
     """The recipes that are wanted of what lies at `path`, and all of its network's.
 
     UnsuitedError if these cannot be told, or are not what was asked for.
@@ -268,7 +268,7 @@ def decide(path: Path, clues: Clues, family: str, task: str) -> tuple[list[Recip
     if row is None and (sentence := unknown_unet(path, clues)):
         raise UnsuitedError(sentence)
     if row is None:
-        raise UnsuitedError(f"{shown(path)} is a UNet with {doubt(clues)}.")
+        raise UnsuitedError(f"{shown(path)} is a UNet with {_doubt(clues)}.")
     try:
         found = [recipe_for(row, clues, each) for each in (row.tasks(clues) if several(row, clues) else (wanted,))]
         asked = [recipe for recipe in found if not wanted or is_called(recipe, wanted)]
@@ -292,7 +292,7 @@ def several(row: Family, clues: Clues) -> bool:
     return len(row.tasks(clues)) > 1 and takes_inputs(row, clues)
 
 
-def doubt(clues: Clues) -> str:
+def _doubt(clues: Clues) -> str:
     """Why no family is recognised, and what to do."""
     channels = clues.architecture.in_channels
     rows = [row for row in FAMILIES.values() if takes_inputs(row, clues)]

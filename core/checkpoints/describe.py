@@ -27,7 +27,7 @@ def describe(path: Path, family: str = "auto", task: str = "") -> dict[str, Any]
     """
     path = absolute(path)
     refuse_pickle(path)
-    alone = vae_alone(path)
+    alone = _vae_alone(path)
     if alone is not None:
         return {"path": path.name, "vae": _describe_vae(alone)}
     places = needed_unet_folders(path) if path.is_dir() else [path]
@@ -85,7 +85,7 @@ def describe_latents(vae: Weights | None) -> dict[str, str]:
     return {"latents": str(latents)} if latents else {}
 
 
-def vae_alone(path: Path) -> Weights | None:
+def _vae_alone(path: Path) -> Weights | None:
     """The VAE in a file or folder that holds no UNet; None if it does, or holds neither."""
     files = find_files(path if unet_folders(path) else path / "vae") if path.is_dir() else (path,)
     vae = network(files, pick_vae)

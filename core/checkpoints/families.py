@@ -131,13 +131,13 @@ def marigold(clues: Clues, task: str) -> Recipe:
         raise UserError("it paints white what a prompt names, which is no map that this version knows")
     codec = "unit-vector" if clues.index.get("use_full_z_range", True) else "half-sphere"
     normals = {"axes": ("right", "up", "back"), "codec": codec}
-    return Recipe(task, **from_noise(clues, "marigold"), **(normals if task == "normal" else {}))
+    return Recipe(task, **_from_noise(clues, "marigold"), **(normals if task == "normal" else {}))
 
 
-def from_noise(clues: Clues, family: str) -> dict[str, Any]:
+def _from_noise(clues: Clues, family: str) -> dict[str, Any]:
     """What Marigold's diffusers pipelines read from their configs."""
     release = _release_of(clues)
-    configs = {"scheduler": scheduler_of(clues, release), "index": clues.index}
+    configs = {"scheduler": _scheduler_of(clues, release), "index": clues.index}
     for config, key, runs in MARIGOLD_CONFIG:
         found = configs[config].get(key, runs[0])
         if found not in runs:
@@ -193,7 +193,7 @@ def _release_of(clues: Clues) -> Release:
     return next(row for row in (*suiting, RELEASES[-1]) if re.search(row.named, names) or row is RELEASES[-1])
 
 
-def scheduler_of(clues: Clues, release: Release) -> dict[str, Any]:
+def _scheduler_of(clues: Clues, release: Release) -> dict[str, Any]:
     """Its scheduler_config.json; what the file leaves out is as in diffusers, and all is the release's without one."""
     stated = {"_class_name": "DDIMScheduler", **(clues.scheduler or release.scheduler)}
     return {**SCHEDULERS.get(stated["_class_name"], {}), **stated}
@@ -256,10 +256,10 @@ def _is_marigold(clues: Clues) -> bool:
 def _marigold_intrinsics(clues: Clues, task: str) -> Recipe:
     """Marigold for intrinsic images: several targets from one noise, as its index names them."""
     row = next(row for row in intrinsics(clues) if row.task == task)
-    encoding, up_to_scale = space_of(clues, row.stated)
+    encoding, up_to_scale = _space_of(clues, row.stated)
     return Recipe(
         task,
-        **from_noise(clues, "marigold-intrinsics"),
+        **_from_noise(clues, "marigold-intrinsics"),
         targets=clues.architecture.out_channels // LATENT,
         target=row.target,
         channel=row.channel,
@@ -315,7 +315,7 @@ def properties(clues: Clues) -> dict[str, Any]:
     return {name: row for name, row in rows.items() if isinstance(row, list if name == "target_names" else dict)}
 
 
-def space_of(clues: Clues, name: str) -> tuple[Encoding, bool]:
+def _space_of(clues: Clues, name: str) -> tuple[Encoding, bool]:
     """(encoding, whether up to scale) of one map, as an index states them."""
     row = properties(clues).get(name, {})
     encodings: dict[Any, Encoding] = {"linear": "linear", "srgb": "srgb"}
@@ -420,7 +420,7 @@ def depthmaster(clues: Clues, task: str) -> Recipe:
     )  # fmt: skip
 
 
-def rgb_x(clues: Clues, task: str) -> Recipe:
+def _rgb_x(clues: Clues, task: str) -> Recipe:
     """RGB-X (Zeng et al. 2024): noise, then the picture in linear light; its prompt names what is wanted."""
     prompt, read = AOVS[task]
     return Recipe(
@@ -442,10 +442,10 @@ def _rgb_x_run(clues: Clues) -> dict[str, Any]:
     in one step at the picture's own size. Olbedo is run by its configs, takes pictures as they are and gives them so.
     """
     if _is_olbedo(clues):
-        encoding, up_to_scale = space_of(clues, "albedo")
+        encoding, up_to_scale = _space_of(clues, "albedo")
         index, resolution = clues.index, clues.index.get("default_processing_resolution")
         return {
-            **schedule(scheduler_of(clues, RELEASES[1])),
+            **schedule(_scheduler_of(clues, RELEASES[1])),
             "steps": index.get("default_denoising_steps") or RELEASES[1].steps,
             "resolution": 2000 if resolution is None else resolution,
             "codec": "",
@@ -477,7 +477,7 @@ AOVS: dict[str, tuple[str, dict[str, Any]]] = {
 """{task: (its prompt, how the answer is read)}"""
 
 
-def aovs(clues: Clues) -> tuple[str, ...]:
+def _aovs(clues: Clues) -> tuple[str, ...]:
     """Olbedo has been fine-tuned for one of them."""
     return ("albedo",) if _is_olbedo(clues) else tuple(AOVS)
 
@@ -600,7 +600,7 @@ FAMILIES: dict[str, Family] = {
             tasks=lambda clues: tuple(row.task for row in intrinsics(clues)) or ("",),
         ),
         Family("e2e-ft", "E2E-FT", 2 * LATENT, _is_e2e_ft, e2e_ft, hint="e2e"),
-        Family("rgb-x", "RGB-X", 2 * LATENT, _is_rgb_x, rgb_x, tasks=aovs, hint="rgb"),
+        Family("rgb-x", "RGB-X", 2 * LATENT, _is_rgb_x, _rgb_x, tasks=_aovs, hint="rgb"),
         Family(
             "sdpose",
             "SDPose",

@@ -72,7 +72,7 @@ def is_fingerprint(value: Any) -> bool:
 
 def matches(one: Fingerprint, other: Fingerprint) -> bool:
     """Whether both are of the same weights, whatever precision each was stored in. False if they share no tensor."""
-    apart = differences(one, other)
+    apart = _differences(one, other)
     return len(apart) > 0 and bool((apart <= TOLERANCE).all())
 
 
@@ -82,11 +82,11 @@ def distance(one: Fingerprint, other: Fingerprint) -> float | None:
     The root mean square over tensors: 0 for the same weights, r for weights disturbed by noise of r times their size,
     about the square root of 2 for those of two trainings that have nothing in common.
     """
-    apart = differences(one, other)
+    apart = _differences(one, other)
     return float(apart.square().mean().sqrt()) if len(apart) else None
 
 
-def differences(one: Fingerprint, other: Fingerprint) -> Tensor:
+def _differences(one: Fingerprint, other: Fingerprint) -> Tensor:
     """|a - b| / max(|a|, |b|) of each tensor that both have, (N,), of norms of its values."""
     shared = [name for name in one if name in other and len(one[name]) == len(other[name])]
     if not shared:

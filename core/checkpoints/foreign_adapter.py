@@ -54,7 +54,7 @@ def read_foreign(file: Path, metadata: Mapping[str, str], layout: Layout) -> Ada
     known = {name: key for name, key in keys.items() if whole or key.role != "base"}
     refuse_unread(file, [name for name in ours if name not in known], len(ours))
     parts = assembled_parts(
-        file, {name: key for name, key in keys.items() if key.role != "base"}, scales(file, metadata)
+        file, {name: key for name, key in keys.items() if key.role != "base"}, _scales(file, metadata)
     )
     adapter = Adapter(
         file,
@@ -170,13 +170,13 @@ def _part_of(file: Path, layer: str, roles: Mapping[str, Tensor], scale_of: Scal
     if not {"down", "up"} <= roles.keys() or "weight" in roles:
         held = ", ".join(sorted(roles))
         raise CheckpointError(f"{shown(file)} cannot be used: of {layer} it holds {held}, which make no adapter.")
-    return low_rank(file, layer, roles, scale_of)
+    return _low_rank(file, layer, roles, scale_of)
 
 
-def low_rank(file: Path, layer: str, roles: Mapping[str, Tensor], scale_of: ScaleOf) -> LowRank:
+def _low_rank(file: Path, layer: str, roles: Mapping[str, Tensor], scale_of: ScaleOf) -> LowRank:
     """The part of one layer's two matrices, or three."""
     down, up, middle = flat(roles["down"]), flat(roles["up"]), roles.get("middle")
-    if not multiply(down, up, middle):
+    if not _multiply(down, up, middle):
         shapes = f"{tuple(roles['down'].shape)} and {tuple(roles['up'].shape)}"
         raise CheckpointError(f"{shown(file)} cannot be used: the matrices {shapes} of {layer} do not multiply.")
     rank = down.shape[0]
@@ -191,7 +191,7 @@ def low_rank(file: Path, layer: str, roles: Mapping[str, Tensor], scale_of: Scal
     return LowRank(down, up, scale, roles.get("bias"))
 
 
-def multiply(down: Tensor, up: Tensor, middle: Tensor | None) -> bool:
+def _multiply(down: Tensor, up: Tensor, middle: Tensor | None) -> bool:
     """Whether (rank, in, ...), perhaps (rank, rank, k, k), and (out, rank) fit one another."""
     if up.ndim != 2 or down.ndim not in (2, 4):
         return False
@@ -214,7 +214,7 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor[:, :, 0, 0] if tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
 
 
-def scales(file: Path, metadata: Mapping[str, str]) -> ScaleOf:
+def _scales(file: Path, metadata: Mapping[str, str]) -> ScaleOf:
     """As peft's config beside the file or diffusers' in its header says; 1 where neither does."""
     config = peft_config(file, metadata)
     general, alphas = config.get("lora_alpha") or 0, config.get("alpha_pattern") or {}

@@ -123,7 +123,7 @@ def filled(
     assign: whether to hold the very tensors, in their own dtype; else they are copied into the module's, which is
     `dtype` for layers that are made only now.
     """
-    made, expected = module.state_dict().keys(), shapes_in(module)
+    made, expected = module.state_dict().keys(), _shapes_in(module)
     given = {name: tensor.shape for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
     if wrong:
@@ -144,7 +144,7 @@ UNMADE: tuple[tuple[type[nn.Module], Callable[[Any], tuple[int, ...]]], ...] = (
 """Layers that hosts which stream weights make without any until a file is loaded, and the shape of what they want."""
 
 
-def shapes_in(module: nn.Module) -> dict[str, torch.Size]:
+def _shapes_in(module: nn.Module) -> dict[str, torch.Size]:
     """Of all weights that a module has or waits for."""
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     for name, layer in module.named_modules():

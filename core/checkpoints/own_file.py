@@ -115,7 +115,7 @@ def write_own(
     contexts: {recipe id, or that with .negative: (1, L, D)}; metadata: further header fields, such as modelspec.*.
     UserError if two recipes have one id, or a context belongs to none of them.
     """
-    check_names(recipes, contexts or {})
+    _check_names(recipes, contexts or {})
     groups = {
         "unet": unet[1] if unet else {},
         "vae": vae[1] if vae else {},
@@ -135,7 +135,7 @@ def write_own(
     save_tensors(path, tensors, {**to_header(recipes), **fields, "format": "pt", **(metadata or {})})
 
 
-def check_names(recipes: Sequence[Recipe], contexts: Mapping[str, Tensor]) -> None:
+def _check_names(recipes: Sequence[Recipe], contexts: Mapping[str, Tensor]) -> None:
     """UserError unless recipes and contexts can be told apart."""
     ids = [recipe.id for recipe in recipes]
     if len(set(ids)) < len(ids) or not {name.removesuffix(".negative") for name in contexts} <= set(ids):

@@ -346,14 +346,14 @@ def refuse_stranger(weights: Weights, config: Mapping[str, Any], path: Path) -> 
     """CheckpointError if the network in these files, or what lies there in its place, is a row of STRANGERS."""
     folder = path if os.path.isdir(path) else None
     seen = Seen(
-        names=names_in(weights),
+        names=_names_in(weights),
         unet=weights.shapes,
         config=config,
         index=read_object(folder.parent / "model_index.json") if folder else {},
         place=f"{path.name}/{path.parent.name}".lower(),
         beside=frozenset(_names_inside(folder.parent)) if folder and folder.name.startswith("unet") else frozenset(),
     )
-    say(path, next((row for row in STRANGERS if row.tells(seen)), None))
+    _say(path, next((row for row in STRANGERS if row.tells(seen)), None))
 
 
 def refuse_names(path: Path, names: Iterable[str]) -> None:
@@ -362,27 +362,27 @@ def refuse_names(path: Path, names: Iterable[str]) -> None:
     seen = Seen(names=held, unet=dict.fromkeys(pick_unet(list(held)).values(), ()))
     if adapts(held):
         return
-    say(path, next((row for row in STRANGERS if row.tells(seen)), None))
+    _say(path, next((row for row in STRANGERS if row.tells(seen)), None))
 
 
 def refuse_closed(path: Path) -> None:
     """CheckpointError for a folder without a UNet that holds, or is, what a row is called: its content cannot tell."""
     held = [str(read_object(path / "model_index.json").get("_class_name", "")), *_names_inside(path)]
-    say(path, next((row for row in STRANGERS if any(re.fullmatch(row.called, name) for name in held if name)), None))
+    _say(path, next((row for row in STRANGERS if any(re.fullmatch(row.called, name) for name in held if name)), None))
 
 
 def refuse_pickle(path: Path) -> None:
     """CheckpointError for a pickle that is called as a row is: so that nobody converts it in vain."""
     if path.suffix in (".pt", ".pth", ".ckpt") and os.path.isfile(path):
-        say(path, next((row for row in STRANGERS if re.fullmatch(row.called, path.name)), None))
+        _say(path, next((row for row in STRANGERS if re.fullmatch(row.called, path.name)), None))
 
 
-def say(path: Path, row: Stranger | None) -> None:
+def _say(path: Path, row: Stranger | None) -> None:
     if row is not None:
         raise CheckpointError(f"{shown(path)} is {row.title}, which {row.reason}: {row.instead}.")
 
 
-def names_in(weights: Weights) -> tuple[str, ...]:
+def _names_in(weights: Weights) -> tuple[str, ...]:
     """Of every tensor in a network's files. A pickle is read whole, so not again where nothing was left aside of it."""
     if weights.path.suffix == ".bin" and "conv_in.weight" in weights.names:
         return tuple(weights.names)

@@ -84,7 +84,7 @@ class Weights:
         """The same without numbers: shapes and dtypes alone, of which little is read."""
         found = {}
         for file in self.files:
-            held = unpickle(file) if file.suffix == ".bin" else lazily(file, list(self.names))
+            held = unpickle(file) if file.suffix == ".bin" else _lazily(file, list(self.names))
             found |= {self.names[name]: tensor.to("meta") for name, tensor in held.items() if name in self.names}
         return found
 
@@ -94,13 +94,13 @@ def find_files(folder: Path, stems: tuple[str, ...] = STEMS) -> tuple[Path, ...]
     for stem in stems:
         index = folder / f"{stem}.safetensors.index.json"
         if os.path.isfile(index):
-            return shards(index)
+            return _shards(index)
         if os.path.isfile(folder / f"{stem}.safetensors"):
             return (folder / f"{stem}.safetensors",)
     return next(((file,) for stem in stems if os.path.isfile(file := folder / f"{stem}.bin")), ())
 
 
-def shards(index: Path) -> tuple[Path, ...]:
+def _shards(index: Path) -> tuple[Path, ...]:
     """The files that an index of shards names, all beside it."""
     listed = read_object(index).get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
@@ -192,7 +192,7 @@ def read(file: Path, wanted: dict[str, str], dtype: torch.dtype | None = None, c
     found: dict[str, Tensor] = {}
     for start in range(0, len(names), AT_ONCE):
         # opened anew: what was read of a file stays in memory for as long as it is open
-        part = lazily(file, names[start : start + AT_ONCE])
+        part = _lazily(file, names[start : start + AT_ONCE])
         found |= {name: aligned(brought(part.pop(name), dtype, copy)) for name in list(part)}
     return found
 
@@ -201,7 +201,7 @@ AT_ONCE = 50
 """Tensors of a file that is then given back."""
 
 
-def lazily(file: Path, names: list[str]) -> dict[str, Tensor]:
+def _lazily(file: Path, names: list[str]) -> dict[str, Tensor]:
     """Tensors that are read when they are looked at."""
     with opened(file) as tensors:
         held = set(tensors.keys())

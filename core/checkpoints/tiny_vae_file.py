@@ -75,7 +75,7 @@ def own_light(file: OwnFile, role: Role, recipe: Recipe) -> Weights | None:
     """The light half that a recipe names, from its file. CheckpointError if the file lacks it, or it is none."""
     light = file.light(role, recipe)
     if light is not None:
-        check_fits(light.shapes, role, recipe, file.path)
+        _check_fits(light.shapes, role, recipe, file.path)
     return light
 
 
@@ -98,7 +98,7 @@ def chosen(role: Role, choice: str, recipe: Recipe, own: Weights | None, vae: We
     file = read_own(own.path)
     said = _latents_in(file) if file else {}
     if said and vae is not None:  # an adapter's base may have come with another VAE
-        check_latents(LightHalf(role, getattr(recipe, role), own, base=recipe.base, vae=said), recipe, vae)
+        _check_latents(LightHalf(role, getattr(recipe, role), own, base=recipe.base, vae=said), recipe, vae)
     return own
 
 
@@ -109,8 +109,8 @@ def open_light(path: Path, role: Role, recipe: Recipe, vae: Weights | None = Non
     """
     own = _own_at(path)
     light = _open_stored(own, role, recipe) if own else _open_taesd(path, role)
-    check_fits(light.weights.shapes, role, recipe, path)
-    check_latents(light, recipe, vae)
+    _check_fits(light.weights.shapes, role, recipe, path)
+    _check_latents(light, recipe, vae)
     return light
 
 
@@ -155,16 +155,16 @@ def renamed(tensors: Mapping[str, Tensor], role: Role) -> dict[str, Tensor]:
     for prefix, moved in ((f"{role}.layers.", 1 if role == "decoder" else 0), (f"{TAESD}_{role}.", 0)):
         inner = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if inner:
-            return {shifted(name, moved): tensor for name, tensor in inner.items()}
+            return {_shifted(name, moved): tensor for name, tensor in inner.items()}
     return dict(tensors)
 
 
-def shifted(name: str, by: int) -> str:
+def _shifted(name: str, by: int) -> str:
     number, _, rest = name.partition(".")
     return f"{int(number) + by}.{rest}"
 
 
-def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
+def _check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
     """CheckpointError unless it is a light half of this role, for latents of four channels and the task's pictures."""
     try:
         kind = light_kind(shapes)
@@ -187,7 +187,7 @@ def check_fits(shapes: Shapes, role: Role, recipe: Recipe, path: Path) -> None:
         )
 
 
-def check_latents(light: LightHalf, recipe: Recipe, vae: Weights | None) -> None:
+def _check_latents(light: LightHalf, recipe: Recipe, vae: Weights | None) -> None:
     """CheckpointError unless a light half is for the latents that a recipe's network perceives.
 
     vae: that makes them, where it is known. What is said of none is trusted on Stable Diffusion, which has one.

@@ -47,13 +47,13 @@ def distance_of(map: PerceptionMap, span: Span) -> Distance:
     absolute = from_camera(convention)
     values = linear((known_values(map) if absolute else in_range(map))[..., 0])
     if not absolute:
-        values = _between_ends(values, ends(convention, _check_span(span)))
+        values = _between_ends(values, _ends(convention, _check_span(span)))
     known = trusted(map) & (values > LEAST_DEPTH_M if near == "low" else values > 1 / LARGEST)
     values = values.where(known, torch.ones_like(values))
     return Distance((values if near == "low" else 1 / values) * known, known, _span_words(convention, span))
 
 
-def ends(convention: Convention, span: Span) -> Span:
+def _ends(convention: Convention, span: Span) -> Span:
     """Depth, or 1 / depth where near is high, at the low and the high end of a map's values."""
     near, far = span
     return (near, far) if convention.near == "low" else (1 / far, 1 / near)

@@ -18,7 +18,7 @@ CLEAR, MOST = 0.6, 0.6
 """How clearly a pixel has a colour of the palette, and which part of all have a length, where the picture is one."""
 
 
-def sampled(image: Tensor) -> Tensor:
+def _sampled(image: Tensor) -> Tensor:
     """Pixels (N, 3) from all over a picture."""
     pixels = as_rgb(checked_image(image)).reshape(-1, 3)
     return pixels[:: max(len(pixels) // LOOKED_AT, 1)]
@@ -31,7 +31,7 @@ def _not_gray(image: Tensor, meaning: Meaning) -> str:
 
 def _not_normal(image: Tensor, meaning: Meaning) -> str:
     """Colours of normals stand for vectors of length 1; a photo's seldom do."""
-    pixels = sampled(image)
+    pixels = _sampled(image)
     lengths = (pixels * 2 - 1).norm(dim=-1)
     there = (lengths > 10 * GREY) & (pixels > EMPTY).any(-1) & (pixels < 1 - EMPTY).any(-1)
     long = (lengths > SHORT) & (lengths < LONG)
@@ -41,7 +41,7 @@ def _not_normal(image: Tensor, meaning: Meaning) -> str:
 
 def _not_of_palette(image: Tensor, meaning: Meaning) -> str:
     palette = palette_named(meaning.convention.palette or "")
-    _, clearness = classify(sampled(image)[None, None], palette)
+    _, clearness = classify(_sampled(image)[None, None], palette)
     off = clearness.median() < CLEAR
     return f"Most colours of the image are none of the palette {palette.name}" if off else ""
 

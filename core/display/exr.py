@@ -33,7 +33,7 @@ LONG_NAMES = 0x400
 """A flag of the version: some names have more than 31 characters."""
 
 
-def as_they_are(lines: bytes) -> bytes:
+def _as_they_are(lines: bytes) -> bytes:
     return lines
 
 
@@ -56,7 +56,7 @@ class Compression(NamedTuple):
 
 
 COMPRESSIONS: dict[str, Compression] = {
-    "none": Compression(0, 1, as_they_are),
+    "none": Compression(0, 1, _as_they_are),
     "zip": Compression(3, 16, _deflated),
 }
 

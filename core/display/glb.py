@@ -87,7 +87,7 @@ def glb(shape: Shape, extras: dict[str, str]) -> bytes:
         "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [drawn]}],
         "materials": [
-            {"doubleSided": True, "extensions": {"KHR_materials_unlit": {}}, **painted(buffer, shape.texture)}
+            {"doubleSided": True, "extensions": {"KHR_materials_unlit": {}}, **_painted(buffer, shape.texture)}
         ],
         **({"images": [{"bufferView": len(buffer.views) - 1, "mimeType": "image/png"}]} if shape.texture else {}),
         **({"samplers": [SAMPLER], "textures": [{"source": 0, "sampler": 0}]} if shape.texture else {}),
@@ -103,7 +103,7 @@ def glb(shape: Shape, extras: dict[str, str]) -> bytes:
 SAMPLER = {"magFilter": LINEAR, "minFilter": LINEAR, "wrapS": CLAMPED, "wrapT": CLAMPED}
 
 
-def painted(buffer: Buffer, texture: bytes) -> dict[str, Any]:
+def _painted(buffer: Buffer, texture: bytes) -> dict[str, Any]:
     """What a material says of its colour; the texture goes into the buffer."""
     if not texture:
         return {"pbrMetallicRoughness": {"metallicFactor": 0}}

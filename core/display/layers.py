@@ -116,13 +116,13 @@ def planes_of(maps: Sequence[PerceptionMap], matte: PerceptionMap | None, style:
         if map.task == "image":
             planes += _pictured(map, name, None if before else matte, style)
         else:
-            planes.append(plane_of(map, name, layer, style))
+            planes.append(_plane_of(map, name, layer, style))
     if matte and not any(map.task == "image" for map in maps):
         planes.append(_alpha_plane("", level(matte)[..., None], style))
     return planes
 
 
-def plane_of(map: PerceptionMap, name: str, layer: Layer, style: Style) -> Plane:
+def _plane_of(map: PerceptionMap, name: str, layer: Layer, style: Style) -> Plane:
     values, meaning = layer.values(map), meaning_of(map)
     letters = layer.channels or LETTERS.get(values.shape[-1], "")
     if not letters:
@@ -139,7 +139,7 @@ def _pictured(map: PerceptionMap, name: str, matte: PerceptionMap | None, style:
     values = known_values(map)
     own = values[..., 3:] if values.shape[-1] == 4 else None
     alpha = own if matte is None else level(matte)[..., None].to(values)
-    colours = plane_of(replace(map, values=as_rgb(values)), name, LAYERS["image"], style)
+    colours = _plane_of(replace(map, values=as_rgb(values)), name, LAYERS["image"], style)
     if alpha is None:
         return [colours]
     multiplied = ALPHAS[style.alpha]

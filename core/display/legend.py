@@ -28,7 +28,7 @@ def legend(entries: list[Entry]) -> Tensor:
     """(1, H, W, 3) in [0, 1]: a swatch and its words in each row, in up to two columns."""
     from PIL import Image, ImageDraw
 
-    rows = fitting(entries)
+    rows = _fitting(entries)
     font = letters()
     columns = [rows[start : start + COLUMN] for start in range(0, len(rows), COLUMN)]
     widths = [ROW + 3 * MARGIN + max(int(font.getlength(row.words)) for row in column) for column in columns]
@@ -44,7 +44,7 @@ def legend(entries: list[Entry]) -> Tensor:
     return torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
 
 
-def fitting(entries: list[Entry]) -> list[Entry]:
+def _fitting(entries: list[Entry]) -> list[Entry]:
     """At least one row, and no more than there is room for."""
     room = COLUMN * COLUMNS
     if len(entries) > room:

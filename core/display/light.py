@@ -37,13 +37,13 @@ class Curve(NamedTuple):
     from_linear: Callable[[Tensor], Tensor]
 
 
-def untouched(values: Tensor) -> Tensor:
+def _untouched(values: Tensor) -> Tensor:
     return values
 
 
 CURVES: dict[Encoding, Curve] = {
     "": Curve(srgb_to_linear, linear_to_srgb),
-    "linear": Curve(untouched, untouched),
+    "linear": Curve(_untouched, _untouched),
     "srgb": Curve(srgb_to_linear, linear_to_srgb),
     "gamma-2.2": Curve(lambda coded: coded.clamp(min=0) ** 2.2, lambda light: light.clamp(min=0) ** (1 / 2.2)),
     "square-root": Curve(lambda coded: coded.clamp(min=0) ** 2, lambda light: light.clamp(min=0).sqrt()),

@@ -108,12 +108,12 @@ def relax(foreground: Tensor, background: Tensor, image: Tensor, alpha: Tensor, 
     the neighbours of a pixel are never moved together with it.
     """
     across, down = (SMOOTHNESS + EDGE_WEIGHT * alpha.diff(dim=dim).abs() for dim in (3, 2))
-    total = neighbours(torch.ones_like(alpha), across, down).clamp(min=SMOOTHNESS)
+    total = _neighbours(torch.ones_like(alpha), across, down).clamp(min=SMOOTHNESS)
     share = total + alpha**2 + (1 - alpha) ** 2
     rows, columns = (torch.arange(n, device=image.device) for n in image.shape[-2:])
     white = (rows[:, None] + columns) % 2 == 0
     for now in (white, ~white) * passes:
-        f, b = neighbours(foreground, across, down) / total, neighbours(background, across, down) / total
+        f, b = _neighbours(foreground, across, down) / total, _neighbours(background, across, down) / total
         # the minimum for one pixel: its neighbours' means, moved along (a, 1 - a) to meet the image
         missing = (image - alpha * f - (1 - alpha) * b) / share
         foreground = torch.where(now, (f + alpha * missing).clamp(0, 1), foreground)
@@ -121,7 +121,7 @@ def relax(foreground: Tensor, background: Tensor, image: Tensor, alpha: Tensor, 
     return foreground, background
 
 
-def neighbours(values: Tensor, across: Tensor, down: Tensor) -> Tensor:
+def _neighbours(values: Tensor, across: Tensor, down: Tensor) -> Tensor:
     """The weighted sum over four neighbours; across (..., H, W - 1) and down (..., H - 1, W) weigh the pairs."""
     total = torch.zeros_like(values)
     total[..., 1:].add_(across * values[..., :-1])

@@ -81,7 +81,7 @@ def surface(grid: Grid, texture: bytes, jump: float) -> Shape:
     return Shape(array(positions), array(renumbered), array(places) if texture else None, texture)
 
 
-def cloud(grid: Grid, texture: bytes, jump: float) -> Shape:
+def _cloud(grid: Grid, texture: bytes, jump: float) -> Shape:
     """Every known point, in its pixel's colour."""
     if not grid.known.any():
         raise UserError("No point is left: nothing of the depth is known.")
@@ -100,7 +100,7 @@ class Kind(NamedTuple):
     textured: bool
 
 
-KINDS: dict[str, Kind] = {"surface": Kind(surface, True), "points": Kind(cloud, False)}
+KINDS: dict[str, Kind] = {"surface": Kind(surface, True), "points": Kind(_cloud, False)}
 
 
 def shape_of(grid: Grid, image: Tensor | None, kind: str, jump: float) -> Shape:

@@ -34,7 +34,7 @@ def reoriented(base: Tensor, detail: Tensor) -> Tensor:
     return F.normalize(turned, dim=-1)
 
 
-def rotation(yaw: float, pitch: float, roll: float) -> Tensor:
+def _rotation(yaw: float, pitch: float, roll: float) -> Tensor:
     """(3, 3) of degrees: rolled first, then pitched, then yawed. Yaw turns what faces the camera to the right, pitch
     upwards; roll turns anticlockwise as the camera sees it."""
     (a, b), (c, d), (e, f) = ((math.cos(math.radians(x)), math.sin(math.radians(x))) for x in (yaw, pitch, roll))
@@ -55,4 +55,4 @@ def combined(base: PerceptionMap, detail: PerceptionMap, strength: float) -> Per
 def turned(map: PerceptionMap, yaw: float, pitch: float, roll: float) -> PerceptionMap:
     """A map of normals with every one of them turned."""
     vectors = vectors_of(map, CAMERA)
-    return PerceptionMap("normal", vectors @ rotation(yaw, pitch, roll).to(vectors).T, UNIT, map.recipe, trusted(map))
+    return PerceptionMap("normal", vectors @ _rotation(yaw, pitch, roll).to(vectors).T, UNIT, map.recipe, trusted(map))

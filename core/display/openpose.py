@@ -46,7 +46,7 @@ def is_human(skeleton: Skeleton) -> bool:
     return part or len(names & {*OPENPOSE.names}) >= ENOUGH
 
 
-def picked(person: Person, skeleton: Skeleton, names: Sequence[str], threshold: float) -> Joints:
+def _picked(person: Person, skeleton: Skeleton, names: Sequence[str], threshold: float) -> Joints:
     """Keypoints by their names; those that the skeleton lacks are not known."""
     places = {name: place for place, name in enumerate(skeleton.names)}
     there = np.array([places.get(name, -1) for name in names])
@@ -56,7 +56,7 @@ def picked(person: Person, skeleton: Skeleton, names: Sequence[str], threshold: 
 
 def body(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
     """OpenPose's 18 joints; a neck that the skeleton lacks is half-way between the shoulders, if both are known."""
-    points, known = picked(person, skeleton, OPENPOSE.names, threshold)
+    points, known = _picked(person, skeleton, OPENPOSE.names, threshold)
     neck, right, left = (OPENPOSE.names.index(name) for name in ("neck", "right_shoulder", "left_shoulder"))
     if "neck" not in skeleton.names and known[right] and known[left]:
         points[neck], known[neck] = (points[right] + points[left]) / 2, True
@@ -65,20 +65,20 @@ def body(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
 
 def hand(person: Person, skeleton: Skeleton, side: str, threshold: float = SEEN) -> Joints:
     """21 points."""
-    return picked(person, skeleton, (f"{side}_hand_root", *finger_names(side)), threshold)
+    return _picked(person, skeleton, (f"{side}_hand_root", *finger_names(side)), threshold)
 
 
-def face(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
+def _face(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
     """68 points and the two eyes; nothing is known where none of the 68 is, for two eyes alone are no face."""
-    points, known = picked(person, skeleton, FACE_POINTS, threshold)
+    points, known = _picked(person, skeleton, FACE_POINTS, threshold)
     if not known[:FACE].any():
         return np.zeros_like(points), np.zeros_like(known)
     return points, known
 
 
-def feet(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
+def _feet(person: Person, skeleton: Skeleton, threshold: float = SEEN) -> Joints:
     """Big toe, small toe and heel of the left foot, then of the right."""
-    return picked(person, skeleton, FEET, threshold)
+    return _picked(person, skeleton, FEET, threshold)
 
 
 # POSE_KEYPOINT
@@ -98,10 +98,10 @@ def pose_keypoint(
 def listed(people: Sequence[Person], skeleton: Skeleton, threshold: float) -> dict[str, Any]:
     """People, or animals; bodies of other skeletons have no place in the format and come with their own names."""
     if skeleton.names == ANIMAL.names:
-        animals = [numbers(*picked(animal, skeleton, ANIMAL.names, threshold)) for animal in people]
+        animals = [numbers(*_picked(animal, skeleton, ANIMAL.names, threshold)) for animal in people]
         return {"version": "ap10k", "people": [], "animals": animals}
     if not is_human(skeleton):
-        bodies = [numbers(*picked(body, skeleton, skeleton.names, threshold)) for body in people]
+        bodies = [numbers(*_picked(body, skeleton, skeleton.names, threshold)) for body in people]
         return {"people": [], "bodies": bodies, "keypoint_names": list(skeleton.names)}
     return {"people": [parts(person, skeleton, threshold) for person in people]}
 
@@ -115,7 +115,7 @@ def parts(person: Person, skeleton: Skeleton, threshold: float) -> dict[str, lis
         "hand_right_keypoints_2d": numbers(*hand(person, skeleton, "right", threshold)),
     }
     there = {*FEET} <= {*skeleton.names}
-    return found | ({"foot_keypoints_2d": numbers(*feet(person, skeleton, threshold))} if there else {})
+    return found | ({"foot_keypoints_2d": numbers(*_feet(person, skeleton, threshold))} if there else {})
 
 
 def numbers(points: np.ndarray, known: np.ndarray) -> list[float]:
@@ -128,10 +128,10 @@ def _face_numbers(person: Person, skeleton: Skeleton, threshold: float) -> list[
 
     ComfyUI's own box around a face is that of all 70 points, and 0, 0 among them would draw it to the corner.
     """
-    points, known = face(person, skeleton, threshold)
+    points, known = _face(person, skeleton, threshold)
     if not known.any():
         return numbers(points, known)
-    predicted, there = picked(person, skeleton, FACE_POINTS, threshold=-np.inf)
+    predicted, there = _picked(person, skeleton, FACE_POINTS, threshold=-np.inf)
     predicted[~there] = points[known].mean(0)  # a skeleton may lack some
     return [float(value) for (x, y), sure in zip(predicted, known) for value in (x, y, sure)]
 
@@ -157,13 +157,13 @@ def draw(
     radius = radius or max(RADIUS * min(size) / DRAWN_AT, 1.0)
     for person in people:
         if is_human(skeleton):
-            bones(canvas, *body(person, skeleton, threshold), OPENPOSE.limbs, radius)
+            _bones(canvas, *body(person, skeleton, threshold), OPENPOSE.limbs, radius)
             for side in ("left", "right"):
                 _fingers(canvas, *hand(person, skeleton, side, threshold), radius)
-            points, known = face(person, skeleton, threshold)
-            dots(canvas, points[:FACE], known[:FACE], [(255, 255, 255)], radius * 0.75)
+            points, known = _face(person, skeleton, threshold)
+            _dots(canvas, points[:FACE], known[:FACE], [(255, 255, 255)], radius * 0.75)
         else:
-            bones(canvas, person.points, person.seen(threshold), skeleton.limbs, radius)
+            _bones(canvas, person.points, person.seen(threshold), skeleton.limbs, radius)
     return torch.from_numpy(canvas / 255)
 
 
@@ -171,13 +171,13 @@ Colour = tuple[int, int, int]
 Limbs = Sequence[tuple[int, int]]
 
 
-def bones(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, limbs: Limbs, radius: float) -> None:
+def _bones(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, limbs: Limbs, radius: float) -> None:
     """Limbs, then joints over them."""
     for number, (one, other) in enumerate(limbs):
         if known[one] and known[other]:
             colour = COLOURS[number % len(COLOURS)]
             _ellipse(canvas, points[one], points[other], radius, [int(level * LIMB_STRENGTH) for level in colour])
-    dots(canvas, points, known, COLOURS, radius)
+    _dots(canvas, points, known, COLOURS, radius)
 
 
 def _fingers(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, radius: float) -> None:
@@ -186,10 +186,10 @@ def _fingers(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, radius: 
         if known[one] and known[other]:
             rainbow = [level * 255 for level in colorsys.hsv_to_rgb(number / len(HAND_LIMBS), 1.0, 1.0)]
             line(canvas, points[one], points[other], radius / 4, rainbow)
-    dots(canvas, points, known, [(0, 0, 255)], radius)
+    _dots(canvas, points, known, [(0, 0, 255)], radius)
 
 
-def dots(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, colours: Sequence[Colour], radius: float) -> None:
+def _dots(canvas: np.ndarray, points: np.ndarray, known: np.ndarray, colours: Sequence[Colour], radius: float) -> None:
     for number, (point, sure) in enumerate(zip(points, known)):
         if sure:
             _paint_where(canvas, point, radius, colours[number % len(colours)], lambda x, y: x**2 + y**2 <= radius**2)

@@ -67,7 +67,7 @@ def as_map(value: PerceptionMap | Tensor, meaning: Meaning, tasks: tuple[str, ..
 
     UserError unless the task is one of `tasks`.
     """
-    made = from_image(value, meaning) if isinstance(value, Tensor) else completed(value, meaning)
+    made = from_image(value, meaning) if isinstance(value, Tensor) else _completed(value, meaning)
     if made.task not in tasks:
         raise UserError(f"A map of {made.task} came where {' or '.join(tasks)} is expected: give it one of these.")
     return not_empty(made)
@@ -80,7 +80,7 @@ def not_empty(map: PerceptionMap) -> PerceptionMap:
     return map
 
 
-def completed(map: PerceptionMap, meaning: Meaning) -> PerceptionMap:
+def _completed(map: PerceptionMap, meaning: Meaning) -> PerceptionMap:
     """The map with axes and palette as in `meaning` if it has none itself and is shown as that is."""
     shown = {TASKS[task].picture if task in TASKS else task for task in (map.task, meaning.task)}
     if len(shown) > 1:
@@ -377,13 +377,13 @@ def classes_of(map: PerceptionMap, palette: Palette) -> Classes:
     """The classes of a segmentation. UserError if its numbers are none of the palette's."""
     known = trusted(map)
     if map.convention.classes:
-        index, clearness = numbered(map, palette)
+        index, clearness = _numbered(map, palette)
     else:
         index, clearness = classify(known_values(map), palette)
     return Classes(index, clearness * known, known, palette, not map.convention.classes)
 
 
-def numbered(map: PerceptionMap, palette: Palette) -> tuple[Tensor, Tensor]:
+def _numbered(map: PerceptionMap, palette: Palette) -> tuple[Tensor, Tensor]:
     """Class numbers (B, H, W) int64, and how clear they are (B, H, W)."""
     index = known_values(map)[..., 0].round().long()
     count, ends = len(palette.classes), (int(index.max()), int(index.min()))
@@ -432,7 +432,7 @@ def _ready_depth(map: PerceptionMap) -> Tensor:
 
 def _ready_normal(map: PerceptionMap) -> Tensor:
     """Normals whose axes are not known are shown along their own."""
-    return normal_picture(completed(map, NORMAL_MEANINGS["controlnet_bae"]))
+    return normal_picture(_completed(map, NORMAL_MEANINGS["controlnet_bae"]))
 
 
 def _ready_classes(map: PerceptionMap) -> Tensor:

@@ -52,13 +52,13 @@ def bar(height: int, span: Span, colormap: str, unit: str) -> Tensor:
         share = (value - span[0]) / (span[1] - span[0]) if span[1] > span[0] else 0.5
         y = top + (1 - share) * (inner - 1)
         draw.line((MARGIN + BAR, y, MARGIN + BAR + DASH, y), fill=LETTERS)
-        draw.text((MARGIN + BAR + DASH + MARGIN // 2, y), text, fill=LETTERS, font=font, anchor=anchor(font))
+        draw.text((MARGIN + BAR + DASH + MARGIN // 2, y), text, fill=LETTERS, font=font, anchor=_anchor(font))
     made = torch.from_numpy(np.asarray(picture, np.float32) / 255)
     made[top : top + inner, MARGIN : MARGIN + BAR] = colourise(torch.linspace(1, 0, inner)[:, None], colormap)
     return made
 
 
-def anchor(font: object) -> str | None:
+def _anchor(font: object) -> str | None:
     """On the middle of a line; Pillow's old font has no such places."""
     return "lm" if hasattr(font, "getmask2") and hasattr(font, "path") else None
 

@@ -42,12 +42,12 @@ class Lateral(nn.Module):
     def forward(self, features: Features) -> Tensor:
         deepest, deep, middle, fine = features
         doubled = F.interpolate(deepest, scale_factor=2, mode="bilinear", align_corners=False)
-        levels = (doubled[..., : deep.shape[-2], : deep.shape[-1]], deep, even(middle), even(fine))
+        levels = (doubled[..., : deep.shape[-2], : deep.shape[-1]], deep, _even(middle), _even(fine))
         brought = [norm(conv(level)) for conv, norm, level in zip(self.convs, self.norms, levels)]
         return torch.stack(brought).sum(0)
 
 
-def even(x: Tensor) -> Tensor:
+def _even(x: Tensor) -> Tensor:
     """With the last row and column once more where their number is odd, so that pairs of them come out even."""
     height, width = x.shape[-2:]
     return F.pad(x, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else x
@@ -79,7 +79,7 @@ class ClassicHead(nn.Module):
             x = self.deconv_layers[str(number)](x)
             place = str(number + 1)
             x = F.relu(self.deconv_layers[place](x) if place in self.deconv_layers else x)
-        return cropped(self.final_layer(x), features)
+        return _cropped(self.final_layer(x), features)
 
 
 class SimpleHead(nn.Module):
@@ -94,7 +94,7 @@ class SimpleHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         x = F.interpolate(F.relu(self.lateral(features)), scale_factor=4, mode="bilinear", align_corners=False)
-        return cropped(self.final_layer(x), features)
+        return _cropped(self.final_layer(x), features)
 
 
 def _lateral_inputs(shapes: Shapes) -> list[int]:
@@ -102,7 +102,7 @@ def _lateral_inputs(shapes: Shapes) -> list[int]:
     return [shapes[f"lateral.convs.{i}.weight"][1] for i in range(len(STRIDES))]
 
 
-def cropped(heatmaps: Tensor, features: Features) -> Tensor:
+def _cropped(heatmaps: Tensor, features: Features) -> Tensor:
     """Twice the latent's size, where that was odd and rounded up: a heatmap's cell is a quarter of 8 x 8 pixels."""
     height, width = features[-1].shape[-2:]
     return heatmaps[..., : 2 * height, : 2 * width]

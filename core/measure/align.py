@@ -86,7 +86,7 @@ def _scale_only(moments: Moments) -> Fit:
     return Fit(torch.where(moments.count == 0, 1, scale), torch.zeros_like(scale))
 
 
-def identity(moments: Moments) -> Fit:
+def _identity(moments: Moments) -> Fit:
     """s = 1, t = 0."""
     return Fit(torch.ones_like(moments.p), torch.zeros_like(moments.p))
 
@@ -95,11 +95,11 @@ def _unaligned(values: Tensor) -> Tensor:
     return values
 
 
-def anywhere(values: Tensor) -> Tensor:
+def _anywhere(values: Tensor) -> Tensor:
     return torch.ones_like(values, dtype=torch.bool)
 
 
-def positive(values: Tensor) -> Tensor:
+def _positive(values: Tensor) -> Tensor:
     return values > 0
 
 
@@ -127,9 +127,9 @@ class Alignment:
     """Depth of the truth -> the space of the fit, which is the one that the prediction is affine in."""
     back: Map = _unaligned
     """That space -> depth."""
-    fits_truth: Map = anywhere
+    fits_truth: Map = _anywhere
     """Where a truth takes part in the fit, besides being valid."""
-    fits_prediction: Map = anywhere
+    fits_prediction: Map = _anywhere
     """Where a prediction does."""
 
     def measure(self, prediction: Tensor, target: Tensor, valid: Tensor, max_edge: int | None = None) -> Moments:
@@ -140,7 +140,7 @@ class Alignment:
         alone.
         """
         check_shapes(prediction, target, valid)
-        p, y, used = thinned(prediction, target, valid.expand_as(target), max_edge)
+        p, y, used = _thinned(prediction, target, valid.expand_as(target), max_edge)
         used = used & self.fits_truth(y) & self.fits_prediction(p)
         p, y = p.masked_fill(~used, 0), self.into(y.masked_fill(~used, 1)).masked_fill(~used, 0)
         count = used.sum(1).double()
@@ -170,7 +170,7 @@ class Alignment:
         return self.apply(prediction, self.solve(moments.together() if together else moments), depth_range)
 
 
-def thinned(prediction: Tensor, target: Tensor, valid: Tensor, max_edge: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _thinned(prediction: Tensor, target: Tensor, valid: Tensor, max_edge: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """All three (B, C, H, W) -> (B, N), float64 on the CPU, columns thinned out by `max_edge` / longer edge."""
     maps = [tensor.detach().cpu().double() for tensor in (prediction, target, valid)]
     factor = 1.0 if max_edge is None else max_edge / max(target.shape[-2:])
@@ -187,18 +187,18 @@ ALIGNMENTS: dict[str, Alignment] = {
         # Marigold's and GenPercept's evaluation of depth
         Alignment("least-square", _fit_affine),
         # their evaluation of disparity models
-        Alignment("least-square-disparity", _fit_affine, torch.reciprocal, _from_disparity, positive, positive),
+        Alignment("least-square-disparity", _fit_affine, torch.reciprocal, _from_disparity, _positive, _positive),
         # DepthMaster's
         Alignment(
             "least-square-sqrt-disparity",
             _fit_affine,
             lambda depth: depth.rsqrt(),
             _from_root_disparity,
-            positive,
-            positive,
+            _positive,
+            _positive,
         ),
-        Alignment("least-square-log", _fit_affine, torch.log, _from_log, positive),
+        Alignment("least-square-log", _fit_affine, torch.log, _from_log, _positive),
         Alignment("scale", _scale_only),
-        Alignment("none", identity),
+        Alignment("none", _identity),
     )
 }

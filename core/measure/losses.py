@@ -113,7 +113,7 @@ def gradient(prediction: Tensor, target: Tensor, valid: Tensor, scales: int = 4)
     """
     gap = _masked_difference(prediction, target, valid)
     steps = [2**scale for scale in range(scales)]
-    return joined([steepness(gap[..., ::step, ::step], valid[..., ::step, ::step], (2, 3)) for step in steps])
+    return _joined([_steepness(gap[..., ::step, ::step], valid[..., ::step, ::step], (2, 3)) for step in steps])
 
 
 def vertical_gradient(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -122,7 +122,7 @@ def vertical_gradient(prediction: Tensor, target: Tensor, valid: Tensor) -> Redu
     Its code differs from `gradient` with one scale in leaving out d/dx (a horizontal ramp costs nothing); same
     divisor.
     """
-    return steepness(_masked_difference(prediction, target, valid), valid, (2,))
+    return _steepness(_masked_difference(prediction, target, valid), valid, (2,))
 
 
 def angular(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -131,7 +131,7 @@ def angular(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     GenPercept's trainer, after Bae et al. 2021. The clamp bounds the gradient; it makes a perfect prediction cost
     `LOSSES["angular"].floor`. A target of length 0 has no direction and is not counted (there it costs pi / 2).
     """
-    prediction, target = masked(prediction, target, valid)
+    prediction, target = _masked(prediction, target, valid)
     counted = valid & (target != 0).any(1, keepdim=True)
     # an angle does not depend on length: what is above 1 is shortened, so that squares stay finite
     prediction, target = (
@@ -208,13 +208,13 @@ def laplacian_pyramid(prediction: Tensor, target: Tensor, valid: Tensor, levels:
     for level in range(levels):
         band = gap
         if level < levels - 1:
-            coarse = blurred(gap, mask)[..., ::2, ::2]
+            coarse = _blurred(gap, mask)[..., ::2, ::2]
             coarse_mask = (blur(mask.to(gap)) > 0)[..., ::2, ::2]
-            band = (gap - enlarged(coarse, coarse_mask, gap.shape)).masked_fill(~mask, 0)
+            band = (gap - _enlarged(coarse, coarse_mask, gap.shape)).masked_fill(~mask, 0)
         terms.append(_over_values(2**level * band.abs(), mask))
         if level < levels - 1:
             gap, mask = coarse, coarse_mask
-    return joined(terms)
+    return _joined(terms)
 
 
 def scale_invariant(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
@@ -269,7 +269,7 @@ def widest_on(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def masked(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def _masked(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Both in at least float32, 0 where not valid. The fill comes first: 0 * NaN would be NaN."""
     check_shapes(prediction, target, valid)
     return at_least_float32(prediction).masked_fill(~valid, 0), at_least_float32(target).masked_fill(~valid, 0)
@@ -277,7 +277,7 @@ def masked(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, T
 
 def _masked_difference(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """prediction - target, 0 where not valid."""
-    prediction, target = masked(prediction, target, valid)
+    prediction, target = _masked(prediction, target, valid)
     return prediction - target
 
 
@@ -301,12 +301,12 @@ def counts(numbers: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor([sum(numbers)], device=like.device)
 
 
-def joined(terms: Sequence[Reduction]) -> Reduction:
+def _joined(terms: Sequence[Reduction]) -> Reduction:
     """Several terms as the entries of one Reduction."""
     return Reduction(torch.cat([term.total for term in terms]), torch.cat([term.weight for term in terms]))
 
 
-def steepness(gap: Tensor, valid: Tensor, dims: Sequence[int]) -> Reduction:
+def _steepness(gap: Tensor, valid: Tensor, dims: Sequence[int]) -> Reduction:
     """|x[i + 1] - x[i]| along `dims` where both are valid, weighted by all valid values."""
     total = gap.new_zeros(1)
     for dim in dims:
@@ -462,13 +462,13 @@ def blur(values: Tensor) -> Tensor:
     return values
 
 
-def blurred(values: Tensor, mask: Tensor) -> Tensor:
+def _blurred(values: Tensor, mask: Tensor) -> Tensor:
     """The blur of what `mask` (B, 1, H, W) leaves in values that are 0 elsewhere."""
     support = blur(mask.to(values))
     return blur(values) / torch.where(support > 0, support, 1)
 
 
-def enlarged(coarse: Tensor, mask: Tensor, shape: Sequence[int]) -> Tensor:
+def _enlarged(coarse: Tensor, mask: Tensor, shape: Sequence[int]) -> Tensor:
     """Values (B, C, h, w) at every second pixel of `shape`, blurred to fill what lies between."""
     spread, support = coarse.new_zeros(shape), coarse.new_zeros((shape[0], 1, *shape[2:]))
     spread[..., ::2, ::2], support[..., ::2, ::2] = coarse, mask.to(coarse)
@@ -476,11 +476,11 @@ def enlarged(coarse: Tensor, mask: Tensor, shape: Sequence[int]) -> Tensor:
     return blur(spread) / torch.where(support > 0, support, 1)
 
 
-def itself(target: Tensor) -> Tensor:
+def _itself(target: Tensor) -> Tensor:
     return target
 
 
-def certain(target: Tensor) -> Tensor:
+def _certain(target: Tensor) -> Tensor:
     """Logits (B, K, H, W) that leave no doubt about classes (B, 1, H, W)."""
     classes = target[:, 0].clamp(min=0).nan_to_num(0).long()
     return 1e4 * F.one_hot(classes).movedim(-1, 1).float()
@@ -500,7 +500,7 @@ class Loss:
     """Of `intrinsics` (B, 3, 3) and `seeds` (one int per image). Others may be given and are ignored."""
     floor: float = 0.0
     """What a perfect prediction costs."""
-    perfect: Callable[[Tensor], Tensor] = itself
+    perfect: Callable[[Tensor], Tensor] = _itself
     """The perfect prediction of a target."""
     counts_pixels: bool = False
     """The weight is the number of valid pixels: said where a perfect prediction would take a lot of memory."""
@@ -540,6 +540,6 @@ LOSSES: dict[str, Loss] = {
         Loss("hdn-space", hdn_space, factor=0.5, needs=("seeds",)),
         Loss("laplacian", laplacian_pyramid),
         Loss("scale-invariant", scale_invariant, space="value"),
-        Loss("cross-entropy", cross_entropy, space="score", perfect=certain, counts_pixels=True),
+        Loss("cross-entropy", cross_entropy, space="score", perfect=_certain, counts_pixels=True),
     )
 }

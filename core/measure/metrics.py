@@ -93,7 +93,7 @@ def by_pictures(measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) 
 
 
 @_by_depths
-def abs_rel(p: Tensor, y: Tensor) -> Tensor:
+def _abs_rel(p: Tensor, y: Tensor) -> Tensor:
     """mean |p - y| / y (Eigen et al. 2014)."""
     return ((p - y).abs() / y).mean()
 
@@ -122,7 +122,7 @@ def log10(p: Tensor, y: Tensor) -> Tensor:
     return (p.log10() - y.log10()).abs().mean()
 
 
-def delta(power: int) -> Measure:
+def _delta(power: int) -> Measure:
     """Share of pixels with max(p / y, y / p) < 1.25^power (Ladicky et al. 2014)."""
     return _by_depths(lambda p, y: (torch.maximum(p / y, y / p) < 1.25**power).double().mean())
 
@@ -273,7 +273,7 @@ def _weighted_f(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     distance = np.asarray(distance_transform_edt(~truth, return_indices=True, indices=nearest))
     error = np.abs(mask - truth)
     # background takes the error of the nearest object pixel, so that the blur is right at the edge
-    smooth = convolve(error[tuple(nearest)], np.outer(bell(7, 5.0), bell(7, 5.0)), mode="constant")
+    smooth = convolve(error[tuple(nearest)], np.outer(_bell(7, 5.0), _bell(7, 5.0)), mode="constant")
     lightened = np.where(truth & (smooth < error), smooth, error)
     weighted = lightened * np.where(truth, 1, 2 - np.exp(math.log(0.5) / 5 * distance))
     hits, false = truth.sum() - weighted[truth].sum(), weighted[~truth].sum()
@@ -372,7 +372,7 @@ def grad(p: np.ndarray, y: np.ndarray, valid: np.ndarray) -> float:
     sigma = 1.4
     reach = math.ceil(sigma * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * sigma * 0.01)))
     x = np.arange(-reach, reach + 1)
-    filters = np.outer(bell(len(x), sigma), x * bell(len(x), sigma))
+    filters = np.outer(_bell(len(x), sigma), x * _bell(len(x), sigma))
     filters /= np.linalg.norm(filters)
     steepness = [
         np.hypot(correlate(matte, filters, mode="nearest"), correlate(matte, filters.T, mode="nearest"))
@@ -441,12 +441,12 @@ def peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack((index % width, index // width), -1).double(), height > 0
 
 
-def extent(points: Tensor) -> Tensor:
+def _extent(points: Tensor) -> Tensor:
     """Width and height (2,) of the tight box around points (N, 2), at least a pixel."""
     return (points.amax(0) - points.amin(0)).clamp(min=1)
 
 
-def instances(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor] | None]:
+def _instances(prediction: Tensor, target: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor] | None]:
     """Per image one person's points (K, 2) twice and which are labelled (K,); None for an image without a label.
 
     From heatmaps (B, K, H, W): a keypoint whose target is 0 everywhere is not labelled.
@@ -465,11 +465,11 @@ def pck(prediction: Tensor, target: Tensor, valid: Tensor, reach: float = 0.2) -
     keypoints.
     """
     right, labelled = 0, 0
-    for person in instances(prediction, target, valid):
+    for person in _instances(prediction, target, valid):
         if person is not None:
             points, truth, known = person
             distance = (points[known] - truth[known]).norm(dim=-1)
-            right += int((distance <= reach * extent(truth[known]).max()).sum())
+            right += int((distance <= reach * _extent(truth[known]).max()).sum())
             labelled += int(known.sum())
     return Reduction(torch.tensor([right], dtype=torch.float64), torch.tensor([labelled]))
 
@@ -483,10 +483,10 @@ def oks(prediction: Tensor, target: Tensor, valid: Tensor, area: Tensor | None =
     """
     areas = [None] * len(target) if area is None else area.tolist()
     numbers = []
-    for person, size in zip(instances(prediction, target, valid), areas):
+    for person, size in zip(_instances(prediction, target, valid), areas):
         if person is not None:
             points, truth, known = person
-            size = 0.53 * extent(truth[known]).prod().item() if size is None else size
+            size = 0.53 * _extent(truth[known]).prod().item() if size is None else size
             numbers.append(keypoint_similarity(points, truth, known, size)[None])
     return over(numbers)
 
@@ -528,7 +528,7 @@ def ssim(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     for p, y, v in images(prediction, target, valid):
         side = min(11, *p.shape[1:])
         side -= 1 - side % 2
-        mean_p, mean_y, pp, yy, py = (_windowed(moment, bell(side, 1.5)) for moment in (p, y, p * p, y * y, p * y))
+        mean_p, mean_y, pp, yy, py = (_windowed(moment, _bell(side, 1.5)) for moment in (p, y, p * p, y * y, p * y))
         c1, c2 = 0.01**2, 0.03**2
         luminance = (2 * mean_p * mean_y + c1) / (mean_p**2 + mean_y**2 + c1)
         structure = (2 * (py - mean_p * mean_y) + c2) / (pp - mean_p**2 + yy - mean_y**2 + c2)
@@ -539,7 +539,7 @@ def ssim(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     return over(numbers)
 
 
-def bell(side: int, sigma: float) -> np.ndarray:
+def _bell(side: int, sigma: float) -> np.ndarray:
     """Gaussian (side,), summing to 1."""
     x = np.arange(side) - (side - 1) / 2
     weights = np.exp(-(x**2) / (2 * sigma**2))
@@ -566,7 +566,7 @@ def root(reduction: Reduction) -> float:
     return math.sqrt(average(reduction))
 
 
-def highest(reduction: Reduction) -> float:
+def _highest(reduction: Reduction) -> float:
     """The largest of the averages of a curve."""
     return (reduction.total / reduction.weight).max().item()
 
@@ -651,18 +651,18 @@ def _mean_of(error: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("abs-rel", "AbsRel", abs_rel, False, 0),
+        Metric("abs-rel", "AbsRel", _abs_rel, False, 0),
         Metric("sq-rel", "SqRel", _sq_rel, False, 0, unit="m"),
         Metric("rmse", "RMSE", rmse, False, 0, unit="m"),
         Metric("rmse-log", "RMSE log", _rmse_log, False, 0),
         Metric("log10", "log10", log10, False, 0),
-        Metric("delta1", "δ1", delta(1), True, 1),
-        Metric("delta2", "δ2", delta(2), True, 1),
-        Metric("delta3", "δ3", delta(3), True, 1),
+        Metric("delta1", "δ1", _delta(1), True, 1),
+        Metric("delta2", "δ2", _delta(2), True, 1),
+        Metric("delta3", "δ3", _delta(3), True, 1),
         Metric("i-rmse", "iRMSE", _i_rmse, False, 0, unit="1/m"),
         Metric("silog", "SILog", silog, False, 0),
         *_angle_rows(),
-        Metric("max-f", "maxFβ", _f_curve, True, 1, finish=highest),
+        Metric("max-f", "maxFβ", _f_curve, True, 1, finish=_highest),
         Metric("weighted-f", "Fβw", _weighted_f, True, 1),
         Metric("mae", "MAE", mae, False, 0),
         Metric("s-measure", "Sα", _s_measure, True, 1),

@@ -21,14 +21,14 @@ def whdr(prediction: Tensor, target: Tensor, valid: Tensor, tolerance: float = 0
     """
     numbers = []
     for reflectance, table, known in zip(prediction.detach().cpu().double(), target.cpu().double(), valid.cpu()):
-        first, second, said, weight = judged(reflectance.mean(0).clamp(min=1e-10), table[:, known[0]])
+        first, second, said, weight = _judged(reflectance.mean(0).clamp(min=1e-10), table[:, known[0]])
         found = torch.where(second > first * (1 + tolerance), 1, torch.where(first > second * (1 + tolerance), 2, 0))
         if weight.sum() > 0:
             numbers.append((weight * (found != said)).sum()[None] / weight.sum())
     return over(numbers)
 
 
-def judged(lightness: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _judged(lightness: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lightness (H, W) at both points of judgements (JUDGEMENT, N), what people said, and its weight; each (N,)."""
     size = torch.tensor(lightness.shape)[:, None]
     places = [(table[i : i + 2] * size).long().clamp(min=0).minimum(size - 1) for i in (0, 2)]

@@ -164,7 +164,7 @@ def _read_by_opencv(path: Path) -> np.ndarray | None:
     return array if array is None or array.ndim == 2 else array[..., order[array.shape[-1]]]
 
 
-def read_exr(path: Path, indexed: bool) -> np.ndarray:
+def _read_exr(path: Path, indexed: bool) -> np.ndarray:
     import OpenEXR
 
     try:
@@ -182,7 +182,7 @@ def read_exr(path: Path, indexed: bool) -> np.ndarray:
     raise UserError(f"its channels are {', '.join(planes)}; expected one, or R G B (A), or X Y Z, of one layer")
 
 
-def read_npy(path: Path, indexed: bool) -> np.ndarray:
+def _read_npy(path: Path, indexed: bool) -> np.ndarray:
     array = np.load(path, allow_pickle=False)
     if isinstance(array, np.lib.npyio.NpzFile):
         with array as archive:
@@ -204,9 +204,9 @@ def _read_hdf5(path: Path, indexed: bool) -> np.ndarray:
 
 READERS: dict[str, Reader] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"), read_picture),
-    ".exr": read_exr,
-    ".npy": read_npy,
-    ".npz": read_npy,
+    ".exr": _read_exr,
+    ".npy": _read_npy,
+    ".npz": _read_npy,
     ".hdf5": _read_hdf5,
 }
 """How each kind of file is read, by its suffix."""

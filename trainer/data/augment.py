@@ -200,7 +200,7 @@ def resize(
     before = (sample.image.shape[-2], sample.image.shape[-1])
     if before == tuple(size):
         return sample
-    image = interpolate(sample.image, size, image_filter).clamp(0, 1)
+    image = _interpolate(sample.image, size, image_filter).clamp(0, 1)
     target, valid = _resize_truth(sample.target, sample.valid, size, (not row.only and target_filter) or row.filter)
     meta = dict(sample.meta)
     if "intrinsics" in meta:
@@ -220,14 +220,14 @@ def _scaled_points(points: np.ndarray, before: Any, after: Any) -> np.ndarray:
 def _resize_truth(target: Tensor, valid: Tensor, size: tuple[int, int], filter: str) -> tuple[Tensor, Tensor]:
     """(C, H, W) and (1, H, W) bool -> the same at (H, W)."""
     if filter == "nearest-exact":
-        return interpolate(target, size, filter), interpolate(valid.float(), size, filter) > 0.5
-    share = interpolate(valid.float(), size, filter)
-    known = interpolate(target.where(valid, torch.zeros_like(target)), size, filter) / share.clamp(min=1e-6)
-    filled = interpolate(target, size, filter)
+        return _interpolate(target, size, filter), _interpolate(valid.float(), size, filter) > 0.5
+    share = _interpolate(valid.float(), size, filter)
+    known = _interpolate(target.where(valid, torch.zeros_like(target)), size, filter) / share.clamp(min=1e-6)
+    filled = _interpolate(target, size, filter)
     return known.where(share > 0.5, filled), share > 0.5
 
 
-def interpolate(picture: Tensor, size: tuple[int, int], filter: str) -> Tensor:
+def _interpolate(picture: Tensor, size: tuple[int, int], filter: str) -> Tensor:
     """(C, H, W) -> (C, *size); bilinear is antialiased."""
     return F.interpolate(picture[None], size, mode=filter, antialias=filter == "bilinear")[0]
 

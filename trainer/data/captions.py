@@ -20,11 +20,11 @@ NAMES, TEXTS = ("file_name", "image", "picture"), ("text", "prompt")
 def captions_of(source: Source, records: Records[Any]) -> dict[str, str]:
     """{name of a record's picture: its text}. DatasetError if the file names none for a picture."""
     path = _captions_file(source)
-    listed = {key_of(name): text for name, text in _read_captions(path)}
+    listed = {_key_of(name): text for name, text in _read_captions(path)}
     by_file = {PurePosixPath(key).name: text for key, text in listed.items()}
     found, missing = {}, []
     for name in dict.fromkeys(records.made_of(record).name for record in records.records):
-        text = listed.get(key_of(name), by_file.get(PurePosixPath(key_of(name)).name))
+        text = listed.get(_key_of(name), by_file.get(PurePosixPath(_key_of(name)).name))
         if text is None:
             missing.append(name)
         else:
@@ -46,7 +46,7 @@ def _captions_file(source: Source) -> Path:
     return found
 
 
-def key_of(name: str) -> str:
+def _key_of(name: str) -> str:
     """A picture's name without its ending, if that is one of pictures', whatever folders' slashes are like."""
     path = PurePosixPath(name.replace("\\", "/"))
     return (path.with_suffix("") if path.suffix.lower() in READERS else path).as_posix()

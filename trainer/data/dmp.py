@@ -43,8 +43,8 @@ class Dmp(Records[str]):
         self.root, self.targets = root_of(root), Path(root) / targets
         if not self.targets.exists():
             raise DatasetError(f"There is no LMDB {self.targets}: say targets=, its path inside {root}.")
-        self.settings = settings_of(task, axes, palette)
-        names = names_in(self.root / "metadata.jsonl")
+        self.settings = _settings_of(task, axes, palette)
+        names = _names_in(self.root / "metadata.jsonl")
         faults = [reason for name in names if (reason := why_unusable(self.root / name))]
         there = [name for name in names if not why_unusable(self.root / name)]
         shown = self.settings.table() if isinstance(self.settings, Segmentation) else None
@@ -82,7 +82,7 @@ class Dmp(Records[str]):
         return MadeOf(record, (self.root / record,), (store,), said_of_truth=self.settings)
 
 
-def settings_of(task: str, axes: str | tuple[str, ...], palette: str) -> Settings:
+def _settings_of(task: str, axes: str | tuple[str, ...], palette: str) -> Settings:
     """What the numbers of a task mean."""
     kinds: dict[str, Settings] = {
         "albedo": Intrinsic(colour="srgb", invalid=()), "shading": Intrinsic(colour="srgb", invalid=()),
@@ -92,7 +92,7 @@ def settings_of(task: str, axes: str | tuple[str, ...], palette: str) -> Setting
     return kinds[task] if task in kinds else Normal(axes=axes if isinstance(axes, str) else tuple(axes))
 
 
-def names_in(path: Path) -> list[str]:
+def _names_in(path: Path) -> list[str]:
     """`file_name` of every row. DatasetError names the first line that has none."""
     names = []
     for number, line in enumerate(read_lines(path), 1):

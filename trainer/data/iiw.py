@@ -37,7 +37,7 @@ class IntrinsicImagesInTheWild(Records[str]):
 
     def read(self, record: str) -> Sample:
         image, _ = read_image(self.folder / record)
-        table = judgements(self.beside(record))
+        table = _judgements(self.beside(record))
         valid = torch.ones(1, table.shape[1], 1, dtype=torch.bool)
         return Sample(image, table, valid, {"dataset": self.name, "record": record})
 
@@ -48,7 +48,7 @@ class IntrinsicImagesInTheWild(Records[str]):
         return MadeOf(record, (self.folder / record,), (self.beside(record),))
 
 
-def judgements(path: Path) -> Tensor:
+def _judgements(path: Path) -> Tensor:
     """(JUDGEMENT, N, 1) float32 of those between opaque points that people were sure of. BrokenRecord if none is."""
     told = read_json(path)
     try:

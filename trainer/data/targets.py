@@ -270,7 +270,7 @@ def segmentation(target: Tensor, valid: Tensor, convention: Convention, options:
         target, valid = learnt.clamp(min=0).float(), valid & (learnt >= 0)
     if options.classes:
         return _class_numbers(target), valid
-    painted = paint(target, options.colours) if target.shape[0] == 1 else target
+    painted = _paint(target, options.colours) if target.shape[0] == 1 else target
     painted = painted.where(valid, torch.zeros_like(painted))
     return _spanned(painted, valid, options), valid
 
@@ -281,7 +281,7 @@ def _class_numbers(target: Tensor) -> Tensor:
     return target
 
 
-def paint(target: Tensor, colours: tuple[str, ...]) -> Tensor:
+def _paint(target: Tensor, colours: tuple[str, ...]) -> Tensor:
     """Class numbers (1, H, W) -> RGB (3, H, W) in [0, 1]."""
     if not colours:
         raise UserError("Classes need colours: name a palette in the recipe or in the dataset.")

@@ -50,7 +50,7 @@ def cut_out(source: Source, records: Records[Any]) -> Records[Any]:
 def _check_window(source: Source, records: Records[Any]) -> None:
     """ConfigError if a picture is smaller than the window. One is looked at: a single small one among others is a
     broken record like any other."""
-    first = next(readable(records), None)
+    first = next(_readable(records), None)
     if first is None:
         return  # what is wrong with them is said when they are learnt
     (height, width), (rows, columns) = source.crop, first.image.shape[-2:]
@@ -61,7 +61,7 @@ def _check_window(source: Source, records: Records[Any]) -> None:
         )
 
 
-def readable(records: Records[Any]) -> Iterator[Sample]:
+def _readable(records: Records[Any]) -> Iterator[Sample]:
     """Records that can be read, of the first few."""
     for index in range(min(len(records), TRIED)):
         try:

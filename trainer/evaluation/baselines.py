@@ -30,7 +30,7 @@ def _far_below(channels: int, height: int, width: int) -> Tensor:
     return _far_above(channels, height, width).flip(2)
 
 
-def towards_camera(channels: int, height: int, width: int) -> Tensor:
+def _towards_camera(channels: int, height: int, width: int) -> Tensor:
     """Along the third of the axes right, up, back."""
     return torch.tensor([0.5, 0.5, 1.0])[None, :, None, None].expand(1, 3, height, width)
 
@@ -58,7 +58,7 @@ class Baseline:
 MAPS = (*tasks_where(per="image", picture="nearness"), *tasks_where(per="image", picture="range"))
 BASELINES: dict[str, Baseline] = {
     "constant": Baseline(
-        "the same value everywhere", {**dict.fromkeys(MAPS, constant), "normal": towards_camera}
+        "the same value everywhere", {**dict.fromkeys(MAPS, constant), "normal": _towards_camera}
     ),
     "image-row": Baseline(
         "by the row of the image",

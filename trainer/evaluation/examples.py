@@ -59,7 +59,7 @@ def examples_of(results: Sequence[Result], count: int, device: str) -> Examples:
             if count and result.contender is contender and result.measured and _is_first(result):
                 predictor = predictor or contender.open(device)
                 lines = zip(("Best", "Worst"), chosen(result, count))
-                found[id(result)] = {title: list(examples(result, its, predictor)) for title, its in lines}
+                found[id(result)] = {title: list(_examples(result, its, predictor)) for title, its in lines}
     return found
 
 
@@ -85,7 +85,7 @@ def chosen(result: Result, count: int) -> tuple[list[Seen], list[Seen]]:
     return best, order[len(best) :][::-1][:count]
 
 
-def examples(result: Result, lines: Sequence[Seen], predictor: Predictor) -> Iterator[Example]:
+def _examples(result: Result, lines: Sequence[Seen], predictor: Predictor) -> Iterator[Example]:
     """What is shown of these pictures; predicted once more, which gives the same."""
     for line in lines:
         sample = result.feed.records[line.index]

@@ -130,12 +130,14 @@ def _onnx_look(path: Path, card: Card, device: str) -> Look:
 
     def look(image: Tensor, resolution: int) -> Tensor:
         size = (
-            tuple(fixed) if all(fixed) else processed(image, resolution if resolution > 0 else card.size, card.multiple)
+            tuple(fixed)
+            if all(fixed)
+            else _processed(image, resolution if resolution > 0 else card.size, card.multiple)
         )
         small = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
         shown = small if card.colours == "rgb" else small.flip(1)
         (values,) = session.run([output], {given.name: ((shown - mean) / std).numpy()})
-        full = resized(ACTIVATIONS[card.activation](torch.from_numpy(values).float()), image)
+        full = _resized(ACTIVATIONS[card.activation](torch.from_numpy(values).float()), image)
         return full.argmax(1, keepdim=True).float() if card.classes else full
 
     return look
@@ -149,7 +151,7 @@ def _output_named(session: Any, path: Path, card: Card) -> str:
     return card.output or names[0]
 
 
-def processed(image: Tensor, shorter: int, multiple: int) -> tuple[int, int]:
+def _processed(image: Tensor, shorter: int, multiple: int) -> tuple[int, int]:
     """(H, W) to run a picture at: its shorter edge as asked, both edges rounded."""
     height, width = image.shape[-2:]
     factor = shorter / min(height, width) if shorter > 0 else 1.0
@@ -157,7 +159,7 @@ def processed(image: Tensor, shorter: int, multiple: int) -> tuple[int, int]:
     return tall, wide
 
 
-def resized(values: Tensor, image: Tensor) -> Tensor:
+def _resized(values: Tensor, image: Tensor) -> Tensor:
     """(1, h, w) or (1, C, h, w) -> (1, C, H, W)."""
     values = values[:, None] if values.ndim == 3 else values
     return F.interpolate(values, image.shape[-2:], mode="bilinear", align_corners=False)
@@ -192,12 +194,12 @@ KINDS: dict[str, Kind] = {
     "DepthEstimation": Kind(
         "AutoModelForDepthEstimation",
         _recipe_of_depth,
-        lambda answer, image: resized(answer.predicted_depth.float().cpu(), image),
+        lambda answer, image: _resized(answer.predicted_depth.float().cpu(), image),
     ),
     "SemanticSegmentation": Kind(
         "AutoModelForSemanticSegmentation",
         _recipe_of_segments,
-        lambda answer, image: resized(answer.logits.float().cpu(), image).argmax(1, keepdim=True).float(),
+        lambda answer, image: _resized(answer.logits.float().cpu(), image).argmax(1, keepdim=True).float(),
     ),
 }
 """By how the names of the classes end that config.json may name."""

@@ -48,8 +48,8 @@ def write(path: Path, results: Sequence[Result], notes: Sequence[str], seen: Exa
         "<h1>Evaluation</h1>",
         contents(results),
         _bullet_list("Left out, because a set has no such truth", notes),
-        *(group(rows, seen) for rows in grouped(results).values()),
-        *cards({id(result.contender): result.contender for result in results}.values()),
+        *(_group(rows, seen) for rows in grouped(results).values()),
+        *_cards({id(result.contender): result.contender for result in results}.values()),
     ]
     page = PAGE.replace("STYLE", STYLE).replace("BODY", "\n".join(body))
     write_whole(path, page.encode())
@@ -57,30 +57,30 @@ def write(path: Path, results: Sequence[Result], notes: Sequence[str], seen: Exa
 
 def contents(results: Sequence[Result]) -> str:
     """Links to the parts."""
-    links = [f'<li><a href="#{anchor(rows[0])}">{escape(heading(rows[0]))}</a></li>'
+    links = [f'<li><a href="#{_anchor(rows[0])}">{escape(_heading(rows[0]))}</a></li>'
              for rows in grouped(results).values()]  # fmt: skip
     return f"<ul>{''.join(links)}</ul>"
 
 
-def anchor(result: Result) -> str:
+def _anchor(result: Result) -> str:
     kept = "".join(letter if letter.isalnum() else "-" for letter in result.data)
     return f"{kept}-{result.contender.recipe.task}-{result.comparison.name}"
 
 
-def heading(result: Result) -> str:
+def _heading(result: Result) -> str:
     whose = result.comparison.title.partition(":")[0]
     return f"{result.data}: {result.contender.recipe.row.title}. {whose}"
 
 
-def group(results: Sequence[Result], seen: Examples) -> str:
+def _group(results: Sequence[Result], seen: Examples) -> str:
     """One table of figures that are made alike, and what lies behind each row."""
     parts = [
-        f'<h2 id="{anchor(results[0])}">{escape(heading(results[0]))}</h2>',
+        f'<h2 id="{_anchor(results[0])}">{escape(_heading(results[0]))}</h2>',
         *(f'<p class="protocol">{escape(text)}.</p>' for text in dict.fromkeys(r.protocol() for r in results)),
         *(f'<p class="left-out">{escape(text)}</p>' for text in dict.fromkeys(r.lacks for r in results if r.lacks)),
         summary(results),
     ]
-    return "\n".join([*parts, *(behind(result, seen.get(id(result), {})) for result in results)])
+    return "\n".join([*parts, *(_behind(result, seen.get(id(result), {})) for result in results)])
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -117,19 +117,19 @@ def _as_table(heads: Sequence[str], rows: Iterable[str]) -> str:
 def _bullet_list(title: str, sentences: Sequence[str]) -> str:
     """Nothing where there are none."""
     rows = "".join(f"<li>{escape(text)}</li>" for text in sentences)
-    return folded(f"{title}: {len(sentences)}", f"<ul>{rows}</ul>", "left-out") if rows else ""
+    return _folded(f"{title}: {len(sentences)}", f"<ul>{rows}</ul>", "left-out") if rows else ""
 
 
-def folded(title: str, content: str, kind: str = "") -> str:
+def _folded(title: str, content: str, kind: str = "") -> str:
     """What opens at a click."""
     return f'<details><summary class="{kind}">{escape(title)}</summary>{content}</details>'
 
 
-def behind(result: Result, seen: Mapping[str, Sequence[Example]]) -> str:
+def _behind(result: Result, seen: Mapping[str, Sequence[Example]]) -> str:
     """One row's histogram, examples, classes and pictures."""
     faults = [f"{line.record}: {line.fault}" for line in result.faults] + list(result.feed.records.faults)
     parts = [
-        histogram(result),
+        _histogram(result),
         _bullet_list("Not measured", faults),
         *(_class_rows(result)),
         *_shown_examples(result, seen),
@@ -139,7 +139,7 @@ def behind(result: Result, seen: Mapping[str, Sequence[Example]]) -> str:
     return f"<details{opened}><summary><b>{escape(result.contender.title)}</b></summary>{''.join(parts)}</details>"
 
 
-def histogram(result: Result) -> str:
+def _histogram(result: Result) -> str:
     """How the first metric is spread over the pictures."""
     metric = metric_named(result.comparison.metrics[0])
     values = np.array([line.values[metric.name] for line in result.measured])
@@ -148,10 +148,10 @@ def histogram(result: Result) -> str:
         return ""
     counts, edges = np.histogram(values, min(BINS, max(values.size, 4)))
     title = f"{headed(metric)} of {values.size} pictures, median {shown_number(float(np.median(values)))}"
-    return bars(counts.tolist(), edges.tolist(), title)
+    return _bars(counts.tolist(), edges.tolist(), title)
 
 
-def bars(counts: Sequence[int], edges: Sequence[float], title: str) -> str:
+def _bars(counts: Sequence[int], edges: Sequence[float], title: str) -> str:
     """An SVG, 480 x 120; each bar says its range."""
     wide, tall, top = 480 / len(counts), 84, max(counts)
     drawn = "".join(
@@ -171,7 +171,7 @@ def _class_rows(result: Result) -> Iterator[str]:
     classes = result.classes()
     if classes:
         rows = [_row_of([name, shown_number(iou), shown_number(found)]) for name, iou, found in classes]
-        yield folded(f"{len(classes)} classes", _as_table(["class", "IoU", "accuracy"], rows))
+        yield _folded(f"{len(classes)} classes", _as_table(["class", "IoU", "accuracy"], rows))
 
 
 def _shown_examples(result: Result, seen: Mapping[str, Sequence[Example]]) -> Iterator[str]:
@@ -185,10 +185,10 @@ def _shown_examples(result: Result, seen: Mapping[str, Sequence[Example]]) -> It
 def _drawn_example(example: Example, result: Result) -> str:
     metric = metric_named(result.comparison.metrics[0])
     said = f"{escape(example.record)}: {escape(metric.title)} {shown_number(example.value)}"
-    return f"<div>{said}</div><div class=row>{''.join(map(figure, example.pictures))}</div>"
+    return f"<div>{said}</div><div class=row>{''.join(map(_figure, example.pictures))}</div>"
 
 
-def figure(each: Shown) -> str:
+def _figure(each: Shown) -> str:
     title = escape(each.title)
     return f'<figure><img src="{each.data}" alt="{title}"><figcaption>{title}</figcaption></figure>'
 
@@ -198,12 +198,12 @@ def _per_picture(result: Result) -> str:
     names = result.comparison.metrics
     rows = [_row_of([line.record, *(shown_number(line.values[name]) for name in names)]) for line in result.measured]
     heads = ["picture", *(headed(metric_named(name)) for name in names)]
-    return folded(f"Figures of {len(rows)} pictures", _as_table(heads, rows))
+    return _folded(f"Figures of {len(rows)} pictures", _as_table(heads, rows))
 
 
-def cards(contenders: Iterable[Contender]) -> Iterator[str]:
+def _cards(contenders: Iterable[Contender]) -> Iterator[str]:
     """What is known of each model."""
     yield "<h2>Models</h2>"
     for contender in contenders:
         rows = [_row_of([key, value]) for key, value in contender.card.items()]
-        yield folded(contender.title, _as_table(["", ""], rows))
+        yield _folded(contender.title, _as_table(["", ""], rows))

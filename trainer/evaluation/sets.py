@@ -59,10 +59,10 @@ def set_named(text: str) -> NamedSet:
             raise UserError(f"{text}: there is no reader {name!r}: {hint}")
         name, rest = "folder", text
     root, *settings = rest.split(",")
-    return NamedSet(text, name, str(Path(root).expanduser()), dict(setting(text, each) for each in settings))
+    return NamedSet(text, name, str(Path(root).expanduser()), dict(_setting(text, each) for each in settings))
 
 
-def setting(text: str, assignment: str) -> tuple[str, Any]:
+def _setting(text: str, assignment: str) -> tuple[str, Any]:
     """KEY=VALUE, the value as TOML reads it or, failing that, a text; of several with + between them a tuple."""
     key, equals, value = assignment.partition("=")
     if not equals or not key:

@@ -33,13 +33,13 @@ def correlation(prediction: Tensor, target: Tensor, valid: Tensor) -> Reduction:
     return Reduction(value[None], torch.ones(1, dtype=torch.long))
 
 
-def as_they_are(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
+def _as_they_are(values: Tensor, sample: Sample, taught: Supervision) -> Measured:
     """Raw values of both."""
     return Measured(values, sample.target[None], sample.valid[None])
 
 
 CORRELATION = Metric("correlation", "r", correlation, True, 1)
-MEASURES = {CORRELATION.name: (CORRELATION, as_they_are)}
+MEASURES = {CORRELATION.name: (CORRELATION, _as_they_are)}
 """Metrics that need nothing of the truth but its numbers, and how these are compared."""
 
 
@@ -79,13 +79,13 @@ def agree_all(shelf: Shelf, pictures: dict[str, Path], agreement: Agreement, jou
     for index, stem in enumerate(tqdm(stems, desc=f"agreement by {metric.name}", disable=None, leave=False)):
         if stem not in done and stem in pictures:
             look = look or contender.open(device)
-            value = agreed(agreement, look, feed, index)
+            value = _agreed(agreement, look, feed, index)
             known = None if math.isnan(value) else value
             journal.add({"picture": stem, metric.name: known, "kept": not metric.better(agreement.limit, value)})
     _leave_out_all(shelf, pictures, journal)
 
 
-def agreed(agreement: Agreement, look: Predictor, feed: Feed, index: int) -> float:
+def _agreed(agreement: Agreement, look: Predictor, feed: Feed, index: int) -> float:
     """NaN, which is no agreement, for a label that cannot be read."""
     try:
         sample = feed.records[index]

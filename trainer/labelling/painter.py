@@ -49,7 +49,7 @@ def paint_all(ordered: Sequence[Order], wanted: Pictures, folder: Path, journal:
     paint: Paint | None = None
     folder.mkdir(parents=True, exist_ok=True)
     for order in tqdm([o for o in ordered if o.stem not in done], desc="pictures", disable=None, leave=False):
-        paint = paint or painter(wanted, device)
+        paint = paint or _painter(wanted, device)
         picture, hidden = paint(order.prompt, order.seed)
         if not hidden:
             with whole_file(folder / f"{order.stem}.png") as partial:
@@ -57,7 +57,7 @@ def paint_all(ordered: Sequence[Order], wanted: Pictures, folder: Path, journal:
         journal.add({"picture": order.stem, "prompt": order.prompt, "seed": order.seed, "hidden": hidden})
 
 
-def painter(wanted: Pictures, device: str) -> Paint:
+def _painter(wanted: Pictures, device: str) -> Paint:
     """UserError for what diffusers cannot open."""
     pipe = _open_pipeline(wanted, dtype_on(device)).to(device)
     pipe.set_progress_bar_config(disable=True)

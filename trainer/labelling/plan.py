@@ -127,8 +127,8 @@ def read_plan(path: Path, out: Path | None) -> Plan:
         check_truth_key(key, (*TITLES, *SECTIONS, *LISTS), str(path))
     where = str(path)
     sections = {name: _section_of(table, name, where) for name in SECTIONS}
-    lists = {f"{name}s": tuple(rows_of(table, name, where)) for name in LISTS}
-    titles = {key: title_of(table, key, where) for key in TITLES if key in table}
+    lists = {f"{name}s": tuple(_rows_of(table, name, where)) for name in LISTS}
+    titles = {key: _title_of(table, key, where) for key in TITLES if key in table}
     place = out or Path(titles.pop("out", ""))
     titles.pop("out", None)
     plan = Plan(place, **lists, **sections, **titles)
@@ -136,7 +136,7 @@ def read_plan(path: Path, out: Path | None) -> Plan:
     return plan
 
 
-def title_of(table: Mapping[str, Any], key: str, where: str) -> Any:
+def _title_of(table: Mapping[str, Any], key: str, where: str) -> Any:
     if not isinstance(table[key], TITLES[key]):
         raise UserError(f"{where}: {key} is {table[key]!r}: expected a text.")
     return table[key]
@@ -149,7 +149,7 @@ def _section_of(table: Mapping[str, Any], name: str, where: str) -> Any:
     return section_from(row, name, SECTIONS[name], where)
 
 
-def rows_of(table: Mapping[str, Any], name: str, where: str) -> list[Any]:
+def _rows_of(table: Mapping[str, Any], name: str, where: str) -> list[Any]:
     """One [teacher] stands for a list of one."""
     rows = table.get(name, [])
     rows = [rows] if isinstance(rows, dict) else rows

@@ -79,10 +79,10 @@ def _person_of(person: Any, path: Path, sure: float) -> dict[str, Any] | None:
     if not known.any():
         return None
     keypoints = np.where(known[:, None], np.stack([joints[:, 0], joints[:, 1], np.full(len(joints), 2.0)], 1), 0.0)
-    return {"bbox": box_around(joints[known, :2]), "keypoints": keypoints.flatten().tolist(), "category_id": 1}
+    return {"bbox": _box_around(joints[known, :2]), "keypoints": keypoints.flatten().tolist(), "category_id": 1}
 
 
-def box_around(points: np.ndarray) -> list[float]:
+def _box_around(points: np.ndarray) -> list[float]:
     """x, y, width, height, a little larger than the joints."""
     low, high = points.min(0), points.max(0)
     margin = np.maximum((high - low).max() * MARGIN, 1.0)

@@ -40,7 +40,7 @@ def _bytes_of(values: Tensor, convention: Convention) -> np.ndarray:
     return (values[..., 0].clamp(0, 1) * 255).round().byte().numpy()
 
 
-def directions(values: Tensor, convention: Convention) -> np.ndarray:
+def _directions(values: Tensor, convention: Convention) -> np.ndarray:
     """16 bits, of unit length."""
     vectors = torch.nn.functional.normalize(decode_normals(values.float(), convention), dim=-1)
     return ((vectors + 1) / 2 * 65535).round().numpy().astype(np.uint16)
@@ -84,7 +84,7 @@ LEVEL = Written(".png", _bytes_of, _no_section)
 WRITTEN: dict[str, Written] = {
     "depth": Written(".npy", plain, lambda convention: {"unit": "m" if convention.metric else "relative"}),
     "disparity": Written(".npy", plain, lambda convention: {"unit": "1/m" if convention.metric else "relative"}),
-    "normal": Written(".png", directions, _of_normals),
+    "normal": Written(".png", _directions, _of_normals),
     "mask": LEVEL,
     "matte": LEVEL,
     "segmentation": Written(".png", numbers, _of_classes),
@@ -110,7 +110,7 @@ def save_array(array: np.ndarray, path: Path) -> None:
         partial.write_bytes(ENCODE[path.suffix](array))
 
 
-def encoded_npy(array: np.ndarray) -> bytes:
+def _encoded_npy(array: np.ndarray) -> bytes:
     import io
 
     buffer = io.BytesIO()
@@ -118,10 +118,10 @@ def encoded_npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def encoded_png(array: np.ndarray) -> bytes:
+def _encoded_png(array: np.ndarray) -> bytes:
     """OpenCV has blue first."""
     _, data = cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)
     return data.tobytes()
 
 
-ENCODE = {".npy": encoded_npy, ".png": encoded_png}
+ENCODE = {".npy": _encoded_npy, ".png": _encoded_png}

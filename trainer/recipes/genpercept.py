@@ -85,7 +85,7 @@ def _small_card(task: str, *more: dict[str, Any]) -> dict[str, Any]:
     return over(ABLATION, {"tasks": [task]}, *more)
 
 
-def ablation(*more: dict[str, Any]) -> dict[str, Any]:
+def _ablation(*more: dict[str, Any]) -> dict[str, Any]:
     """Depth in an experiment of the paper."""
     return over(ABLATION, {"tasks": ["depth"]}, *more)
 
@@ -189,24 +189,24 @@ ROWS: dict[str, Preset] = {
         (COCO,),
     ),
     "genpercept-latent": Preset(
-        "GenPercept's ablation baseline: depth between latents", ablation({"batch_size": 16, "accumulation": 2}), MIXED
+        "GenPercept's ablation baseline: depth between latents", _ablation({"batch_size": 16, "accumulation": 2}), MIXED
     ),
     "genpercept-pixel": Preset(
         "GenPercept's ablation: depth between pictures",
-        ablation(SMALL, {"objective": {"loss": "pixel", "pixel_losses": {"depth": ["mse"]}}}),
+        _ablation(SMALL, {"objective": {"loss": "pixel", "pixel_losses": {"depth": ["mse"]}}}),
         MIXED,
     ),
     "genpercept-fixed-timestep": Preset(
         "GenPercept's ablation: always told the timestep of inference",
-        ablation({"objective": {"timesteps": "fixed"}}),
+        _ablation({"objective": {"timesteps": "fixed"}}),
         MIXED,
     ),
     "genpercept-lora": Preset(
-        "GenPercept's ablation: LoRA of rank 16", ablation({"network": {"unet": "lora", "rank": 16}}), MIXED
+        "GenPercept's ablation: LoRA of rank 16", _ablation({"network": {"unet": "lora", "rank": 16}}), MIXED
     ),
     "genpercept-dpt": Preset(
         "GenPercept's ablation: a DPT head on the UNet",
-        ablation(
+        _ablation(
             {"batch_size": 16, "accumulation": 2},
             {"objective": {"loss": "pixel", "pixel_losses": {"depth": ["mse"]}}},
             DPT,
@@ -215,14 +215,14 @@ ROWS: dict[str, Preset] = {
     ),
     "genpercept-frozen": Preset(
         "GenPercept's ablation: a DPT head on the frozen UNet",
-        ablation(
+        _ablation(
             {"objective": {"loss": "pixel", "pixel_losses": {"depth": ["mse"]}}}, DPT, {"network": {"unet": "frozen"}}
         ),
         MIXED,
     ),
     "genpercept-scratch": Preset(
         "GenPercept's ablation: an untrained UNet of the same shape",
-        ablation({"base": {"architecture": "sd21"}}),
+        _ablation({"base": {"architecture": "sd21"}}),
         MIXED,
     ),
     "genpercept-encoder": Preset(
@@ -232,7 +232,7 @@ ROWS: dict[str, Preset] = {
     ),
     "genpercept-decoder": Preset(
         "GenPercept's ablation: the VAE's decoder learns too",
-        ablation(
+        _ablation(
             {"batch_size": 4, "accumulation": 8},
             {"objective": {"loss": "pixel", "pixel_losses": {"depth": ["mse"]}}},
             {"network": {"decoder": True}, "optimiser": {"decoder_lr": 3e-5}},
@@ -241,7 +241,7 @@ ROWS: dict[str, Preset] = {
     ),
     "genpercept-blending": Preset(
         "GenPercept's ablation: ten deterministic steps from the image (rgb blending)",
-        ablation({"recipe": {"paradigm": "deterministic", "steps": 10, **SIGNAL, "family": ""}}),
+        _ablation({"recipe": {"paradigm": "deterministic", "steps": 10, **SIGNAL, "family": ""}}),
         MIXED,
     ),
 }

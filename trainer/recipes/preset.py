@@ -32,10 +32,10 @@ def under(data: Any, rows: tuple[Mapping[str, Any], ...]) -> Any:
     """A config's [[data]] tables, over what a preset says of their readers; what is no list of tables, as it is."""
     if not isinstance(data, list | tuple):
         return data
-    return [over(*suiting(table, rows), table) if isinstance(table, Mapping) else table for table in data]
+    return [over(*_suiting(table, rows), table) if isinstance(table, Mapping) else table for table in data]
 
 
-def suiting(table: Mapping[str, Any], rows: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+def _suiting(table: Mapping[str, Any], rows: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
     """The rows that speak of a dataset."""
     return [row for row in rows if row.get("reader") in (None, table.get("reader", "folder"))]
 

@@ -55,7 +55,7 @@ class AutoencoderModel(nn.Module):
         pictures, valid = _pictures_and_targets(batch)
         posterior = self.vae.encode(pictures.to(self.vae.dtype)).latent_dist
         mean, log_variance = at_least_float32(posterior.mean), at_least_float32(posterior.logvar)
-        latent = mean + (log_variance / 2).exp() * draws(batch, mean)
+        latent = mean + (log_variance / 2).exp() * _draws(batch, mean)
         made = at_least_float32(self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0])
         found = [LOSSES[name](made, pictures, valid) for name in ("l1", "gradient")]
         return torch.cat([*(reduction.total for reduction in found), _divergence(mean, log_variance)])
@@ -66,7 +66,7 @@ def _pictures_and_targets(batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.cat([batch.image, batch.target]), torch.cat([torch.ones_like(batch.valid), batch.valid])
 
 
-def draws(batch: Batch, like: Tensor) -> Tensor:
+def _draws(batch: Batch, like: Tensor) -> Tensor:
     """Normal noise for the latents, each picture's from its own seed."""
     sources = [source(seed, purpose) for purpose in ("image", "target") for seed in batch.seeds.tolist()]
     return torch.stack([torch.randn(like.shape[1:], generator=random) for random in sources]).to(like)

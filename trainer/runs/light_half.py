@@ -106,7 +106,7 @@ def checkpoints(config: Config) -> list[tuple[Checkpoint, Adapter | None]]:
         try:
             checkpoint, beside = _teacher_choice(path, adapter, task).open()
         except UnsuitedError:
-            held = recipes_in(path)
+            held = _recipes_in(path)
             if held:
                 raise ConfigError(
                     f"{shown(path)} is for {', '.join(held)}, not for {task}: set tasks to what it predicts, or "
@@ -125,7 +125,7 @@ def _teacher_choice(path: Path, adapter: str, task: str) -> ModelChoice:
     return ModelChoice(base=path, adapter=Path(adapter), task=task) if adapter else ModelChoice(path, task=task)
 
 
-def recipes_in(path: Path) -> list[str]:
+def _recipes_in(path: Path) -> list[str]:
     """The ids of a checkpoint's recipes; none of a model that generates."""
     try:
         return sorted({checkpoint.recipe.id for checkpoint in open_all(path)})

@@ -35,7 +35,7 @@ def unet_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     return {_plain_name(name): weight for name, weight in unet.state_dict().items() if ".lora_" not in name}
 
 
-def parts_of(unet: UNet2DConditionModel, kept: Mapping[str, Tensor], scale: float) -> dict[str, Part]:
+def _parts_of(unet: UNet2DConditionModel, kept: Mapping[str, Tensor], scale: float) -> dict[str, Part]:
     """What training added to the UNet, layer by layer."""
     weights = unet.state_dict()
     parts: dict[str, Part] = {}
@@ -84,7 +84,7 @@ class Written:
         if lora:
             adapter = Adapter(
                 path,
-                parts_of(model.unet, self.kept, (network.alpha or network.rank) / network.rank),
+                _parts_of(model.unet, self.kept, (network.alpha or network.rank) / network.rank),
                 spelling="own",
                 base=self.architecture.base,
                 fingerprint=self.base_fingerprint,
