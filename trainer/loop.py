@@ -214,11 +214,7 @@ def _is_to_stop(run: Run) -> bool:
 def _leave(run: Run, done: int) -> NoReturn:
     """Save everything after `done` steps, and end. Stopped says how to go on."""
     config = run.config
-    if run.journal.losses:
-        run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
-    if run.journal.saved != done:
-        _save_run(run, done)
-    _write_last(run, done)
+    _save_all(run, done)
     again = "the same command" if config.resume else "the same command with resume = true"
     raise Stopped(
         f"stopped at step {done} of {config.steps}; {run.out} holds its state and its weights so far: {again} goes on "
@@ -240,19 +236,23 @@ def _gives_up(run: Run, done: int) -> bool:
 
 def _give_up(run: Run, done: int) -> None:
     """Save everything after `done` steps, say why no more are taken, and end."""
+    _save_all(run, done)
+    if run.accelerator.is_main_process:
+        _tell(
+            f"The run ends at step {done} of {run.config.steps}: {run.progress['idle']} validations in a row were no "
+            f"better than that of step {run.progress.get('best_step', 0)}, whose weights are best. A larger patience "
+            "goes on from here."
+        )
+    run.tally.close()
+
+
+def _save_all(run: Run, done: int) -> None:
+    """The log, the state and the weights of a run that ends after `done` steps, and before its last."""
     if run.journal.losses:
         run.journal.write(run.accelerator, done, run.optimiser.param_groups[0]["lr"], run.tally.skipped)
     if run.journal.saved != done:
         _save_run(run, done)
-    if run.accelerator.is_main_process:
-        tqdm.write(
-            f"The run ends at step {done} of {run.config.steps}: {run.progress['idle']} validations in a row were no "
-            f"better than that of step {run.progress.get('best_step', 0)}, whose weights are best. A larger patience "
-            "goes on from here.",
-            sys.stderr,
-        )
     _write_last(run, done)
-    run.tally.close()
 
 
 def finish(run: Run) -> None:

@@ -72,7 +72,7 @@ class Card:
         if self.classes:
             return _classes_recipe(self.classes)
         axes: Any = self.axes or None
-        codec = "unit-vector" if task_named(self.task).name == "normal" and self.unit else ""
+        codec = "unit-vector" if task_named(self.task).merge == "direction" and self.unit else ""
         return Recipe(task_named(self.task).name, metric=self.metric, axes=axes, codec=codec)
 
 
