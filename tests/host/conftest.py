@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,7 @@ def start_comfyui(host: Host, tmp_path: Path) -> Iterator[Callable[..., Recordin
 
 
 @pytest.fixture(scope="session")
-def inside_host(host: Host, tmp_path_factory: pytest.TempPathFactory) -> InsideHost:
+def inside_host(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InsideHost]:
     """Call a function in the host's Python: see InsideHost.__call__."""
-    return InsideHost(host, tmp_path_factory.mktemp("inside_host"))
+    with closing(InsideHost(host, tmp_path_factory.mktemp("inside_host"))) as inside:
+        yield inside

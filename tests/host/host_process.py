@@ -1,7 +1,9 @@
-"""Runs in the host's Python: ComfyUI's modules without its server, the pack, and one function of a test.
+"""Runs in the host's Python: ComfyUI's modules without its server, the pack, and functions of tests.
 
-`host_process.py JOB_FOLDER`: reads job.json and arguments.npz, calls `source.py`'s function, writes result.json and
-result.npz there. The function may import from this module too.
+`host_process.py BOOT_FILE` brings all up, then reads folders of jobs, a line each. A job is done in a fork, where there
+are forks, and so in a process of its own that has come up already: job.json and arguments.npz are read, `source.py`'s
+function is called, result.json and result.npz written; a line says that it has ended. The function may import from this
+module too.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 import importlib.util
 import inspect
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -129,23 +132,47 @@ def write(folder: Path, result: dict[str, Any] | None) -> None:
     (folder / "result.json").write_text(json.dumps(plain), encoding="utf-8")
 
 
+def work(folder: Path) -> int:
+    """Do the job of a folder, with what is printed in words.txt there; gives the process's status."""
+    try:
+        write(folder, call(folder, json.loads((folder / "job.json").read_text(encoding="utf-8"))["function"]))
+    except BaseException as error:  # noqa: BLE001 whatever a function of a test raises is told there
+        told = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        (folder / "error.json").write_text(json.dumps(told), encoding="utf-8")
+        return 1
+    return 0
+
+
+def in_fork(folder: Path) -> int:
+    """The same in a process of its own; gives its status, negative if a signal ended it."""
+    child = os.fork()
+    if not child:
+        words = os.open(folder / "words.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(words, 1)
+        os.dup2(words, 2)
+        status = work(folder)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def main() -> None:
-    """Do the job of the folder named on the command line."""
-    folder = Path(sys.argv[1])
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    """Come up as the file on the command line says, and do the jobs that are named on the standard input."""
+    # what ComfyUI prints is not to be taken for an answer
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     sys.modules["host_process"] = sys.modules["__main__"]
     import torchaudio_absent
     import torchvision_ops
 
     torchvision_ops.install()
     torchaudio_absent.install()
-    try:
-        boot(Path(job["comfyui"]), job["arguments"], Path(job["pack"]), job["extra_nodes"])
-        write(folder, call(folder, job["function"]))
-    except BaseException as error:
-        told = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-        (folder / "error.json").write_text(json.dumps(told), encoding="utf-8")
-        raise
+    boot(Path(told["comfyui"]), told["arguments"], Path(told["pack"]), told["extra_nodes"])
+    do = in_fork if hasattr(os, "fork") else work
+    for line in sys.stdin:
+        print(do(Path(line.strip())), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -28,11 +31,23 @@ class FailedInside(RuntimeError):
 
 
 class InsideHost:
-    """Calls functions in a fresh process of the host's Python, each with the same base directory."""
+    """Calls functions in a fresh process of the host's Python, each with the same base directory.
+
+    It is fresh by being forked off one that has come up, which takes ten times as long as most of the functions.
+    """
 
     def __init__(self, host: Host, base: Path) -> None:
         self.host = host
         self.base = make_base(base)
+        self._up: dict[Any, subprocess.Popen[str]] = {}
+        """Those that have come up, by how."""
+
+    def close(self) -> None:
+        """End them."""
+        while self._up:
+            _, process = self._up.popitem()
+            process.kill()
+            process.communicate()
 
     def __call__(
         self,
@@ -58,29 +73,53 @@ class InsideHost:
             source = "\n".join(["from __future__ import annotations", *texts])
             (folder / "source.py").write_text(source, encoding="utf-8")
             _write_arguments(folder, arguments)
-            self._write_job(folder, function.__name__, host_arguments, extra_nodes)
-            self._run(folder, timeout)
+            (folder / "job.json").write_text(json.dumps({"function": function.__name__}), encoding="utf-8")
+            status = self._do(folder, (host_arguments, extra_nodes), timeout)
+            if (folder / "error.json").exists():
+                raise FailedInside(json.loads((folder / "error.json").read_text(encoding="utf-8")))
+            assert status == 0, f"the host's Python ended with status {status}:\n{_last_words(folder / 'words.txt')}"
             return _read_result(folder)
 
-    def _write_job(self, folder: Path, function: str, host_arguments: tuple[str, ...], extra_nodes: bool) -> None:
-        job = {
+    def _do(self, folder: Path, way: tuple[tuple[str, ...], bool], timeout: float) -> int:
+        """Have the job of a folder done by a host that came up in this way."""
+        process = self._up.get(way) or self._start(*way)
+        if hasattr(os, "fork"):
+            self._up[way] = process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(timeout, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(f"{folder}\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not answer or way not in self._up:
+            self._up.pop(way, None)
+            process.kill()
+            process.communicate()
+        assert answer, f"the host's Python ended:\n{_last_words(self.base / 'inside.log')}"
+        return int(answer)
+
+    def _start(self, host_arguments: tuple[str, ...], extra_nodes: bool) -> subprocess.Popen[str]:
+        told = {
             "comfyui": str(self.host.comfyui),
             "arguments": ["--base-directory", str(self.base), *host_arguments],
             "pack": str(PACK),
-            "function": function,
             "extra_nodes": extra_nodes,
         }
-        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-
-    def _run(self, folder: Path, timeout: float) -> None:
-        command = [str(self.host.python), str(HERE / "host_process.py"), str(folder)]
+        boot = self.base / "boot.json"
+        boot.write_text(json.dumps(told), encoding="utf-8")
         # this folder leads the path there, being the script's; the launcher's holds torchvision_ops
         there = environment() | {"PYTHONPATH": str(LAUNCHER.parent)}
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=there, timeout=timeout)
-        if (folder / "error.json").exists():
-            raise FailedInside(json.loads((folder / "error.json").read_text(encoding="utf-8")))
-        words = done.stderr.decode(errors="replace")[-4000:]
-        assert done.returncode == 0, f"the host's Python ended with status {done.returncode}:\n{words}"
+        command = [str(self.host.python), str(HERE / "host_process.py"), str(boot)]
+        with (self.base / "inside.log").open("wb") as log:
+            return subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, env=there, text=True)
+
+
+def _last_words(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")[-4000:] if file.exists() else ""
 
 
 def _write_arguments(folder: Path, arguments: dict[str, Any]) -> None:
