@@ -1,7 +1,13 @@
-"""Real pictures for measurements, fetched once by the ordinary clients; none of them is part of this repository."""
+"""Real pictures for measurements, fetched once by the ordinary clients; none of them is part of this repository.
+
+    python benchmarks/photographs.py OUT
+
+writes the scenes with depth by stereo as a plain folder, which `evaluate` reads.
+"""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,3 +98,30 @@ def _scene(name: str, image: Path, depth: np.ndarray, valid: np.ndarray) -> Scen
         torch.from_numpy(depth.astype(np.float32))[None, None],
         torch.from_numpy(valid)[None, None],
     )
+
+
+DATASET = """name = "stereo"
+format = 1
+
+[depth]
+unit = 1.0
+kind = "planar"
+invalid = 0
+"""
+
+
+def write_scenes(folder: Path) -> None:
+    """The stereo scenes as a plain folder; depth is 0 where the cameras measured none."""
+    for name in ("images", "depth"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.toml").write_text(DATASET, encoding="utf-8")
+    for scene in stereo_scenes():
+        picture = (scene.image[0].movedim(0, -1) * 255).round().byte().numpy()
+        Image.fromarray(picture).save(folder / "images" / f"{scene.name}.png")
+        np.save(folder / "depth" / f"{scene.name}.npy", torch.where(scene.valid, scene.depth, 0)[0, 0].numpy())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    write_scenes(parser.parse_args().out)
