@@ -110,8 +110,8 @@ def recipes_in(path):
         return from_header(file.metadata(), path.name)
 
 
-PRESET_STEPS = 40
-"""A low rank at random timesteps needs more steps before its falling shows."""
+PRESET_STEPS = 20
+"""A low rank at random timesteps needs as many before its falling shows."""
 
 
 def scaled_down(name, root, tmp_path):

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion_perception.trainer.config import Config, to_toml
+from diffusion_perception.trainer.train import run
 
 SCRIPT = Path(__file__).with_name("train_process.py")
 SIZE = 64
@@ -63,7 +64,7 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-def test_two_processes_reach_the_weights_of_one_with_the_doubled_batch(root):
+def test_two_processes_reach_the_weights_of_one_with_the_doubled_batch(root, own_precision):
     """In float64, with several tasks and losses, accumulation, clipping, and valid masks unequal between the two."""
     settings = {
         "tasks": ["depth", "normal"],
@@ -81,30 +82,31 @@ def test_two_processes_reach_the_weights_of_one_with_the_doubled_batch(root):
         begin(two, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         for rank in range(2)
     ]
-    for process in (begin(one), *ranks):
+    run(one)
+    for process in ranks:
         end(process)
     assert difference(weights(one), weights(two)) < 1e-9
 
 
-def test_a_run_killed_at_a_random_step_resumes_to_the_same_weights(root):
+def test_a_run_killed_at_a_random_step_resumes_to_the_same_weights(root, own_precision):
     settings = {
         "tasks": ["depth", "mask"],
         "size": [SIZE, SIZE],
-        "steps": 12,
+        "steps": 9,
         "save_every": 1,
         "optimiser": {"lr": 1e-3, "ema": 0.9, "schedule": "linear", "warmup": 3},
     }
     whole, broken = (runs.config(root, out=str(root / name), **settings) for name in ("whole", "broken"))
-    end(begin(whole))
+    run(whole)
     process = begin(broken)
     state = Path(broken.out) / "state.pt"
-    chosen = int.from_bytes(os.urandom(1), "big") % 8 + 1
+    chosen = int.from_bytes(os.urandom(1), "big") % 6 + 1
     while process.poll() is None and saved_steps(state) < chosen:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert 1 <= saved_steps(state) < 12
+    assert 1 <= saved_steps(state) < 9
     end(begin(broken))
     assert difference(weights(whole), weights(broken)) == 0
     files = [load_file(Path(config.out) / "last.safetensors") for config in (whole, broken)]
@@ -116,7 +118,7 @@ def saved_steps(state: Path) -> int:
 
 
 @pytest.mark.parametrize("unet", ["lora", "full"])
-def test_half_precision_trains_validates_and_writes(root, unet):
+def test_half_precision_trains_validates_and_writes(root, own_precision, unet):
     """bf16, with what does not learn kept in it too."""
     network = {"unet": unet, "frozen_precision": "bf16"}
     config = runs.config(
@@ -127,16 +129,16 @@ def test_half_precision_trains_validates_and_writes(root, unet):
         objective={"loss": "both"},
         validation=[{"root": str(root / "train")}],
     )
-    end(begin(config))
+    run(config)
     assert all(weight.dtype == torch.float32 for weight in weights(config).values())
     assert (Path(config.out) / "best.safetensors").is_file()
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_may_be_started_as_windows_and_macos_do(root, method):
+def test_workers_may_be_started_as_windows_and_macos_do(root, own_precision, method):
     settings = {"tasks": ["depth", "normal"], "steps": 2, "size": [SIZE, SIZE], "save_every": 1}
-    alone = runs.config(root, out=str(root / "no workers"), **settings)
-    shared = runs.config(root, out=str(root / method), workers=2, **settings)
-    end(begin(alone))
+    alone = runs.config(root, out=str(root / f"no workers, {method}"), **settings)
+    shared = runs.config(root, out=str(root / method), workers=1, **settings)
+    run(alone)
     end(begin(shared, START_METHOD=method))
     assert difference(weights(alone), weights(shared)) == 0

@@ -129,6 +129,15 @@ def test_fewer_steps_than_were_done_are_refused_and_as_many_are_said(root, tmp_p
     assert notes == {"step": 4}
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_bf16_that_the_processor_emulates_is_said(root, tmp_path, capsys, monkeypatch, own_precision, own):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: own)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    train(runs.config(root, out=str(tmp_path / "run"), steps=1, precision="bf16"))
+    assert ('many times slower than precision = "no"' in capsys.readouterr().err) is not own
+
+
 HOLDER = """
 import sys
 from pathlib import Path
@@ -235,8 +244,9 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("kind", ENDS)
+@pytest.mark.parametrize(
+    ("kind", "number"), [("perception", signal.SIGINT), *((kind, signal.SIGTERM) for kind in ENDS)]
+)
 def test_a_signal_ends_a_run_with_everything_saved_and_says_how_to_go_on(root, tmp_path, kind, number):
     process = begin(root, tmp_path / "run", **ENDS[kind])
     wait_for_steps(process, 3)
