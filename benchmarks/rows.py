@@ -21,6 +21,8 @@ class Training:
     """One of so many training pictures is seen."""
     own_vae: bool = False
     """The preparation's VAE, which saw the training rooms alone, though another was given for all."""
+    network: str = ""
+    """What learns in the UNet's place, untrained: a row of backbones.NETWORKS."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Table:
     published: tuple[str, ...] = ()
     """Columns of the paper."""
     ordered_by: int = 0
-    """The published column, less is better, by which pairs of rows are compared."""
+    """The published column by which pairs of rows are compared: less is better if it is of our first metric."""
     note: str = ""
 
 
@@ -68,6 +70,13 @@ STOCHASTIC = {
 }
 PIXEL = {"objective": {"loss": "pixel", "pixel_losses": {"depth": ["mse"]}}}
 DPT = over(PIXEL, {"network": {"head": "dpt_head_identity", "head_width": 32}})
+FROZEN = {"network": {"unet": "frozen"}}
+SCORES = {
+    "tasks": ["segmentation"],
+    "objective": {"loss": "pixel"},
+    "network": {"head": "upernet", "head_width": 32},
+}
+"""A score for each class."""
 LORA = {"network": {"unet": "lora", "rank": 16}, "optimiser": {"lr": 2e-3}}
 WIDE = over(LORA, {"network": {"lora_layers": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]}})
 """Beside convolutions as well: attention is a small part of a small network."""
@@ -103,8 +112,8 @@ TRAININGS: dict[str, Training] = {
     "after-albedo": Training(base="albedo"),
     "dpt": Training(DPT),
     "decoder": Training(over(PIXEL, {"network": {"decoder": True}})),
-    "frozen-dpt": Training(over(DPT, {"network": {"unet": "frozen"}})),
-    "frozen-dpt-after-albedo": Training(over(DPT, {"network": {"unet": "frozen"}}), base="albedo"),
+    "frozen-dpt": Training(over(DPT, FROZEN)),
+    "frozen-dpt-after-albedo": Training(over(DPT, FROZEN), base="albedo"),
     "lora": Training(LORA),
     "wide-lora": Training(WIDE),
     "own-vae": Training(own_vae=True),
@@ -115,6 +124,14 @@ TRAININGS: dict[str, Training] = {
     "normal-one-step": Training(over(WIDE, {"tasks": ["normal"]})),
     "normal-v-full": Training(dmp("v_prediction", {})),
     "normal-one-step-full": Training({"tasks": ["normal"]}),
+    "pixart": Training(told(999), base="", network="pixart"),
+    "scratch-dpt": Training(DPT, base=""),
+    "dinov2-dpt": Training(DPT, base="", network="dinov2-dpt"),
+    "upernet": Training(SCORES),
+    "frozen-upernet": Training(over(SCORES, FROZEN)),
+    "scratch-upernet": Training(SCORES, base=""),
+    "dinov2-upernet": Training(SCORES, base="", network="dinov2-upernet"),
+    "frozen-dinov2-upernet": Training(over(SCORES, FROZEN), base="", network="dinov2-upernet"),
 }
 """`one-step` is GenPercept's baseline: the whole UNet, the loss between latents, random timesteps, one pass."""
 
@@ -247,5 +264,45 @@ TABLES: dict[str, Table] = {
         ),
         note="A plot without figures: five steps balance speed and accuracy there, and single-step training is "
         "competitive on pictures like those it learnt from.",
+    ),
+    "transformer": Table(
+        "A transformer in the UNet's place",
+        "GenPercept, Table 10",
+        "depth",
+        (
+            Row("untrained UNet: one-step", "scratch", "", ("0.060", "0.956", "0.145", "0.799")),
+            Row("untrained PixArt-α: one-step, timestep 999", "pixart", "", ("0.082", "0.924", "0.213", "0.648")),
+        ),
+        DEPTH_COLUMNS,
+        2,
+        note="Published figures are of Stable Diffusion 2.1 and of PixArt-α as they were trained on pictures; here "
+        "neither has seen any before.",
+    ),
+    "dinov2": Table(
+        "DINOv2 in the UNet's place, under a DPT head",
+        "GenPercept, Table 11",
+        "depth",
+        (
+            Row("UNet + DPT head", "dpt", "", ("0.058", "0.960", "0.166", "0.747")),
+            Row("untrained UNet + DPT head", "scratch-dpt"),
+            Row("untrained DINOv2 + DPT head", "dinov2-dpt", "", ("0.050", "0.969", "0.185", "0.696")),
+        ),
+        DEPTH_COLUMNS,
+        2,
+        note="The published DINOv2 is its giant, trained on 142 million pictures; here it has seen none before.",
+    ),
+    "classes": Table(
+        "Classes by an UPerNet on the UNet, and on DINOv2",
+        "GenPercept, Table 3",
+        "segmentation",
+        (
+            Row("frozen UNet", "frozen-upernet", "", ("46.0", "34.1")),
+            Row("UNet", "upernet", "", ("52.9", "38.3")),
+            Row("untrained UNet", "scratch-upernet"),
+            Row("frozen, untrained DINOv2", "frozen-dinov2-upernet", "", ("51.5", "37.1")),
+            Row("untrained DINOv2", "dinov2-upernet", "", ("58.6", "41.2")),
+        ),
+        ("Hypersim mIoU", "ADE20K mIoU"),
+        note="The paper's UNet learns colours first, which is left out here; its DINOv2 is the giant.",
     ),
 }

@@ -33,6 +33,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import backbones
 import cv2
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ from diffusion_perception.trainer.host import device_named, load_vae, open_perce
 from diffusion_perception.trainer.journal import Diverged
 from diffusion_perception.trainer.scoring import score
 
-KINDS = ("images", "depth", "normal", "albedo")
+KINDS = ("images", "depth", "normal", "albedo", "segmentation")
 """Folders of the rooms that the tables read."""
 VAE, GENERATIVE = "vae", "generative"
 """The preparations."""
@@ -70,7 +71,7 @@ OWN_VAE = "{out}/runs/vae/vae"
 TOKENS, HEAD_DIM = 2, 32
 CHUNK = 16
 """Pictures at once where nothing learns."""
-METRICS_OF = {"depth": ("abs-rel", "delta1"), "normal": ("mean-angle-per-image",)}
+METRICS_OF = {"depth": ("abs-rel", "delta1"), "normal": ("mean-angle-per-image",), "segmentation": ("miou",)}
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,8 @@ def _digest(plan: Plan, name: str) -> str:
     """Of everything that its result depends on."""
     settings = _settings_of(plan, name) if name in (VAE, *TRAININGS) else {**vars(plan.scale), "name": name}
     about = [settings, plan.steps, len(_names_of(plan)), *(_digest(plan, earlier) for earlier in before(plan, name))]
+    if name in TRAININGS and TRAININGS[name].network:
+        about.append(TRAININGS[name].network)
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -409,8 +412,7 @@ def _timed(plan: Plan, name: str) -> dict[str, Any]:
 
 def learn(plan: Plan, name: str) -> None:
     """One call of the trainer."""
-    settings = _located(_settings_of(plan, name), plan.out)
-    config: Config = build(Config, {**settings, "device": torch.device(plan.device).type}, "")
+    config = _config_of(plan, name)
     out, told = Path(config.out), plan.out / "runs" / f"{name}.digest"
     if not told.is_file() or told.read_text("utf-8") != _digest(plan, name):
         shutil.rmtree(out, ignore_errors=True)  # of other settings
@@ -422,7 +424,15 @@ def learn(plan: Plan, name: str) -> None:
         shared.mkdir(exist_ok=True)
         if not (out / "latents").is_symlink():
             (out / "latents").symlink_to(shared.resolve(), target_is_directory=True)
-    train.run(config)
+    if name in TRAININGS and TRAININGS[name].network:
+        backbones.learn(config, TRAININGS[name].network)
+    else:
+        train.run(config)
+
+
+def _config_of(plan: Plan, name: str) -> Config:
+    settings = _located(_settings_of(plan, name), plan.out)
+    return build(Config, {**settings, "device": torch.device(plan.device).type}, "")
 
 
 def _figures(found: Mapping[str, float]) -> str:
@@ -440,12 +450,25 @@ def measure(plan: Plan, name: str, task: str, overrides: str) -> dict[str, float
         recipe, vae = replace(Recipe(task), axes=records.convention.axes), _opened_vae(plan)
         feed = Feed(records, recipe, options_for(recipe), Augmentation())
         return _scored(((GUESSES[name](sample, feed, vae), sample) for sample in _all_of(records)), feed)
-    perceiver = opened(plan, name, overrides)
-    feed = Feed(records, perceiver.recipe, options_for(perceiver.recipe), Augmentation())
-    return _scored(_predictions(plan, perceiver, records), feed)
+    recipe, predicts = opened(plan, name, overrides)
+    feed = Feed(records, recipe, options_for(recipe), Augmentation())
+    return _scored(_predictions(plan, predicts, records), feed)
 
 
-def opened(plan: Plan, name: str, overrides: str) -> Perceiver:
+Predicts = Callable[[Tensor], Tensor]
+"""Images (B, 3, H, W) in [0, 1] -> values (B, C, H, W)."""
+
+
+def opened(plan: Plan, name: str, overrides: str) -> tuple[Recipe, Predicts]:
+    """The recipe of a run, and what predicts by its weights."""
+    if TRAININGS[name].network:
+        made = backbones.opened(_config_of(plan, name), TRAININGS[name].network)
+        return made.recipe, made.values
+    perceiver = _perceiver_of(plan, name, overrides)
+    return perceiver.recipe, lambda images: predict(perceiver, images, batch_size=CHUNK).values.movedim(-1, 1)
+
+
+def _perceiver_of(plan: Plan, name: str, overrides: str) -> Perceiver:
     """The weights as `predict` opens them."""
     file = plan.out / "runs" / name / "last.safetensors"
     lora = TRAININGS[name].settings.get("network", {}).get("unet") == "lora"
@@ -457,14 +480,13 @@ def _all_of(records: Records[Any]) -> Iterator[Sample]:
     return (records[index] for index in range(len(records)))
 
 
-def _predictions(plan: Plan, perceiver: Perceiver, records: Records[Any]) -> Iterator[tuple[Tensor, Sample]]:
+def _predictions(plan: Plan, predicts: Predicts, records: Records[Any]) -> Iterator[tuple[Tensor, Sample]]:
     """What is predicted of each picture, (1, C, H, W), and its truth."""
     samples = list(_all_of(records))
     for first in range(0, len(samples), CHUNK):
         chunk = samples[first : first + CHUNK]
         images = torch.stack([sample.image for sample in chunk]).to(plan.device)
-        values = predict(perceiver, images, batch_size=CHUNK).values.movedim(-1, 1)
-        yield from zip(values.split(1), chunk)
+        yield from zip(predicts(images).cpu().split(1), chunk)
 
 
 def _scored(pairs: Iterable[tuple[Tensor, Sample]], feed: Feed) -> dict[str, float]:

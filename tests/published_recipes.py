@@ -77,9 +77,9 @@ GENPERCEPT = Published(
     },
     {"frozen": FROZEN},
 )
-HYPERSIM_ONLY = (
-    "the mixture has Virtual KITTI's normals too, which its owners do not publish; GenPercept's lists of them are read "
-    'by the reader "genpercept-list" with settings = {source = "vkitti"}'
+STREETS_NORMALS = (
+    "Virtual KITTI is published without normals, and how GenPercept made them is not said: the reader makes them of "
+    "its depth as E2E-FT does.",
 )
 DEPTH = like(
     GENPERCEPT,
@@ -104,7 +104,7 @@ NORMAL = like(
     "GenPercept, config/main_paper, normal",
     task="normal",
     losses="angular",
-    but={"frozen": FROZEN, "datasets": HYPERSIM_ONLY},
+    beside=STREETS_NORMALS,
 )
 MASK = like(
     GENPERCEPT, "GenPercept, config/main_paper, dis", task="mask", losses="mse", target="whole", datasets="dis5k"
@@ -191,8 +191,6 @@ E2E = Published(
         "The loss is the same but for its unit: there residuals count in metres, here as shares of each picture's own "
         "range, so that far rooms and streets do not outweigh near ones.",
         "The decoded picture is cut off at -1 and 1 before the loss there, and not here.",
-        "Of Virtual KITTI five of the ten variations are learnt there (morning, fog, rain, sunset, overcast), of both "
-        "cameras; here all ten, of both.",
         "No seed is set there.",
     ),
 )
@@ -402,11 +400,14 @@ PUBLISHED: dict[str, Published] = {
         rate=6e-5,
         jitter=0.3,
         blur=0.3,
-        datasets="hypersim 0.5, interiorverse 0.49, sintel 0.01",
-        but={"datasets": "the normals of InteriorVerse and Sintel have no reader here"},
+        datasets="hypersim 0.5, interiorverse 0.49, sintel-normals 0.01",
         beside=(
-            "Pictures are blurred by motion too there (0.3 of them, 11 pixels), and not here.",
-            "Cells without truth count in the loss there, and not here.",
+            "Pictures are blurred by motion too there (0.3 of them, 11 pixels), and not here; only Hypersim's are "
+            "blurred there, and here all.",
+            "Cells without truth count in the loss there, and not here; of Sintel they do, as facing the camera.",
+            "Frames of Hypersim and InteriorVerse whose normals are not whole are left out there, and here only where "
+            "they have none. InteriorVerse's light becomes sRGB here, and there its power of 1/2.2.",
+            "Normals are resized smoothly there, by nearest pixels here.",
         ),
     ),
     "e2e-ft-depth": E2E,
@@ -416,11 +417,9 @@ PUBLISHED: dict[str, Published] = {
         task="normal",
         losses="angular",
         target="unit",
-        but={
-            "datasets": "the normals of Virtual KITTI that it learns are made from its depth (DAG), and have no"
-            " reader here"
-        },
         beside=(
+            "Virtual KITTI's normals are made of its depth by the same method (D2NT, version 3), with rays through the "
+            "pixels' centres; there they are a pixel off, and the normals are read in 8 bits.",
             "The prediction is brought to length 1 before the loss there; the angle does not depend on it.",
             "Normals are resized smoothly there, by nearest pixels here.",
             "No seed is set there.",

@@ -211,6 +211,53 @@ def test_marigolds_diode_has_other_names_and_a_larger_processing_resolution(tmp_
     assert records.protocol.resolution == 768
 
 
+def test_interiorverses_normals_lie_as_marigold_learns_them(tmp_path):
+    pytest.importorskip("OpenEXR")
+    vectors, unknown = facing_vectors(), RANDOM.uniform(0, 1, (H, W)) < 0.2
+    save(tmp_path / "scenes_85/L3D124/000_im.exr", RANDOM.uniform(0, 1, (H, W, 3)).astype(np.float32))
+    save(tmp_path / "scenes_85/L3D124/000_normal.exr", np.where(unknown[..., None], 0, vectors * 0.9))
+    values, known = right_up_back(open_dataset("interiorverse", "normal", root=str(tmp_path)))
+    assert np.array_equal(known, ~unknown)
+    assert np.allclose(values[known], vectors[known], atol=1e-6)
+
+
+def test_what_marigolds_scripts_made_is_read_by_its_lists(tmp_path):
+    vectors = facing_vectors()
+    for number in range(2):
+        stem = f"train/ai_001_001/{{}}_cam_00_fr{number:04d}"
+        save(tmp_path / f"{stem.format('rgb')}.png", picture())
+        save(tmp_path / f"{stem.format('normal_cam')}.npy", vectors)
+    path = tmp_path / "list.txt"
+    path.write_text("train/ai_001_001/rgb_cam_00_fr0001.png train/ai_001_001/normal_cam_cam_00_fr0001.npy\n")
+    records = open_dataset("marigold-normals", "normal", root=str(tmp_path), list=str(path))
+    assert len(records) == 1
+    assert np.allclose(right_up_back(records)[0], vectors, atol=1e-6)
+    path.write_text("train/ai_001_001/rgb_cam_00_fr0001.png\n")
+    with pytest.raises(DatasetError, match=r"the line 'train/ai_001_001/rgb_cam_00_fr0001\.png': expected a"):
+        open_dataset("marigold-normals", "normal", root=str(tmp_path), list=str(path))
+
+
+def test_sintels_middle_is_learnt_and_its_sky_faces_the_camera(tmp_path):
+    vectors = RANDOM.normal(size=(436, 1024, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    vectors[:90] = 0
+    colours = RANDOM.integers(0, 256, (436, 1024, 3)).astype(np.uint8)
+    for frame in (1, 2):
+        save(tmp_path / f"alley_2/frame_{frame:04d}_img.png", colours)
+        save(tmp_path / f"alley_2/frame_{frame:04d}_normal.npy", vectors)
+    (tmp_path / "some.txt").write_text("alley_2/frame_0002_img.png alley_2/frame_0002_normal.npy\n")
+    assert len(open_dataset("sintel-normals", "normal", root=str(tmp_path))) == 2
+    records = open_dataset("sintel-normals", "normal", root=str(tmp_path), list=str(tmp_path / "some.txt"))
+    sample = records[0]
+    assert records.records[0].image == "alley_2/frame_0002_img.png"
+    assert sample.image.shape == (3, 436, 582)
+    assert np.array_equal((sample.image.movedim(0, -1).numpy() * 255).round(), colours[:, 221:803])
+    values, known = right_up_back(records)
+    assert known.all()
+    assert np.allclose(values[90:], vectors[90:, 221:803], atol=1e-6)
+    assert (values[:90] == [0, 0, 1]).all()
+
+
 # Mattes, classes, materials
 
 

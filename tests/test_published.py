@@ -21,6 +21,7 @@ from diffusion_perception.core.display.map_files import exr32
 from diffusion_perception.core.geometry import depth_to_normal
 from diffusion_perception.trainer.data.arrays import BrokenRecord
 from diffusion_perception.trainer.data.hypersim import Hypersim, facing, tone_map
+from diffusion_perception.trainer.data.normals_of_depth import normals_of_depth
 from diffusion_perception.trainer.data.people import Skeleton, gaussian_heatmaps, window_around
 from diffusion_perception.trainer.data.published import (
     DATASETS,
@@ -256,6 +257,61 @@ def test_virtual_kitti_names_frames_without_a_pair(tmp_path):
     assert len(dataset) == 2
     assert "rgb_00002.jpg is empty" in dataset.faults[0]
     assert "Scene01/clone: frame 00001 of Camera_0 has no depth" in dataset.faults[1]
+
+
+def slanted() -> np.ndarray:
+    """Whole centimetres of a surface that falls away to the right and upwards, in Virtual KITTI's size."""
+    rows, columns = np.mgrid[:375, :1242]
+    return (1500 + 2 * columns - 3 * rows).astype(np.uint16)
+
+
+def slanted_normals() -> np.ndarray:
+    """Of that surface along left, up, back: across two of its tangents, point by point."""
+    rows, columns = np.mgrid[:375, :1242].astype(np.float64)
+
+    def point(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        z = 1500 + 2 * u - 3 * v
+        return np.stack([(u - 620.5) * z / 725.0087, (v - 187) * z / 725.0087, z], -1)  # right, down, forward
+
+    here = point(columns, rows)
+    away = np.cross(point(columns + 1e-3, rows) - here, point(columns, rows + 1e-3) - here)
+    towards = -away / np.linalg.norm(away, axis=-1, keepdims=True)
+    assert ((towards * here).sum(-1) < 0).all()
+    return towards * [-1, -1, -1]
+
+
+def test_virtual_kittis_normals_are_those_of_its_depth(tmp_path):
+    vkitti(tmp_path, frames=(0,))
+    depth = slanted()
+    depth[:, 600:610] = 65535  # a strip of sky
+    save(tmp_path / "vkitti_2.0.3_depth/Scene01/clone/frames/depth/Camera_0/depth_00000.png", depth)
+    dataset = VirtualKitti2(str(tmp_path), "normal")
+    sample = dataset[0]
+    assert dataset.convention.axes == ("left", "up", "back")
+    assert np.array_equal(sample.valid[0].numpy(), (depth < 8000)[23:, 13:1229])
+    cosine = (sample.target.movedim(0, -1).numpy() * slanted_normals()[23:, 13:1229]).sum(-1)
+    angle = np.degrees(np.arccos(cosine.clip(-1, 1)))[sample.valid[0].numpy()]
+    assert angle.max() < 0.2  # a pixel is 0.08 degrees wide, and the normal is that of this or the next one
+
+
+def test_normals_of_depth_do_not_lean_at_the_edge_of_a_thing():
+    depth = np.full((40, 60), 3000.0)
+    depth[10:30, 20:45] = 1000
+    camera = np.array([[100.0, 0, 30], [0, 100.0, 20], [0, 0, 1]])
+    assert np.abs(normals_of_depth(depth, camera) - [0, 0, 1]).max() < 1e-6
+
+
+def test_virtual_kitti_by_variation_and_camera(tmp_path):
+    vkitti(tmp_path, frames=(0,))
+    for kind in ("rgb", "depth"):
+        folder = tmp_path / f"vkitti_2.0.3_{kind}/Scene01"
+        (folder / "clone").rename(folder / "fog")
+    vkitti(tmp_path, frames=(0,))
+    assert len(VirtualKitti2(str(tmp_path))) == 2
+    (fog,) = VirtualKitti2(str(tmp_path), variations=("fog", "rain")).records
+    assert "Scene01/fog/" in fog.image
+    with pytest.raises(DatasetError, match="holds nothing to learn depth from"):
+        VirtualKitti2(str(tmp_path), cameras=("Camera_1",))
 
 
 # masks and mattes

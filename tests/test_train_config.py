@@ -76,8 +76,8 @@ def test_a_preset_of_captions_asks_for_them_of_every_dataset():
 
 
 def test_settings_of_a_reader_are_laid_over_those_of_the_preset():
-    (row,) = datasets("e2e-ft-depth", {"reader": "vkitti", "settings": {"scenes": ["Scene01"]}})
-    assert row.settings == {"cameras": ["Camera_0", "Camera_1"], "scenes": ["Scene01"]}
+    (row,) = datasets("e2e-ft-depth", {"reader": "vkitti", "settings": {"scenes": ["Scene01"], "variations": ["fog"]}})
+    assert row.settings == {"cameras": ["Camera_0", "Camera_1"], "scenes": ["Scene01"], "variations": ["fog"]}
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MARIGOLD = "https://share.phys.ethz.ch/~pf/bingkedata/marigold/evaluation_dataset"
-MARIGOLD_NORMALS = "https://share.phys.ethz.ch/~pf/bingkedata/marigold/marigold_normals/evaluation_dataset.zip"
+MARIGOLD_TRAINING = "https://share.phys.ethz.ch/~pf/bingkedata/marigold/marigold_normals"
+MARIGOLD_NORMALS = f"{MARIGOLD_TRAINING}/evaluation_dataset.zip"
 
 
 PARTS = ("list", "scenes", "names")
@@ -50,6 +51,7 @@ ARCHIVES: dict[str, Archive] = {
     "diode": Archive("diode_val.tar", f"{MARIGOLD}/diode", "about 3 GB", 771),
     "dsine": Archive("dsine_eval.zip", "https://github.com/baegwangbin/DSINE (its README has the link)", "about 22 GB"),
     "marigold-normals": Archive("evaluation_dataset.zip", MARIGOLD_NORMALS),
+    "sintel-normals": Archive("sintel.zip", f"{MARIGOLD_TRAINING}/sintel.zip"),
     "framenet": Archive(
         "scannet-frames, a zip a scene", "https://github.com/hjwdzh/FrameNet (src/data/download.sh has the links)"
     ),

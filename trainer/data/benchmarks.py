@@ -12,18 +12,41 @@ from .arrays import BrokenRecord, read_array
 from .layouts import FRAMENET, INTERIORVERSE, NORMALS_8_BIT, NORMALS_FLOAT, Layout
 from .pairs import Pair, Pairs, pair_folders, those_there
 from .records import Sample, read_image, read_names, refuse_task, root_of
-from .truth import Intrinsic, Level, Normal, Protocol, Segmentation, Truth, read_truth
+from .truth import (
+    DatasetError,
+    Intrinsic,
+    Level,
+    Normal,
+    Protocol,
+    Segmentation,
+    Settings,
+    Truth,
+    read_truth,
+)
 
 
 class NormalSet(Pairs):
     """DSINE's evaluation set, or Marigold's floats of it: *_img.png with *_normal.png or *_normal.npy."""
 
-    def __init__(self, root: str, task: str, layout: Layout, settings: Normal, name: str, resolution: int) -> None:
+    def __init__(
+        self, root: str, task: str, layout: Layout, settings: Normal, name: str, resolution: int, list: str = ""
+    ) -> None:
+        """list: a text file of pictures and their normals, a pair a line; empty for all that lies in the folder."""
         if task != "normal":
             raise refuse_task(name, task, ("normal",))
-        pairs, faults = those_there(root_of(root), layout.pairs(Path(root)))
+        pairs = _listed(list) if list else layout.pairs(root_of(root))
+        pairs, faults = those_there(root_of(root), pairs)
         super().__init__(f"{name} {Path(root).name}", task, Path(root), pairs, settings, faults)
         self.protocol = Protocol(resolution=resolution)
+
+
+def _listed(list: str) -> list[Pair]:
+    """The lines of a list, `picture normals`, inside the root. DatasetError for a line that is none."""
+    rows = [line.split() for line in read_names(list)]
+    short = next((row for row in rows if len(row) < 2), None)
+    if short is not None:
+        raise DatasetError(f"{list} has the line {short[0]!r}: expected a picture and its normals.")
+    return [Pair(row[0], row[1]) for row in rows]
 
 
 def dsine(root: str, task: str = "normal", resolution: int = 0) -> NormalSet:
@@ -36,11 +59,35 @@ FINE = ("diode", "oasis")
 """Of Marigold's sets of normals, those that are processed at 768 pixels; the others at 640."""
 
 
-def marigold_normals(root: str, task: str = "normal", resolution: int | None = None) -> NormalSet:
-    """A folder of Marigold's evaluation_dataset.zip: floats along right, up, back, of no length where unknown."""
+MARIGOLDS = Normal(axes=("right", "up", "back"), encoding="signed")
+"""Floats, of no length where unknown."""
+
+
+def marigold_normals(root: str, task: str = "normal", resolution: int | None = None, list: str = "") -> NormalSet:
+    """A folder of Marigold's evaluation_dataset.zip, or what its scripts make of a set to learn from.
+
+    list: of its data_split, such as interiorverse_filtered_all.txt; empty for all that lies in the folder.
+    """
     usual = 768 if set(FINE) & set(Path(root).absolute().parts) else 640
-    settings = Normal(axes=("right", "up", "back"), encoding="signed")
-    return NormalSet(root, task, NORMALS_FLOAT, settings, "Marigold's", usual if resolution is None else resolution)
+    processed = usual if resolution is None else resolution
+    return NormalSet(root, task, NORMALS_FLOAT, MARIGOLDS, "Marigold's", processed, list)
+
+
+class SintelNormals(NormalSet):
+    """Sintel's normals as Marigold learns them: its sintel.zip, <scene>/frame_NNNN_img.png with frame_NNNN_normal.npy.
+
+    As there the middle 582 columns are kept, of the shape of 640x480, and sky, which has no normal, faces the camera.
+    """
+
+    def __init__(self, root: str, task: str = "normal", list: str = "") -> None:
+        """list: Marigold's sintel_filtered.txt, which leaves out frames of little worth; empty for all."""
+        super().__init__(root, task, NORMALS_FLOAT, MARIGOLDS, "Marigold's", 640, list)
+        self.crop = (436, 582)
+
+    def truth(self, record: Pair) -> Truth:
+        truth = super().truth(record)
+        facing = torch.tensor([0.0, 0.0, 1.0])[:, None, None]
+        return Truth(torch.where(truth.valid, truth.values, facing), torch.ones_like(truth.valid))
 
 
 class FrameNet(NormalSet):
@@ -88,26 +135,32 @@ class Ade20k(Pairs):
 
 MATERIAL = {"roughness": 0, "metallic": 1}
 """Which channel of InteriorVerse's material each task is."""
+INTERIORVERSE_TRUTH: dict[str, Settings] = {
+    "albedo": Intrinsic(colour="linear", invalid=()),
+    "normal": MARIGOLDS,
+    **{task: Level(white=1.0) for task in MATERIAL},
+}
 
 
 class InteriorVerse(Pairs):
-    """InteriorVerse: <scene>/000_im.exr with 000_albedo.exr, 000_material.exr and 000_mask.exr, all linear."""
+    """InteriorVerse: <scene>/000_im.exr with 000_albedo.exr, 000_material.exr and 000_mask.exr, all linear, and
+    000_normal.exr: floats along right, up, back, as Marigold learns them, of no length where unknown."""
 
     def __init__(self, root: str, task: str = "albedo", scenes: str = "") -> None:
         """scenes: a text file with the name of one scene a line, to use these only."""
-        if task not in (*INTERIORVERSE, *MATERIAL):
-            raise refuse_task("InteriorVerse", task, (*INTERIORVERSE, *MATERIAL))
+        if task not in INTERIORVERSE_TRUTH:
+            raise refuse_task("InteriorVerse", task, INTERIORVERSE_TRUTH)
         row = INTERIORVERSE["material" if task in MATERIAL else task]
         pairs, faults = those_there(root_of(root), only(row.pairs(Path(root)), scenes))
-        settings = Level(white=1.0) if task in MATERIAL else Intrinsic(colour="linear", invalid=())
-        super().__init__("InteriorVerse", task, Path(root), pairs, settings, faults)
+        super().__init__("InteriorVerse", task, Path(root), pairs, INTERIORVERSE_TRUTH[task], faults)
 
     def read(self, record: Pair) -> Sample:
         image, _ = read_image(self.root / record.image, "linear")
         return self.sample(record.image, image, self.truth(record))
 
     def truth(self, record: Pair) -> Truth:
-        return self.values(record).within(known(self.root / record.valid))
+        values = self.values(record)
+        return values.within(known(self.root / record.valid)) if record.valid else values
 
     def values(self, record: Pair) -> Truth:
         if self.task not in MATERIAL:

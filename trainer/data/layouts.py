@@ -63,6 +63,6 @@ FRAMENET = Layout(
     r"\1-orient-mask.png",
 )
 INTERIORVERSE = {
-    task: Layout(("**/*_im.exr",), r"(.*)_im\.exr", rf"\1_{task}.exr", r"\1_mask.exr")
-    for task in ("albedo", "material")
+    kind: Layout(("**/*_im.exr",), r"(.*)_im\.exr", rf"\1_{kind}.exr", masks)
+    for kind, masks in {"albedo": r"\1_mask.exr", "material": r"\1_mask.exr", "normal": ""}.items()
 }

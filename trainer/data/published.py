@@ -17,12 +17,13 @@ from ...core.measure.align import MAX_EDGE
 from ...core.plain_files import parse_json
 from ...core.tasks import task_named
 from .arrays import BrokenRecord, read_array
-from .benchmarks import Ade20k, Aim500, FrameNet, InteriorVerse, dsine, marigold_normals
+from .benchmarks import Ade20k, Aim500, FrameNet, InteriorVerse, SintelNormals, dsine, marigold_normals
 from .dmp import Dmp
 from .folder import PlainFolder
 from .hypersim import Hypersim
 from .iiw import IntrinsicImagesInTheWild
 from .layouts import DIODE, ETH3D, KITTI, NYU, SCANNET, Layout
+from .normals_of_depth import normals_of_depth
 from .nyu_normals import NyuNormals
 from .pairs import Pair, Pairs, pair_folders, those_there
 from .people import People, people_of, plain_people, read_annotations, skeleton_of
@@ -45,6 +46,7 @@ from .truth import (
     Settings,
     Truth,
     read_description,
+    read_truth,
 )
 
 KITTI_SIZE = (352, 1216)
@@ -118,10 +120,18 @@ VKITTI_FOCAL_PX = 725.0087
 VKITTI_CENTRE = (620.5, 187.0)
 VKITTI_DEPTH = Depth(unit="cm", near=1e-5, far=80.0)
 """Sky is stored as 65535, which lies beyond."""
+VKITTI_TRUTH: dict[str, Settings] = {
+    "depth": VKITTI_DEPTH,
+    "disparity": VKITTI_DEPTH,
+    "normal": Normal(axes=("left", "up", "back"), encoding="signed"),
+}
 
 
 class VirtualKitti2(Pairs):
-    """Virtual KITTI 2: Scene01/clone/frames/{rgb,depth}/Camera_0/..., its archives unpacked into one folder or more."""
+    """Virtual KITTI 2: Scene01/clone/frames/{rgb,depth}/Camera_0/..., its archives unpacked into one folder or more.
+
+    It is published without normals: they are made of its depth as E2E-FT makes them, see normals_of_depth.
+    """
 
     def __init__(
         self,
@@ -130,13 +140,22 @@ class VirtualKitti2(Pairs):
         scenes: tuple[str, ...] = (),
         cameras: tuple[str, ...] = ("Camera_0",),
         crop: bool = True,
+        variations: tuple[str, ...] = (),
     ) -> None:
-        """scenes: such as Scene01; none are all. crop: to the 1216x352 that KITTI's benchmarks use."""
-        if task not in ("depth", "disparity"):
-            raise refuse_task("Virtual KITTI 2", task, ("depth", "disparity"))
-        pairs, faults = _find_vkitti(root_of(root), tuple(scenes), tuple(cameras))
+        """scenes: such as Scene01; none are all. variations: such as fog; none are all. crop: to the 1216x352 that
+        KITTI's benchmarks use."""
+        if task not in VKITTI_TRUTH:
+            raise refuse_task("Virtual KITTI 2", task, VKITTI_TRUTH)
+        pairs, faults = _find_vkitti(root_of(root), _Some(tuple(scenes), tuple(variations), tuple(cameras)))
         size = KITTI_SIZE if crop else (0, 0)
-        super().__init__("Virtual KITTI 2", task, Path(root), pairs, VKITTI_DEPTH, faults, size)
+        super().__init__("Virtual KITTI 2", task, Path(root), pairs, VKITTI_TRUTH[task], faults, size)
+
+    def truth(self, record: Pair) -> Truth:
+        if self.task != "normal":
+            return super().truth(record)
+        depth = read_truth(self.root / record.truth, VKITTI_DEPTH)
+        centimetres = (depth.values[0].double() * 100).round().numpy()
+        return Truth.of(normals_of_depth(centimetres, self.intrinsics(record)), depth.valid[0].numpy())
 
     def intrinsics(self, record: Pair) -> np.ndarray:
         """Of every camera. The published principal point counts from the first pixel's centre, ours from its corner."""
@@ -144,13 +163,24 @@ class VirtualKitti2(Pairs):
         return np.array([[f, 0.0, x + 0.5], [0.0, f, y + 0.5], [0.0, 0.0, 1.0]])
 
 
-def _find_vkitti(root: Path, scenes: tuple[str, ...], cameras: tuple[str, ...]) -> tuple[list[Pair], list[str]]:
+class _Some(NamedTuple):
+    """What of Virtual KITTI 2 is read; none are all."""
+
+    scenes: tuple[str, ...]
+    variations: tuple[str, ...]
+    cameras: tuple[str, ...]
+
+    def has(self, scene: str, variation: str, camera: str) -> bool:
+        return all(not some or one in some for some, one in zip(self, (scene, variation, camera)))
+
+
+def _find_vkitti(root: Path, some: _Some) -> tuple[list[Pair], list[str]]:
     """rgb_00001.jpg with the depth_00001.png of the same scene, variation and camera, wherever the archives lie."""
     found: dict[str, dict[tuple[str, ...], str]] = {"rgb": {}, "depth": {}}
     faults = []
     for path in sorted(root.rglob("*_[0-9][0-9][0-9][0-9][0-9].*")):
         scene, variation, frames, kind, camera, file = (("",) * 6 + path.relative_to(root).parts)[-6:]
-        fits = frames == "frames" and kind in found and camera in cameras and (not scenes or scene in scenes)
+        fits = frames == "frames" and kind in found and some.has(scene, variation, camera)
         if fits and path.stat().st_size == 0:
             faults.append(f"{path} is empty (0 bytes).")
         if fits:
@@ -435,6 +465,7 @@ DATASETS: dict[str, Callable[..., Records[Any]]] = {
     "diode": archived("diode"),
     "dsine": dsine,
     "marigold-normals": marigold_normals,
+    "sintel-normals": SintelNormals,
     "framenet": FrameNet,
     "nyu-normals": NyuNormals,
     "aim500": Aim500,

@@ -103,7 +103,7 @@ ROWS: dict[str, Preset] = {
         genpercept("disparity", DEPTH_LOSSES, {"batch_size": 8, "accumulation": 4}, DPT),
         MIXED,
     ),
-    "genpercept-normal": Preset("GenPercept v2, normals", genpercept("normal", ["angular"], AXES), INDOORS),
+    "genpercept-normal": Preset("GenPercept v2, normals", genpercept("normal", ["angular"], AXES), MIXED),
     "genpercept-mask": Preset(
         "GenPercept v2, dichotomous segmentation", genpercept("mask", ["mse"], {"target": WHOLE}), DIS5K
     ),
@@ -116,7 +116,7 @@ ROWS: dict[str, Preset] = {
         both("mask", ["mse"], {"target": WHOLE}),
         DIS5K,
     ),
-    "genpercept-both-normal": Preset("The same for normals", both("normal", ["angular"], AXES), INDOORS),
+    "genpercept-both-normal": Preset("The same for normals", both("normal", ["angular"], AXES), MIXED),
     "genpercept-both-matte": Preset("The same for mattes", both("matte", ["mse"], {"target": WHOLE}), P3M),
     "genpercept-4090-depth": Preset("GenPercept v2 on a card of 24 GB, depth", _small_card("depth"), MIXED),
     "genpercept-4090-disparity": Preset("The same for disparity", _small_card("disparity"), MIXED),
@@ -130,7 +130,7 @@ ROWS: dict[str, Preset] = {
         ),
         MIXED,
     ),
-    "genpercept-4090-normal": Preset("The same for normals", _small_card("normal", AXES), INDOORS),
+    "genpercept-4090-normal": Preset("The same for normals", _small_card("normal", AXES), MIXED),
     "genpercept-4090-mask": Preset("The same for masks", _small_card("mask", {"target": WHOLE}), DIS5K),
     "genpercept-4090-matte": Preset("The same for mattes", _small_card("matte", {"target": WHOLE}), P3M),
     "genpercept-4090-segmentation": Preset(

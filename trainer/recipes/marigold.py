@@ -67,7 +67,9 @@ END_TO_END: dict[str, Any] = {
     },
 }
 """E2E-FT's code, training/scripts: one pass at timestep 999, the picture beside zeros, compared as pictures."""
-CAMERAS = ({**MIXED[0]}, {**MIXED[1], "settings": {"cameras": ["Camera_0", "Camera_1"]}})
+WEATHERS = ["morning", "fog", "rain", "sunset", "overcast"]
+CAMERAS = (MIXED[0], {**MIXED[1], "settings": {"cameras": ["Camera_0", "Camera_1"], "variations": WEATHERS}})
+"""Of Virtual KITTI both cameras, and neither what was turned nor what is as in KITTI itself."""
 
 
 def _end_to_end(task: str, loss: str, *more: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +98,11 @@ ROWS: dict[str, Preset] = {
                 "recipe": {"normal": {"axes": ["right", "up", "back"]}},
             },
         ),
-        ({"reader": "hypersim", "settings": {"split": "all"}},),
+        (
+            {"reader": "hypersim", "weight": 0.5, "settings": {"split": "all"}},
+            {"reader": "interiorverse", "weight": 0.49},
+            {"reader": "sintel-normals", "weight": 0.01},
+        ),
     ),
     "e2e-ft-depth": Preset(
         "E2E-FT, depth, from Stable Diffusion 2 or a checkpoint of Marigold's",
@@ -108,6 +114,6 @@ ROWS: dict[str, Preset] = {
         _end_to_end(
             "normal", "angular", {"recipe": {"normal": {"axes": ["left", "up", "back"], "codec": "early-unit-vector"}}}
         ),
-        (MIXED[0],),
+        CAMERAS,
     ),
 }
