@@ -9,14 +9,15 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: test test-host test-webui lint test-slow test-gpu test-browser host browser screenshots demo pictures example-pictures serve starter tables tables-full clean
 
-# Files of tests side by side: networks this small use one core each; in their order, of which the last are short
+# Files of tests side by side, one more than there are cores since some wait for a browser; in their order, of which the
+# last are short
 test: lint host browser
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
 
 test-slow: host
 	$(BIN)/pytest -q -m "(slow or realsize) and not gpu"
