@@ -61,7 +61,7 @@ def perceive_quantised(files: dict, model: str, format: str) -> dict:
         users = comfy.sd.load_diffusion_model(file)
         made = ApplyAdapter.execute(users, vae, "quantised_adapter.safetensors", "as trained", "")
         found[name] = Perceive.execute(made.result[0], image, -1, 1).result[0].values
-        found[f"{name} said"] = made.ui.as_dict()["text"][0] if made.ui is not None else ""
+        found[f"{name} said"] = " ".join((made.ui or {}).get("text", ()))
         layer = users.model.diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_q
         found[f"{name} is linear"] = isinstance(layer, torch.nn.Linear)
     return found
