@@ -74,7 +74,7 @@ ITEMS = {each.id: each for each in CATALOGUE}
 
 
 def plan(number: int, seed: int = 0, count: int = 2, bodies: int = 0) -> rooms.Room:
-    return rooms.plan_room(number, seed, PIECES, count, bodies)
+    return rooms.plan_room(number, seed, PIECES, count, range(bodies))
 
 
 def footprint(placement: rooms.Placement) -> np.ndarray:
@@ -381,6 +381,7 @@ def slanted_view(size: int = 48) -> views.View:
         segmentation=labels,
         instance=instance,
         camera=camera,
+        subjects=(300,),
         matte=seen.astype(np.float32) / 2,
     )
 
@@ -442,7 +443,7 @@ def test_people_without_known_joints_are_listed_without_any(tmp_path):
 
 
 def test_a_view_that_was_not_finished_is_made_again(tmp_path):
-    job = make_plan(tmp_path, rooms=1, views=3)
+    job = make_plan(tmp_path, count=1, views=3)
     save(job.folder(1), slanted_view())
     assert job.missing(1) == [1, 2]
     (job.folder(1) / "camera/00001_00.json").unlink()
@@ -466,7 +467,7 @@ def arguments(out: Path, *extra: str) -> argparse.Namespace:
 
 
 def make_plan(out: Path, **changes: object) -> Plan:
-    return dataclasses.replace(command.plan_of(vars(arguments(out))), **changes)
+    return dataclasses.replace(command.plans_of(vars(arguments(out)))[0], **changes)
 
 
 @pytest.mark.parametrize(
@@ -474,7 +475,8 @@ def make_plan(out: Path, **changes: object) -> Plan:
     [
         (("--size", "big"), "--size is 'big'"),
         (("--size", "4x4"), "from 16 to 4096"),
-        (("--rooms", "0"), "--rooms is 0"),
+        (("--rooms", "0"), "--rooms is 0 and --shots is 0"),
+        (("--shots", "-1"), "--shots is -1"),
         (("--seed", "-1"), "--seed is -1"),
         (("--first-room", "-1"), "--first-room is -1"),
     ],
