@@ -20,8 +20,6 @@ FILM_MM = 36.0
 """Width of the film that focal lengths are said for."""
 FAR = 60.0
 """Metres from the middle to where the ground ends."""
-UNLIKE = 4.0
-"""By how much the longest sides of two subjects may differ."""
 LOWEST = 0.06
 """Metres above the ground that a camera keeps."""
 
@@ -43,11 +41,11 @@ LAMP = Light((0.04, 0.12), (1.0, 5.0))
 SUN = Light((0.01, 0.02), (3.0, 10.0), 40.0)
 
 LIGHTS: tuple[tuple[float, tuple[Light, ...]], ...] = (
-    (0.35, ()),  # the environment alone
-    (0.2, (SOFTBOX,)),
-    (0.1, (LAMP,)),
+    (0.2, ()),  # the environment alone
+    (0.25, (SOFTBOX,)),
+    (0.15, (LAMP,)),
     (0.1, (SOFTBOX, LAMP)),
-    (0.25, (SUN,)),
+    (0.3, (SUN,)),
 )
 """Which lamps there are beside the environment, each row with its share."""
 
@@ -75,7 +73,7 @@ class Kind:
     """Share of their height, from the foot, that the picture leaves out."""
     focal_mm: tuple[float, float] = (24.0, 85.0)
     """For 35-mm film, across the picture."""
-    fill: tuple[float, float] = (0.5, 0.92)
+    fill: tuple[float, float] = (0.65, 0.97)
     """Share of the picture's width or height, whichever is fuller, that the box round what is framed takes."""
     elevation_deg: tuple[float, float] = (-5.0, 20.0)
     """How far the camera looks down."""
@@ -89,6 +87,8 @@ class Kind:
     wall: float = 0.0
     """How often there is a wall behind."""
     scenery: tuple[Wish, ...] = ()
+    unlike: float = 4.0
+    """How many times as long as another the longest side of a subject may be."""
 
 
 KINDS = {
@@ -97,18 +97,25 @@ KINDS = {
         (Wish("stand", "person", 1, 2),),
         cut=(0.5, 0.84),
         focal_mm=(35.0, 85.0),
-        fill=(0.7, 0.95),
+        fill=(0.75, 0.97),
         elevation_deg=(-8.0, 12.0),
         turn_deg=30.0,
         grounds=("", "", *OPEN, *FLOORS),
         wall=0.3,
         scenery=GARDEN,
+        unlike=1.4,
     ),
     "figure": Kind(
         0.16, (Wish("stand", "person", 1, 1),), elevation_deg=(-4.0, 18.0), turn_deg=45.0, wall=0.25, scenery=GARDEN
     ),
     "group": Kind(
-        0.08, (Wish("stand", "person", 2, 3),), cut=(0.0, 0.5), elevation_deg=(-4.0, 12.0), wall=0.2, scenery=GARDEN
+        0.08,
+        (Wish("stand", "person", 2, 3),),
+        cut=(0.0, 0.5),
+        elevation_deg=(-4.0, 12.0),
+        wall=0.2,
+        scenery=GARDEN,
+        unlike=1.6,
     ),
     "lying": Kind(0.03, (Wish("lie", "person", 1, 1),), elevation_deg=(8.0, 45.0), turn_deg=90.0, wall=0.2),
     "company": Kind(
@@ -126,7 +133,7 @@ KINDS = {
         0.16,
         (Wish("small", "", 1, 3),),
         focal_mm=(35.0, 85.0),
-        fill=(0.45, 0.9),
+        fill=(0.55, 0.97),
         elevation_deg=(8.0, 50.0),
         turn_deg=50.0,
         skies=INDOORS,
@@ -295,14 +302,15 @@ class Composer:
             self.subjects.append(self._put(piece, foot, float(yaw)))
 
     def _grant(self, wish: Wish, company: list[Piece]) -> list[Piece]:
-        """As many as the wish says, each once, none so small beside the others that it would be lost."""
+        """As many as the wish says, each once, none so small beside the first that it would be lost."""
         granted: list[Piece] = []
+        unlike = self.kind.unlike
         for _ in range(int(self.rng.integers(wish.low, wish.high + 1))):
             first = next(iter((*company, *granted)), None)
             found = [
                 piece
                 for piece in _choices(self.pieces, wish)
-                if piece not in granted and (first is None or 1 / UNLIKE < _length(piece) / _length(first) < UNLIKE)
+                if piece not in granted and (first is None or 1 / unlike < _length(piece) / _length(first) < unlike)
             ]
             granted += [found[int(self.rng.integers(len(found)))]] if found else []
         return granted

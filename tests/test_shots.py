@@ -76,7 +76,7 @@ def test_a_shot_is_of_one_to_three_different_things(number):
     assert 1 <= len(planned.subjects) <= 3
     assert len({each.model for each in subjects(planned)}) == len(planned.subjects)
     sizes = [np.ptp(corners(dataclasses.replace(each, yaw=0.0)), axis=0).max() for each in subjects(planned)]
-    assert max(sizes) < shots.UNLIKE * min(sizes)
+    assert max(sizes) < shots.KINDS[planned.kind].unlike ** 2 * min(sizes)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
