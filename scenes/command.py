@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes; each renderer already uses every core")
     parser.add_argument(
-        "--assets", type=Path, metavar="DIR", help="folder with the .deb files, instead of apt-get download"
+        "--assets", type=Path, metavar="DIR", help="folder with the .deb and .tgz files, instead of downloads"
     )
     parser.add_argument("--blender-python", type=Path, metavar="FILE", help="interpreter that has bpy installed")
     parser.add_argument("--verify", action="store_true", help="render nothing; measure the truth of the views in --out")
@@ -83,6 +83,8 @@ def run(said: Mapping[str, Any]) -> None:
     RENDERERS[said["renderer"]].find(plans[0])  # before anything is downloaded
     cache = assets.cache_folder()
     assets.fetch(cache, said["assets"])
+    for tarball in dict.fromkeys(tarball for plan in plans for tarball in KINDS[plan.kind].tarballs):
+        assets.fetch_tarball(tarball, cache, said["assets"])
     if said["bodies"]:
         from .bodies import make_bodies
 
@@ -121,18 +123,18 @@ def _describe(plans: list[Plan]) -> None:
 
 
 def _write_credits(out: Path) -> None:
-    """Who made the models that the views in the folder show, whichever run made the views."""
+    """Who made what the views in the folder show, whichever run made the views."""
     shown: set[str] = set()
     for path in out.glob("*/camera/*.json"):
-        shown.update(_models_in(path))
+        shown.update(_works_in(path))
     items = open_shelf().items
-    bodies = any(name.startswith("body/") for name in shown)
-    text = assets.credits([items[name] for name in sorted(shown & items.keys())], bodies)
+    bodies, skies = (any(name.startswith(word) for name in shown) for word in ("body/", assets.SKIES.prefix))
+    text = assets.credits([items[name] for name in sorted(shown & items.keys())], bodies, skies)
     write_text(out / "CREDITS.md", text)
 
 
-def _models_in(path: Path) -> list[str]:
-    """Those that a view's camera file names. UserError if it is damaged."""
+def _works_in(path: Path) -> list[str]:
+    """The models and the environment map that a view's camera file names. UserError if it is damaged."""
     try:
         notes = read_json(path)
     except UserError as error:
@@ -140,7 +142,7 @@ def _models_in(path: Path) -> list[str]:
     models = notes.get("models", []) if isinstance(notes, dict) else None
     if not isinstance(models, list) or not all(isinstance(name, str) for name in models):
         raise UserError(f"{path} names no models: remove it and render again.")
-    return models
+    return [*models, str(notes["environment"])] if "environment" in notes else models
 
 
 def _render_all(plan: Plan) -> None:

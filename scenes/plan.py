@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.errors import UserError
+from .assets import SKIES, Tarball
 from .furniture import Piece
 from .rooms import BEINGS, Room, plan_room
 from .shelf import body_pieces, open_shelf, splits_of
@@ -88,11 +89,13 @@ class Kind(NamedTuple):
     """What names of its views begin with."""
     masked: tuple[str, ...]
     """What its masks are of, for people."""
+    tarballs: tuple[Tarball, ...]
+    """What it needs beside the packages that everything needs."""
     make: Callable[[Plan, int], Room]
     """(plan, number) -> what a renderer needs to know."""
 
 
-KINDS = {"rooms": Kind("", BEINGS, _room), "shots": Kind("shot", ("subject",), _shot)}
+KINDS = {"rooms": Kind("", BEINGS, (), _room), "shots": Kind("shot", ("subject",), (SKIES,), _shot)}
 
 
 def parse_size(text: str) -> tuple[int, int]:

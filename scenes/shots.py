@@ -49,8 +49,15 @@ LIGHTS: tuple[tuple[float, tuple[Light, ...]], ...] = (
 )
 """Which lamps there are beside the environment, each row with its share."""
 
-OUTDOORS = ("city", "courtyard", "forest", "sunrise", "sunset")
-INDOORS = ("interior", "studio", "night", "interior", "studio")
+OUTDOORS = (
+    *("city", "courtyard", "forest", "night", "sunrise", "sunset"),
+    *(f"pmndrs-{name}" for name in ("city", "dawn", "forest", "night", "park", "sky", "sunrise", "sunset", "venice")),
+)
+INDOORS = (
+    *("interior", "studio"),
+    *(f"pmndrs-{name}" for name in ("apartment", "bridge", "esplanade", "hall", "lab", "lobby", "studio")),
+    *("pmndrs-warehouse", "pmndrs-workshop"),
+)
 OPEN = ("grass", "gravel", "stone", "bricks")
 FLOORS = ("planks", "tiles", "carpet", "stone")
 WALLS = ("paint", "colour", "bricks", "stone", "planks", "stripes", "artwork")
