@@ -73,7 +73,12 @@ class Room:
     def notes(self) -> dict[str, object]:
         """What is written beside every view of the room."""
         models = sorted({placement.model for placement in self.placements})
-        return {"kind": self.kind, "environment": self.environment, "models": models}
+        return {
+            "kind": self.kind,
+            "environment": self.environment,
+            "models": models,
+            "subjects": list(self.subjects),
+        }
 
 
 @dataclass(frozen=True)
