@@ -20,6 +20,8 @@ FILM_MM = 36.0
 """Width of the film that focal lengths are said for."""
 FAR = 60.0
 """Metres from the middle to where the ground ends."""
+THICKNESS = 0.035
+"""Metres of a table top."""
 LOWEST = 0.06
 """Metres above the ground that a camera keeps."""
 
@@ -268,7 +270,8 @@ class Composer:
         self.has_wall = self.rng.random() < self.kind.wall
         self.back = -FAR
         self._place_subjects()
-        self.whole = self._union(subject.box for subject in self.subjects)
+        boxes = np.array([subject.box for subject in self.subjects])
+        self.whole = np.array([boxes[:, 0].min(0), boxes[:, 1].max(0)])
         cameras = tuple(self._camera() for _ in range(views))
         self._lay_ground()
         self._set_table()
@@ -290,23 +293,26 @@ class Composer:
         )
 
     def _place_subjects(self) -> None:
-        """Side by side, about the middle."""
+        """On the ground or the table, side by side about the middle, each turned a little its own way."""
         self.top = 0.0 if self.kind.table is None else float(self.rng.uniform(*self.kind.table))
         chosen: list[Piece] = []
         for wish in self.kind.subjects:
             chosen += self._grant(wish, chosen)
         yaws = self.rng.normal(0, np.radians(25), len(chosen))
-        size = max(max(piece.item.width, piece.item.depth) for piece in chosen)
-        boxes = [upright_box(piece.item, np.zeros(3), yaw) for piece, yaw in zip(chosen, yaws)]
-        gaps = self.rng.uniform(GAP, 0.35 * size + GAP, len(chosen))
-        lefts = np.cumsum([0.0] + [np.ptp(box[:, 0]) + gap for box, gap in zip(boxes, gaps)][:-1])
-        middles = lefts + [np.ptp(box[:, 0]) / 2 for box in boxes]
-        middles -= (middles[0] + middles[-1]) / 2
-        ahead = self.rng.normal(0, 0.2 * size, len(chosen)) * (len(chosen) > 1)
-        for piece, yaw, x, z in zip(chosen, yaws, middles, ahead):
+        for piece, yaw, (x, z) in zip(chosen, yaws, self._spots(chosen, yaws)):
             # a hair above a table, whose top would else share a plane with what stands on it
             foot = np.array([x, self.top + 0.002 * (self.kind.table is not None), z])
             self.subjects.append(self._put(piece, foot, float(yaw)))
+
+    def _spots(self, chosen: list[Piece], yaws: np.ndarray) -> np.ndarray:
+        """Where the things stand, (n, 2): across with gaps between them, and a little ahead of or behind each other."""
+        size = max(max(piece.item.width, piece.item.depth) for piece in chosen)
+        boxes = [upright_box(piece.item, np.zeros(3), yaw) for piece, yaw in zip(chosen, yaws)]
+        widths = np.array([np.ptp(box[:, 0]) for box in boxes])
+        gaps = self.rng.uniform(GAP, 0.35 * size + GAP, len(chosen))
+        across = np.cumsum(widths + gaps) - gaps - widths / 2
+        ahead = self.rng.normal(0, 0.2 * size, len(chosen)) * (len(chosen) > 1)
+        return np.stack([across - (across[0] + across[-1]) / 2, ahead], axis=1)
 
     def _grant(self, wish: Wish, company: list[Piece]) -> list[Piece]:
         """As many as the wish says, each once, none so small beside the first that it would be lost."""
@@ -330,29 +336,27 @@ class Composer:
         self.instances += 1
         return self.instances
 
-    def _union(self, boxes: object) -> np.ndarray:
-        stacked = np.array(list(boxes))  # type: ignore[call-overload]
-        return np.array([stacked[:, 0].min(0), stacked[:, 1].max(0)])
-
     def _camera(self) -> Camera:
         """As far away as fills the picture, then moved aside within what is left of it."""
-        rng, kind = self.rng, self.kind
-        corners = _framed(self.subjects, float(rng.uniform(*kind.cut)))
-        low, high = np.log(kind.focal_mm)
-        fov = float(np.degrees(2 * np.arctan(FILM_MM / 2 / np.exp(rng.uniform(low, high)))))
-        turn = np.radians(rng.normal(0, kind.turn_deg))
-        # a wall stands behind the subjects: nobody takes a picture through it
-        turn = np.clip(turn, -0.9, 0.9) if self.has_wall else turn
-        down, fill = np.radians(rng.uniform(*kind.elevation_deg)), rng.uniform(*kind.fill)
-        towards = np.array([np.sin(turn) * np.cos(down), np.sin(down), np.cos(turn) * np.cos(down)])
+        corners, towards = _framed(self.subjects, float(self.rng.uniform(*self.kind.cut))), self._to_camera()
+        low, high = np.log(self.kind.focal_mm)
+        fov = float(np.degrees(2 * np.arctan(FILM_MM / 2 / np.exp(self.rng.uniform(low, high)))))
+        fill = float(self.rng.uniform(*self.kind.fill))
         middle = (corners.min(0) + corners.max(0)) / 2
-        position = self._stand(corners, middle, towards, fov, float(fill))
-        aside, roll = rng.uniform(-0.8, 0.8, 2) * (1 - fill), float(rng.normal(0, 1.5))
+        position = self._stand(corners, middle, towards, fov, fill)
         centred = look_at(position, middle, 0.0, fov)
         across, along, _ = centred.matrix()[:3, :3].T
         reach = np.linalg.norm(position - middle) * np.tan(np.radians(fov) / 2)
-        moved = look_at(position, middle + reach * (aside[0] * across + aside[1] / self.aspect * along), roll, fov)
+        x, y = self.rng.uniform(-0.8, 0.8, 2) * (1 - fill) * reach
+        moved = look_at(position, middle + x * across + y / self.aspect * along, float(self.rng.normal(0, 1.5)), fov)
         return moved if _extent(corners, moved, self.aspect) < 0.98 else centred
+
+    def _to_camera(self) -> np.ndarray:
+        """The unit vector from the subjects to the camera."""
+        turn = np.radians(self.rng.normal(0, self.kind.turn_deg))
+        # a wall stands behind the subjects: nobody takes a picture through it
+        turn = np.clip(turn, -0.9, 0.9) if self.has_wall else turn
+        return _direction(turn, np.radians(self.rng.uniform(*self.kind.elevation_deg)))
 
     def _stand(
         self, corners: np.ndarray, middle: np.ndarray, towards: np.ndarray, fov: float, fill: float
@@ -379,26 +383,14 @@ class Composer:
         """A slab a little larger than what stands on it."""
         if self.kind.table is None:
             return
-        size = float(np.linalg.norm(self.whole[1] - self.whole[0]))
-        margin = self.rng.uniform(0.6, 2.5, 4) * size
-        (x0, _, z0), (x1, _, z1) = self.whole
-        x0, x1, z0, z1 = x0 - margin[0], x1 + margin[1], z0 - margin[2], z1 + margin[3]
-        self.back_of_table = z0
-        wide, deep, thick = (x1 - x0, 0.0, 0.0), (0.0, 0.0, z1 - z0), (0.0, 0.035, 0.0)
-        low, far = self.top - 0.035, tuple(-value for value in deep)
-        texture, instance = str(self.rng.choice(TOPS)), self._next()
-        seed, tile, gloss = self._seed(), float(self.rng.uniform(0.5, 1.5)), float(self.rng.choice([0.0, 0.3, 0.7]))
-        for corner, u, v in (
-            ((x0, self.top, z1), wide, far),
-            ((x0, low, z1), wide, thick),
-            ((x1, low, z0), tuple(-value for value in wide), thick),
-            ((x0, low, z0), deep, thick),
-            ((x1, low, z1), far, thick),
-            ((x0, low, z0), wide, deep),
-        ):
-            self.panels.append(
-                Panel(vector(corner), vector(u), vector(v), "table", instance, (texture, seed), tile, gloss)
-            )
+        margin = self.rng.uniform(0.6, 2.5, (2, 3)) * float(np.linalg.norm(self.whole[1] - self.whole[0]))
+        slab = self.whole + margin * [[-1], [1]]
+        slab[:, 1] = self.top - THICKNESS, self.top
+        self.back_of_table = slab[0, 2]
+        texture, instance = (str(self.rng.choice(TOPS)), self._seed()), self._next()
+        tile, gloss = float(self.rng.uniform(0.5, 1.5)), float(self.rng.choice([0.0, 0.3, 0.7]))
+        for corner, u, v in _faces_of(slab):
+            self.panels.append(Panel(vector(corner), vector(u), vector(v), "table", instance, texture, tile, gloss))
 
     def _raise_wall(self) -> None:
         if self.has_wall:
@@ -434,8 +426,7 @@ class Composer:
     def _lamp(self, light: Light) -> Panel:
         """Above and to a side, its front to the subjects."""
         rng, middle = self.rng, self.whole.mean(0)
-        turn, up = np.radians(rng.uniform(-110, 110)), np.radians(rng.uniform(20, 75))
-        towards = np.array([np.sin(turn) * np.cos(up), np.sin(up), np.cos(turn) * np.cos(up)])
+        towards = _direction(np.radians(rng.uniform(-110, 110)), np.radians(rng.uniform(20, 75)))
         away = light.distance * float(np.linalg.norm(self.whole[1] - self.whole[0])) / 2
         side, warm = rng.uniform(*light.side), rng.uniform(0.0, 1.0)
         u = np.cross(towards, [0.0, 1.0, 0.0])
@@ -504,9 +495,27 @@ def _framed(subjects: list[_Subject], cut: float) -> np.ndarray:
     return np.concatenate(found)
 
 
+def _direction(turn: float, up: float) -> np.ndarray:
+    """The unit vector (3,) that is `turn` off straight ahead (+z) and `up` above the horizon, in radians."""
+    return np.array([np.sin(turn) * np.cos(up), np.sin(up), np.cos(turn) * np.cos(up)])
+
+
 def _corners_of(box: np.ndarray) -> np.ndarray:
     """The eight corners (8, 3) of an upright box (2, 3)."""
     return np.array([[box[i, 0], box[j, 1], box[k, 2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+
+
+def _faces_of(box: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+    """A corner and two edges of each face of an upright box (2, 3), whose cross product points out of it."""
+    low, (x, y, z) = box[0], np.diag(box[1] - box[0])
+    return (
+        (low + y + z, x, -z),
+        (low, x, z),
+        (low + z, x, y),
+        (low + x, -x, y),
+        (low, z, y),
+        (low + x + z, -z, y),
+    )
 
 
 def _in_picture(points: np.ndarray, camera: Camera, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

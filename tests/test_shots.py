@@ -153,6 +153,22 @@ def test_scenery_is_behind_the_subjects_and_lamps_are_in_no_picture(number):
             assert np.cross(*edges) @ (mine.mean(0) - lamp.corner) > 0
 
 
+def test_a_table_is_closed_on_all_sides_and_reaches_beyond_what_stands_on_it():
+    planned = next(each for each in map(shot, range(50)) if each.kind == "product")
+    faces = [panel for panel in planned.panels if panel.label == "table"]
+    points = np.array([np.add(face.corner, [[0.0] * 3, face.edge_u, face.edge_v]) for face in faces]).reshape(-1, 3)
+    low, high = points.min(0), points.max(0)
+    for face in faces:
+        out = np.cross(face.edge_u, face.edge_v)
+        assert out @ (np.add(face.corner, np.add(face.edge_u, face.edge_v) * 0.5) - (low + high) / 2) > 0
+    area = sum(np.linalg.norm(np.cross(face.edge_u, face.edge_v)) for face in faces)
+    x, y, z = high - low
+    assert area == pytest.approx(2 * (x * y + y * z + z * x))
+    for each in subjects(planned):
+        assert (corners(each)[:, [0, 2]] > low[[0, 2]]).all()
+        assert (corners(each)[:, [0, 2]] < high[[0, 2]]).all()
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_only_subjects_are_in_the_mask_and_no_number_stands_for_two_things(number):
     planned = shot(number)
