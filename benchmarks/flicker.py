@@ -39,7 +39,7 @@ def render(folder: Path, rooms: int, frames: int, size: tuple[int, int], samples
     assets.fetch(assets.cache_folder(), None)
     write_text(folder / "dataset.toml", dataset_toml("a walk through rooms", "npy"))
     for number in range(rooms):
-        room = plan_room(number, seed, open_shelf().pieces, 1, 0)
+        room = plan_room(number, seed, open_shelf().pieces, 1)
         names = [f"{number:02}_{frame:04}" for frame in range(frames)]
         if all(is_complete(folder, name) for name in names):
             continue

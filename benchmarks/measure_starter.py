@@ -1,9 +1,11 @@
 """What the starter checkpoint is worth: rooms it never saw, two real stereo scenes, and photographs to look at.
 
-    python benchmarks/measure_starter.py weights/starter.safetensors --rooms SCENES/test --stereo --photographs OUT
+    python benchmarks/measure_starter.py weights/starter.safetensors --rooms SCENES/test --shots SHOTS/test \\
+        --stereo --photographs OUT --teacher isnet-medium.onnx
 
---rooms is a folder that `diffusion-perception scenes --renderer blender` made. Depth is brought to each picture's truth
-by a scale and a shift of depth, every picture alike. --stereo and --photographs fetch what they look at, once.
+--rooms and --shots are folders that `diffusion-perception scenes --renderer blender` made. Depth is brought to each
+picture's truth by a scale and a shift of depth, every picture alike. --teacher compares the mask with what a model sees
+in twenty photographs; docs/label.md says how to get IS-Net and its TOML. What is looked at is fetched once.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from photographs import Scene, photographs, stereo_scenes
+from photographs import Scene, photographs, stereo_scenes, subjects
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -32,6 +34,7 @@ from diffusion_perception.trainer.data.batches import Feed
 from diffusion_perception.trainer.data.feeds import feed
 from diffusion_perception.trainer.data.published import open_dataset
 from diffusion_perception.trainer.data.records import Sample
+from diffusion_perception.trainer.evaluation.foreign import open_onnx
 from diffusion_perception.trainer.host import load_perceiver
 from diffusion_perception.trainer.perceiver import read_upright
 from diffusion_perception.trainer.scoring import score
@@ -76,6 +79,17 @@ def _stereo(perceiver: Perceiver, scene: Scene) -> dict[str, float]:
     return {name: _abs_rel(guess, scene) for name, guess in guesses.items()}
 
 
+def _agreement(perceiver: Perceiver, teacher: Path) -> dict[str, float]:
+    """Mean IoU over photographs of the mask with the teacher's, both cut at a half, and that of each."""
+    _, open_on, _ = open_onnx(teacher)
+    look, found = open_on("cpu"), {}
+    for path in subjects():
+        image = read_upright(path)
+        mine, other = _look(perceiver, image) > 0.5, look(image, 0) > 0.5
+        found[path.stem] = float((mine & other).sum() / (mine | other).sum().clamp(min=1))
+    return {"mean": sum(found.values()) / len(found), **found}
+
+
 def _abs_rel(guess: Tensor, scene: Scene) -> float:
     aligned = ALIGNMENTS["least-square"](guess.contiguous(), scene.depth, scene.valid)
     row = METRICS["abs-rel"]
@@ -95,6 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--rooms", type=Path, help="folder of rendered views")
+    parser.add_argument("--shots", type=Path, help="folder of rendered shots, whose masks are of their subjects")
+    parser.add_argument("--teacher", type=Path, help="an ONNX model of masks or mattes, with its TOML beside it")
     parser.add_argument("--stereo", action="store_true", help="two real scenes with true depth")
     parser.add_argument("--photographs", type=Path, metavar="OUT", help="draw ten photographs into this folder")
     arguments = parser.parse_args()
@@ -102,6 +118,11 @@ def main() -> None:
     if arguments.rooms:
         for name, perceiver in perceivers.items():
             print(json.dumps({name: rooms(perceiver, arguments.rooms)}), flush=True)
+    if arguments.shots:
+        for name, perceiver in perceivers.items():
+            print(json.dumps({f"shots {name}": rooms(perceiver, arguments.shots)}), flush=True)
+    if arguments.teacher:
+        print(json.dumps({"teacher": _agreement(perceivers["mask"], arguments.teacher)}), flush=True)
     if arguments.stereo:
         for scene in stereo_scenes():
             print(json.dumps({scene.name: _stereo(perceivers["depth"], scene)}), flush=True)

@@ -49,6 +49,20 @@ def photographs() -> list[Path]:
     return [file_of(source, name) for source, name in PHOTOGRAPHS]
 
 
+SUBJECTS = (
+    *((SCIKIT_IMAGE, f"skimage/data/{name}") for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")),
+    *((OPENCV, f"{name}.jpg") for name in ("messi5", "baboon", "butterfly", "apple", "orange", "fruits", "home")),
+    *((OPENCV, f"{name}.jpg") for name in ("squirrel_cls", "stuff", "licenseplate_motion", "ela_original", "left")),
+    *((OPENCV, f"{name}.png") for name in ("basketball1", "basketball2", "chicky_512", "smarties")),
+)
+"""Photographs of people, animals and things, each of something."""
+
+
+def subjects() -> list[Path]:
+    """Twenty photographs that are of something."""
+    return [file_of(source, name) for source, name in SUBJECTS]
+
+
 def file_of(source: Wheel | Package, name: str) -> Path:
     """One file of a package, from the cache."""
     cache = cache_folder().parent / "photographs"

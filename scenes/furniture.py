@@ -178,6 +178,8 @@ class Piece:
     item: Item
     label: str
     role: Role
+    head: tuple[float, float] = (0.0, 0.0)
+    """Of a person: how far right and ahead of the middle of the foot the head is, in metres."""
 
 
 def sort(items: list[Item]) -> list[Piece]:

@@ -316,6 +316,7 @@ def _view(
         segmentation=truth["segmentation"],
         instance=truth["instance"],
         camera=camera,
+        subjects=loaded.room.subjects,
         matte=matte,
         keypoints=joints_in(loaded.bodies, camera, size, truth),
         notes={"renderer": "mitsuba", "samples": samples, "exposure": gain, **loaded.room.notes()},
@@ -435,13 +436,12 @@ def _truth(loaded: Scene, cameras: list[Camera], size: tuple[int, int]) -> list[
 def _coverage(
     loaded: Scene, cameras: list[Camera], size: tuple[int, int], truths: list[dict[str, np.ndarray]]
 ) -> np.ndarray:
-    """Which part of each pixel (B, H, W) people and animals fill: 16 rays a pixel wherever an outline is near."""
+    """Which part of each pixel (B, H, W) the subjects fill: 16 rays a pixel wherever an outline is near."""
     import drjit as dr  # type: ignore
 
     mi = load_mitsuba()
-    classes = (CLASSES.index("person"), CLASSES.index("animal"))
-    beings = np.isin(loaded.labels, classes)
-    solid = np.stack([np.isin(truth["segmentation"], classes) for truth in truths])
+    subjects = np.isin(loaded.instances, loaded.room.subjects)
+    solid = np.stack([np.isin(truth["instance"], loaded.room.subjects) for truth in truths])
     edge = _widen(solid) & _widen(~solid)
     filled = solid.astype(np.float32)
     if not edge.any():
@@ -450,7 +450,7 @@ def _coverage(
     rays = [_rays(cameras, size, (dx, dy)) for dx in steps for dy in steps]
     hit = _first_hit(loaded, *(np.stack([ray[part][edge] for ray in rays]) for part in range(2)))
     number = np.array(dr.select(hit.is_valid(), dr.reinterpret_array(mi.UInt32, hit.shape), 0))
-    seen = np.array(hit.is_valid()) & beings[number]
+    seen = np.array(hit.is_valid()) & subjects[number]
     filled[edge] = seen.reshape(len(rays), -1).mean(axis=0)
     return filled
 

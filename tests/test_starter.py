@@ -41,6 +41,17 @@ def test_every_stage_has_a_config_that_can_be_read(stage, tmp_path):
     assert config.steps > 0
 
 
+def test_it_learns_from_rooms_and_from_the_shots_beside_them(tmp_path):
+    for folder in ("train", "val", "shots/train", "shots/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    config = config_of(STAGES[0], tmp_path, tmp_path / "out", None, factor=1)
+    assert [Path(source.root) for source in config.data] == [tmp_path / "train", tmp_path / "shots" / "train"]
+    assert [Path(source.root) for source in config.validation] == [tmp_path / "val", tmp_path / "shots" / "val"]
+    (tmp_path / "shots" / "train").rmdir()
+    (source,) = config_of(STAGES[0], tmp_path, tmp_path / "out", None, factor=1).data
+    assert Path(source.root) == tmp_path / "train"
+
+
 @pytest.mark.parametrize("task", ["depth", "normal"])
 def test_its_light_decoders_give_nearly_what_the_whole_one_gives(task):
     checkpoint = open_checkpoint(FILE, task=task)

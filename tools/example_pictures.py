@@ -61,7 +61,7 @@ EXAMPLES = {
 def render(example: Example) -> View:
     """The view, with its truth."""
     plan = Plan(
-        out=Path(), rooms=1, views=VIEWS, size=SIZE, seed=SEED, first_room=example.room, split="test",
+        kind="rooms", count=1, out=Path(), views=VIEWS, size=SIZE, seed=SEED, first_room=example.room, split="test",
         renderer="mitsuba", samples=SAMPLES, bodies=0, depth_format="png", workers=1, blender_python=None,
     )  # fmt: skip
     room = plan_room(example.room, SEED, open_shelf().pieces, VIEWS)

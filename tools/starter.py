@@ -3,8 +3,8 @@
     python tools/starter.py --scenes DIR --out DIR [--factor 20] [--stage latent]
 
 Every part goes on where it was stopped; what is finished is left alone. --factor trains that many times longer, for
-machines with a GPU. Rooms are rendered with the `scenes` extra, anny and libLLVM, as scenes/ says; with
---no-render only those that are there are learnt from.
+machines with a GPU. Rooms, and shots in DIR/shots, are rendered with the `scenes` extra, anny and libLLVM, as scenes/
+says; with --no-render only those that are there are learnt from.
 """
 
 from __future__ import annotations
@@ -22,8 +22,25 @@ from diffusion_perception.trainer.config import Config, build, merged, parse_tom
 from diffusion_perception.trainer.presets import PRESETS
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-RENDERED = {"--rooms": 300, "--views": 6, "--size": 192, "--seed": 11, "--bodies": 200}
-"""What `scenes` is told: many rooms, for it is variety that masks are short of, and few views of each."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One dataset: what `scenes` is told, and where it lies."""
+
+    folder: str
+    """Inside the folder of scenes."""
+    flags: dict[str, int]
+    weight: float = 1.0
+    """How often it is drawn, relative to the others."""
+
+
+SHARED = {"--size": 192, "--seed": 11, "--bodies": 200}
+RENDERED = (
+    Rendered(".", {"--rooms": 300, "--views": 6, **SHARED}),
+    Rendered("shots", {"--rooms": 0, "--shots": 400, "--views": 2, **SHARED}),
+)
+"""Many rooms and shots, for it is variety that masks are short of, and few views of each."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +68,36 @@ def config_of(stage: Stage, scenes: Path, out: Path, before: Path | None, factor
         table = merged(PRESETS[table["preset"]].settings, table)
     table["out"] = str(out / stage.name)
     table["steps"] = round(table["steps"] * factor)
-    table["data"] = [{"root": str(scenes / "train")}]
-    table["validation"] = [{"root": str(scenes / "val")}]
+    table["data"] = _datasets(scenes, "train")
+    table["validation"] = _datasets(scenes, "val")
     if before is not None:
         place(table, stage.begins, str(before))
     return build(Config, table, "")
 
 
+def _datasets(scenes: Path, split: str) -> list[dict[str, Any]]:
+    """Those that are there; the rooms in any case, so that it is said where they are looked for."""
+    there = [row for row in RENDERED if (scenes / row.folder / split).is_dir()] or RENDERED[:1]
+    return [{"root": str(scenes / row.folder / split), "weight": row.weight} for row in there]
+
+
 def render(scenes: Path) -> None:
-    """What is still missing of the rooms."""
-    command = [sys.executable, "-m", "diffusion_perception.trainer", "scenes", "--out", str(scenes)]
-    done = subprocess.run([*command, *(str(part) for pair in RENDERED.items() for part in pair)], check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)  # it has said why
+    """What is still missing of the rooms and of the shots."""
+    command = [sys.executable, "-m", "diffusion_perception.trainer", "scenes"]
+    for row in RENDERED:
+        flags = {"--out": scenes / row.folder, **row.flags}
+        done = subprocess.run([*command, *(str(part) for pair in flags.items() for part in pair)], check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)  # it has said why
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=Path, required=True, help="folder of rendered rooms, made if there is none")
+    parser.add_argument("--scenes", type=Path, required=True, help="folder of rooms and shots, made if there is none")
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages")
     parser.add_argument("--factor", type=float, default=1.0, help="times as many steps")
     parser.add_argument("--stage", default=STAGES[-1].name, choices=[stage.name for stage in STAGES], help="the last")
-    parser.add_argument("--no-render", action="store_true", help="learn from the rooms that are there")
+    parser.add_argument("--no-render", action="store_true", help="learn from the rooms and shots that are there")
     arguments = parser.parse_args()
     if not arguments.no_render:
         render(arguments.scenes)
