@@ -276,7 +276,7 @@ TABLES: dict[str, Table] = {
         DEPTH_COLUMNS,
         2,
         note="Published figures are of Stable Diffusion 2.1 and of PixArt-α as they were trained on pictures; here "
-        "neither has seen any before.",
+        "neither has seen any before. What the published networks are told as their timestep is not said there.",
     ),
     "dinov2": Table(
         "DINOv2 in the UNet's place, under a DPT head",
