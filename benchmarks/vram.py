@@ -51,6 +51,10 @@ GIB = 2**30
 SIDES = (512, 768, 1024)
 CARDS = {"RTX 3060": 25, "RTX 3090": 71, "RTX 4090": 165, "A100": 312}
 """Dense bf16 arithmetic with fp32 sums, 10^12 operations a second, by NVIDIA's data sheets."""
+SIZES = (6, 8, 12, 16, 24, 32, 48, 80)
+"""Cards by their memory: of 12 GB is an RTX 3060, of 24 a 3090 or 4090, of 32 a 5090, of 80 an A100 or H100."""
+LEFT = 0.9
+"""Of a card's memory, assumed: what the desktop, the allocator and the optimiser's step leave."""
 REACHED = 1 / 3
 """Of that, assumed: what training steps of this kind commonly reach."""
 
@@ -282,7 +286,13 @@ SHOWN = {
     "genpercept-depth": "`genpercept-depth`",
     "genpercept-fixed-timestep": "`genpercept-4090-*` but `-disparity-dpt`, `genpercept-fixed-timestep`, `-blending`, "
     "`marigold-depth`",
+    "genpercept-disparity-dpt": "`genpercept-disparity-dpt`",
+    "genpercept-4090-disparity-dpt": "`genpercept-4090-disparity-dpt`",
     "genpercept-lora": "`genpercept-lora`",
+    "genpercept-v1-depth": "`genpercept-v1-depth`",
+    "genpercept-v1-normal": "`genpercept-v1-normal`, `-mask`, `-matte`, `-segmentation`",
+    "marigold-v1-1-depth": "`marigold-v1-1-depth`, `-normal`",
+    "e2e-ft-depth": "`e2e-ft-depth`, `-normal`",
     "dmp-normal": "`dmp-normal`, `-depth`, `-albedo`, `-shading`, `-segmentation`",
 }
 """Presets whose steps are alike stand in one row; ablations that nobody repeats at home are left out."""
@@ -290,23 +300,23 @@ SHOWN = {
 
 def _of_guides() -> Iterator[tuple[str, Config]]:
     """The configs that the guides have for Stable Diffusion."""
-    for page in sorted(guides.DOCS.glob("*.md")):
-        for name, text in guides.configs(page.stem).items():
+    for page in sorted(guides.TRAINING):
+        for name, text in guides.configs(page).items():
             config = guides.config_of(text)
             if max(config.size) >= 256:
-                yield f"[{name}]({page.name})", config
+                yield f"[{name}]({page}.md)", config
 
 
 def training() -> Iterator[str]:
     """The table of the guides' configs and of presets; of the former their hours too."""
-    yield "| config | pictures at once | as it is | leanest |"
-    yield "|---|---|---|---|"
+    yield "| config | pictures at once | as it is | card | leanest | card |"
+    yield "|---|---|---|---|---|---|"
     ours = list(_of_guides())
     presets = ((title, read(None, {"preset": name})) for name, title in SHOWN.items())
     for name, config in (*ours, *presets):
         height, width = config.size
-        memory, least = parts(_memory_of(config)), parts(_memory_of(_lean(config)))
-        yield f"| {name} | {config.batch_size} of {height}x{width} | {memory} | {least} |"
+        cells = (f"{parts(memory)} | {_card_for(memory)}" for memory in map(_memory_of, (config, _lean(config))))
+        yield f"| {name} | {config.batch_size} of {height}x{width} | {' | '.join(cells)} |"
     yield ""
     for name, config in ours:
         count = _operations(config) * config.steps
@@ -318,6 +328,12 @@ def parts(memory: Estimate) -> str:
     """In all, and networks + optimiser + activations and gradients."""
     held = " + ".join(f"{size / GIB:.1f}" for size in (memory.weights, memory.optimiser, memory.activations))
     return f"{memory.memory / GIB:.1f} GiB ({held})"
+
+
+def _card_for(memory: Estimate) -> str:
+    """The smallest card that holds it."""
+    size = next((size for size in SIZES if memory.memory <= LEFT * size * GIB), None)
+    return f"{size} GB" if size else "none"
 
 
 def _digits(value: float) -> str:

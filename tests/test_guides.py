@@ -17,8 +17,7 @@ from diffusion_perception.core.geometry import intrinsics_from_fov
 from diffusion_perception.trainer.checks import check_complete, check_said
 from diffusion_perception.trainer.cli import main
 
-PAGES = ("train-in-an-evening", "adapter-on-your-sd15")
-CONFIGS = [(page, name) for page in PAGES for name in guides.configs(page)]
+CONFIGS = [(page, name) for page in guides.TRAINING for name in guides.configs(page)]
 FEWER = shlex.split("--steps 2 --size 64,64 --batch-size 1 --validate-every 1 --workers 0 --samples 1 --warmup 1")
 OF_A_SHELL = ("git", "cd", "python3", "source", "pip", "sha256sum")
 """Commands that are about the reader's machine."""

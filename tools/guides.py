@@ -15,6 +15,8 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 DOCS = Path(__file__).absolute().parents[1] / "docs"
+TRAINING = ("train-in-an-evening", "adapter-on-your-sd15")
+"""Pages whose configs are for `train`."""
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
