@@ -53,6 +53,7 @@ def load_mitsuba() -> Any:
                 "DRJIT_LIBLLVM_PATH to it."
             )
     try:
+        import drjit as dr  # type: ignore
         import mitsuba as mi  # type: ignore
         import mitsuba_oidn  # type: ignore  # noqa: F401
     except ImportError as error:
@@ -60,6 +61,8 @@ def load_mitsuba() -> Any:
             f"{error.name} cannot be loaded ({error}): run `pip install diffusion-perception[scenes]`."
         ) from error
     mi.set_variant("llvm_ad_rgb")
+    # with one, as there is on one core, loading a scene waits for ever
+    dr.set_thread_count(max(2, dr.thread_count()))
     mi.set_log_level(mi.LogLevel.Error)
     return mi
 

@@ -163,7 +163,7 @@ KINDS = {
     "plant": Kind(0.04, (Wish("free", "plant", 1, 2),), elevation_deg=(-2.0, 30.0), turn_deg=180.0),
     "tree": Kind(
         0.02,
-        (Wish("outdoor", "plant", 1, 2),),
+        (Wish("outdoor", "plant", 1, 1),),
         focal_mm=(24.0, 50.0),
         elevation_deg=(-15.0, 5.0),
         turn_deg=180.0,
@@ -179,6 +179,7 @@ KINDS = {
         skies=OUTDOORS,
         grounds=(*OPEN, "tiles"),
         scenery=GARDEN,
+        unlike=2.5,
     ),
     "cycle": Kind(
         0.02,
@@ -287,7 +288,7 @@ class Composer:
             str(self.rng.choice(self.kind.skies)),
             float(self.rng.uniform(0, 2 * np.pi)),
             self.gain,
-            float(self.rng.uniform(0.45, 0.85)),
+            float(self.rng.uniform(0.4, 0.75)),
             cameras,
             tuple(subject.placement.instance for subject in self.subjects),
         )
@@ -309,9 +310,9 @@ class Composer:
         size = max(max(piece.item.width, piece.item.depth) for piece in chosen)
         boxes = [upright_box(piece.item, np.zeros(3), yaw) for piece, yaw in zip(chosen, yaws)]
         widths = np.array([np.ptp(box[:, 0]) for box in boxes])
-        gaps = self.rng.uniform(GAP, 0.35 * size + GAP, len(chosen))
+        gaps = self.rng.uniform(GAP, 0.2 * size + GAP, len(chosen))
         across = np.cumsum(widths + gaps) - gaps - widths / 2
-        ahead = self.rng.normal(0, 0.2 * size, len(chosen)) * (len(chosen) > 1)
+        ahead = self.rng.normal(0, 0.12 * size, len(chosen)) * (len(chosen) > 1)
         return np.stack([across - (across[0] + across[-1]) / 2, ahead], axis=1)
 
     def _grant(self, wish: Wish, company: list[Piece]) -> list[Piece]:

@@ -32,8 +32,8 @@ class Report:
     """Median relative error of image = albedo * shading."""
     unknown: float
     """Share of pixels without depth."""
-    people: float
-    """Share of views with a person or an animal."""
+    masked: float
+    """Share of views with anything in the mask."""
     joints: int
     """People with known joints."""
 
@@ -42,7 +42,7 @@ class Report:
             f"{self.views} views; normals against depth: median {self.normal_deg:.2f} deg,"
             f" worst view {self.worst_deg:.2f}; floor off its plane: {self.floor_mm:.2f} mm;"
             f" image against albedo x shading: {self.intrinsic:.1%}; without depth: {self.unknown:.1%};"
-            f" views with people or animals: {self.people:.0%}; people with joints: {self.joints}\n"
+            f" views with a mask: {self.masked:.0%}; people with joints: {self.joints}\n"
         )
 
     def faults(self) -> list[str]:
@@ -76,7 +76,7 @@ def verify(out: Path) -> Report:
         max((row["floor_mm"] for row in rows if np.isfinite(row["floor_mm"])), default=0.0),
         middle("intrinsic"),
         float(np.mean([row["unknown"] for row in rows])),
-        float(np.mean([row["people"] for row in rows])),
+        float(np.mean([row["masked"] for row in rows])),
         int(sum(row["joints"] for row in rows)),
     )
 
@@ -104,7 +104,7 @@ def _measure(folder: Path, name: str) -> dict[str, float]:
         "floor_mm": float(np.percentile(off, 99) * 1000) if ground.sum() > 20 else np.nan,
         "intrinsic": float(np.median(error)) if error.size else np.nan,
         "unknown": float((depth == 0).mean()),
-        "people": float(maps["mask"].any()),
+        "masked": float(maps["mask"].any()),
         "joints": maps["joints"],
     }
 
