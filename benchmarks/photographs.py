@@ -124,7 +124,7 @@ invalid = 0
 """
 
 
-def write_scenes(folder: Path) -> None:
+def _write_scenes(folder: Path) -> None:
     """The stereo scenes as a plain folder; depth is 0 where the cameras measured none."""
     for name in ("images", "depth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -138,4 +138,4 @@ def write_scenes(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    write_scenes(parser.parse_args().out)
+    _write_scenes(parser.parse_args().out)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..core.backbone import Context, Features
 from ..core.checkpoints.architecture import UNetArchitecture, VAEArchitecture
 from ..core.checkpoints.attachment import Adapted, uncompiled
-from ..core.checkpoints.context import PUT_PROMPT, PUT_TEXT, text_weights
+from ..core.checkpoints.context import PUT_PROMPT, PUT_TEXT, text_weights, tokenizer_in, words_of
 from ..core.checkpoints.ldm_names import rename, unet_to_ldm
 from ..core.checkpoints.ldm_networks import filled, host_config, unet_tensors, vae_config, vae_tensors
 from ..core.checkpoints.library import Shared
@@ -315,7 +315,7 @@ class ComfyHost:
         return SHARED(HostLight, weights)
 
     def words(self, text_encoder: Path, prompt: str) -> list[int]:
-        return words(text_encoder.parent / "tokenizer", prompt)
+        return words_of(tokenizer_in(_tokenizer, text_encoder.parent / "tokenizer"), prompt)
 
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
         return encode_prompt(text_weights(text_encoder), read_object(text_encoder / "config.json"), tokens)
@@ -503,15 +503,9 @@ def _without_loras(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_pat
     return clean
 
 
-def words(tokenizer: Path, prompt: str) -> list[int]:
-    """The token ids of a prompt, without start and end. CheckpointError if the folder holds no CLIP tokenizer."""
-    try:
-        clip = comfy.sd1_clip.SDTokenizer(tokenizer_path=str(tokenizer)).tokenizer
-        return clip(prompt, add_special_tokens=False)["input_ids"]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{shown(tokenizer)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."
-        ) from error
+def _tokenizer(folder: str) -> Any:
+    """The host's, of CLIP."""
+    return comfy.sd1_clip.SDTokenizer(tokenizer_path=folder).tokenizer
 
 
 def encode_prompt(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Tensor:

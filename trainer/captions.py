@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.checkpoints.context import prompt_tokens
+from ..core.checkpoints.context import prompt_tokens, words_of
 from ..core.checkpoints.networks import open_networks
 from ..core.errors import UserError
 from .config import Base, ConfigError
@@ -73,9 +73,9 @@ class Tokeniser:
     """Texts to 77 token ids, cut off or padded as the base's own tokenizer does it."""
 
     def __init__(self, text_encoder: Path) -> None:
-        self.words = open_tokenizer(text_encoder.parent / "tokenizer")
+        self.tokenizer = open_tokenizer(text_encoder.parent / "tokenizer")
         self.start, self.end, self.padding, *_ = prompt_tokens(text_encoder, [], padded=True)
 
     def __call__(self, text: str) -> list[int]:
-        words = self.words(text, add_special_tokens=False)["input_ids"][:WORDS]
+        words = words_of(self.tokenizer, text)[:WORDS]
         return [self.start, *words, self.end, *[self.padding] * (WORDS - len(words))]

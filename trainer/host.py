@@ -23,7 +23,15 @@ from ..core.checkpoints.architecture import FOURIER, UNetArchitecture, VAEArchit
 from ..core.checkpoints.assemble import assemble, text_context
 from ..core.checkpoints.bases import one_by_one
 from ..core.checkpoints.checkpoint import Checkpoint
-from ..core.checkpoints.context import as_context, read_context, read_tensor, text_names, text_weights
+from ..core.checkpoints.context import (
+    as_context,
+    read_context,
+    read_tensor,
+    text_names,
+    text_weights,
+    tokenizer_in,
+    words_of,
+)
 from ..core.checkpoints.fingerprint import fingerprint
 from ..core.checkpoints.tensors import CheckpointError, Weights, read_object, shown
 from ..core.checkpoints.tiny_vae_file import FULL
@@ -154,7 +162,7 @@ class Diffusers:
         return _filled(build_light(weights.shapes), weights.load(), weights).to(self.device)
 
     def words(self, text_encoder: Path, prompt: str) -> list[int]:
-        return words(text_encoder.parent / "tokenizer", prompt)
+        return words_of(open_tokenizer(text_encoder.parent / "tokenizer"), prompt)
 
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
         return encode_prompt(text_encoder, tokens)
@@ -331,21 +339,11 @@ def _file_and_key(text: str) -> tuple[Path, str]:
     return Path(path), key
 
 
-def words(tokenizer: Path, prompt: str) -> list[int]:
-    """The token ids of a prompt, without start and end. CheckpointError if the folder holds no CLIP tokenizer."""
-    return open_tokenizer(tokenizer)(prompt, add_special_tokens=False)["input_ids"]
-
-
 def open_tokenizer(tokenizer: Path) -> Any:
     """CLIP's, by transformers. CheckpointError if the folder holds none."""
     from transformers import CLIPTokenizer
 
-    try:
-        return CLIPTokenizer.from_pretrained(str(tokenizer))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{shown(tokenizer)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."
-        ) from error
+    return tokenizer_in(CLIPTokenizer.from_pretrained, tokenizer)
 
 
 def encode_prompt(folder: Path, tokens: list[int]) -> Tensor:

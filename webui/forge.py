@@ -244,10 +244,24 @@ def resident(model: Any = None) -> Resident:
     network: Any = getattr(held.unet.model, "diffusion_model", None)
     if not isinstance(network, IntegratedUNet2DConditionModel):
         raise CheckpointError(NO_UNET.format(kind=type(model).__name__))
+    if _is_packed(network):
+        raise CheckpointError(PACKED)
     backbone = ResidentBackbone(held.unet, network, network.computation_dtype)
     vae = held.vae.first_stage_model
     autoencoder = ForgeAutoencoder(held.vae.patcher, scaling_factor(model))
     return Resident(backbone, autoencoder, Held.of(vae.state_dict()), partial(encode, model))
+
+
+def _is_packed(network: nn.Module) -> bool:
+    """Whether weights stand in blocks of few bits: the host's layers of these kinds do not know their own shapes."""
+    linear = (layer for layer in network.modules() if type(layer).__name__ == "Linear")
+    return not all(hasattr(layer, "in_features") for layer in linear)
+
+
+PACKED = (
+    "The loaded model's weights are packed (GGUF, NF4 or FP4), and no adapter can run beside them: choose another "
+    "Diffusion in Low Bits in the WebUI's page, or load the fp16 file of the same model."
+)
 
 
 def scaling_factor(model: Any) -> float:

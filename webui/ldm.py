@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from ldm.modules.attention import BasicTransformerBlock
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.diffusionmodules.model import Upsample as VaeUpsample
 from ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
@@ -100,12 +101,15 @@ class LdmBackbone:
 
 def ways(network: Any, captured: list[Tensor]) -> list[Way]:
     """How a UNet computes while it perceives, with nothing of what the host and its extensions put into its way: an
-    engine of TensorRT, ControlNets, hypernetworks of the user, and attention that saves memory."""
+    engine of TensorRT, ControlNets, hypernetworks of the user, merged tokens, and attention that saves memory."""
     exact = network.middle_block[1].use_linear  # those of SD 2 overflow in float16
     attention = [layer for name, layer in network.named_modules() if name.endswith((".attn1", ".attn2"))]
+    blocks = [layer for layer in network.modules() if isinstance(layer, BasicTransformerBlock)]
     return [
         Way(network, "forward", partial(_through, network, captured)),
         *(Way(layer, "forward", partial(_attended, layer, exact)) for layer in attention),
+        # merging puts a class of its own over a block's, until it is switched off
+        *(Way(block, "_forward", partial(BasicTransformerBlock._forward, block)) for block in blocks),
     ]
 
 

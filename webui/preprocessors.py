@@ -143,6 +143,15 @@ def offer() -> None:
         there.add(preprocessor(there, task, None))
     for choice in found:
         there.add(preprocessor(there, choice.task, choice))
+    _forget_sorted()
+
+
+def _forget_sorted() -> None:
+    """Neo keeps the list as it was when it was sorted first, which may have been before."""
+    lists = sys.modules.get("lib_controlnet.global_state")
+    clear = getattr(getattr(lists, "get_sorted_preprocessors", None), "cache_clear", None)
+    if clear is not None:
+        clear()
 
 
 def _available() -> list[Choice]:

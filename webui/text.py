@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.checkpoints.context import PUT_PROMPT, PUT_TEXT, text_weights
+from ..core.checkpoints.context import PUT_PROMPT, PUT_TEXT, text_weights, tokenizer_in, words_of
 from ..core.checkpoints.ldm_networks import filled
 from ..core.checkpoints.tensors import CheckpointError, read_object, shown
 
@@ -19,26 +20,16 @@ class Texts:
     advice, prompt_advice = PUT_TEXT, PUT_PROMPT
 
     def words(self, text_encoder: Path, prompt: str) -> list[int]:
-        return words(text_encoder.parent / "tokenizer", prompt)
+        from transformers import CLIPTokenizer
+
+        opened = partial(CLIPTokenizer.from_pretrained, local_files_only=True)
+        return words_of(tokenizer_in(opened, text_encoder.parent / "tokenizer"), prompt)
 
     def encode_prompt(self, text_encoder: Path, tokens: list[int]) -> Tensor:
         return _encode_prompt(text_encoder, tokens)
 
     def empty_prompt(self, base: str, tokens: int) -> Tensor | None:
         """The host has it of the model that is loaded alone."""
-
-
-def words(tokenizer: Path, prompt: str) -> list[int]:
-    """The token ids of a prompt, without start and end. CheckpointError if the folder holds no CLIP tokenizer."""
-    from transformers import CLIPTokenizer
-
-    try:
-        clip = CLIPTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{shown(tokenizer)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."
-        ) from error
-    return clip(prompt, add_special_tokens=False)["input_ids"]
 
 
 def _encode_prompt(folder: Path, tokens: list[int]) -> Tensor:

@@ -11,11 +11,12 @@ from torch import Tensor
 from ..core.diffusion import Tick
 from ..core.display.counterparts import in_ade20k
 from ..core.display.openpose import pose_keypoint, pose_picture
-from ..core.display.picture import as_rgb, classes_of, palette_of, ready_picture
+from ..core.display.picture import PICTURES, as_rgb, classes_of, palette_of
 from ..core.errors import UserError
 from ..core.perception_map import PerceptionMap
 from ..core.pipeline import Perceiver, predict, predict_latent
 from ..core.pose import predict_people
+from ..core.tasks import TASKS
 
 
 def _as_tensor(picture: np.ndarray) -> Tensor:
@@ -50,11 +51,20 @@ def perceive_latent(perceiver: Perceiver, latent: Tensor, tick: Tick = lambda: N
 
 
 def controlnet_picture(map: PerceptionMap) -> np.ndarray:
-    """uint8 (H, W, 3) as the ControlNet of the map's task reads it: classes in the colours of ADE20K."""
-    if map.convention.palette and map.task == "segmentation":
-        palette = palette_of(map)
-        return _as_levels(in_ade20k(classes_of(map, palette).index, palette)[0])
-    return _as_levels(ready_picture(map)[0])
+    """uint8 (H, W, 3) as the ControlNet of the map's task reads it."""
+    return _as_levels(READ[TASKS[map.task].picture](map)[0])
+
+
+def _classes_of_ade20k(map: PerceptionMap) -> Tensor:
+    """Classes in the colours of ADE20K where the palette is known."""
+    if not map.convention.palette:
+        return PICTURES["classes"](map)
+    palette = palette_of(map)
+    return in_ade20k(classes_of(map, palette).index, palette)
+
+
+READ = {**PICTURES, "classes": _classes_of_ade20k}
+"""What ControlNets read, (B, H, W, 3) in [0, 1], by how a task is shown."""
 
 
 def pose_json(map: PerceptionMap) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,21 @@ def text_names(names: list[str]) -> dict[str, str]:
     """{name: what it is called in the encoder}. Releases of transformers differ in whether text_model. stands before
     every name, and whether the positions' numbers, which every encoder knows, are kept."""
     return {name: name.removeprefix("text_model.") for name in names if not name.endswith(".position_ids")}
+
+
+def tokenizer_in(opened: Callable[[str], Any], folder: Path) -> Any:
+    """What a library opens of a tokenizer's folder. CheckpointError if the folder holds none of CLIP's."""
+    try:
+        return opened(str(folder))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{shown(folder)} holds no CLIP tokenizer ({type(error).__name__}): get the folder again."
+        ) from error
+
+
+def words_of(tokenizer: Any, prompt: str) -> list[int]:
+    """The token ids of a prompt, without start and end. tokenizer: as transformers call theirs."""
+    return tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
 
 def prompt_tokens(text_encoder: Path, words: list[int], padded: bool = False) -> list[int]:

@@ -23,9 +23,21 @@ def nothing():
     return SimpleNamespace()
 
 
+def holding(network):
+    """What the host keeps of a model."""
+    return SimpleNamespace(unet=SimpleNamespace(model=SimpleNamespace(diffusion_model=network)))
+
+
 def flux():
-    unet = SimpleNamespace(model=SimpleNamespace(diffusion_model=nn.Linear(1, 1)))
-    return FluxEngine(forge_objects=SimpleNamespace(unet=unet))
+    return FluxEngine(forge_objects=holding(nn.Linear(1, 1)))
+
+
+def packed():
+    """Its Linear are of a class that is told no sizes."""
+    from backend.nn.unet import IntegratedUNet2DConditionModel
+
+    network = type("UNet", (IntegratedUNet2DConditionModel, nn.Sequential), {})(type("Linear", (nn.Module,), {})())
+    return SimpleNamespace(forge_objects=holding(network))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +45,10 @@ def flux():
     [
         (nothing, "The WebUI has loaded no model for the adapter to run on: choose an SD 1.x or 2.x checkpoint"),
         (flux, "The loaded model is FluxEngine, not a Stable Diffusion UNet: load an SD 1.x or 2.x checkpoint."),
+        (
+            packed,
+            "The loaded model's weights are packed (GGUF, NF4 or FP4), and no adapter can run beside them: choose",
+        ),
     ],
 )
 def test_a_model_that_cannot_perceive_is_told_in_a_sentence(forge, monkeypatch, make, said):

@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import threading
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,6 +68,19 @@ def test_offering_again_leaves_what_others_offer_and_drops_what_is_gone(offered,
     assert "depth_midas" in offered
     assert DEPTH in offered
     assert [name for name in offered if name.endswith(" own")] == []
+
+
+def test_a_list_that_was_sorted_before_is_sorted_again(forge, monkeypatch):
+    """As Neo keeps it."""
+    from modules_forge.shared import supported_preprocessors
+
+    from diffusion_perception.webui.preprocessors import offer
+
+    lists = SimpleNamespace(get_sorted_preprocessors=lru_cache(lambda: sorted(supported_preprocessors)))
+    monkeypatch.setitem(sys.modules, "lib_controlnet.global_state", lists)
+    assert DEPTH not in lists.get_sorted_preprocessors()
+    offer()
+    assert DEPTH in lists.get_sorted_preprocessors()
 
 
 def test_what_cannot_be_opened_is_told_in_a_sentence(forge, caplog):

@@ -1,6 +1,7 @@
 """Tests in a real WebUI, where WEBUI_DIR names one: what it offers, and what its networks answer.
 
-WEBUI_PYTHON is the Python of its environment, the one in its venv/ if left out.
+WEBUI_PYTHON is the Python of its environment, the one in its venv/ if left out. WEBUI_CHECKPOINT may name an SD 1.5
+checkpoint, of random weights even, for the tests of the model that is loaded.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import pytest
 import requests
 import tiny
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tiny_adapters import kinds_of_adapters
+from safetensors.torch import save_file
+from tiny_adapters import kinds_of_adapters, low_rank
 
 from diffusion_perception.core.checkpoints.adapter_file import write_adapter
+from diffusion_perception.core.checkpoints.adapters import Adapter
 from diffusion_perception.core.display.picture import ready_picture
 from diffusion_perception.core.pipeline import predict
 from diffusion_perception.core.recipe import Recipe
-from diffusion_perception.trainer.host import open_perceiver
+from diffusion_perception.trainer.host import DiffusersBackbone, open_perceiver
 from diffusion_perception.webui.work import controlnet_picture
 
 ROOT = Path(__file__).absolute().parents[2]
@@ -55,23 +59,68 @@ ARGUMENTS = [
 STARTED_IN = 300
 TASKS = {"depth": "depth", "normal": "normal", "mask": "mask", "albedo": "albedo"}
 """The demo's preprocessors and their tasks."""
+CHECKPOINT = Path(os.environ.get("WEBUI_CHECKPOINT", ""))
+needs_checkpoint = pytest.mark.skipif(
+    not CHECKPOINT.is_file(), reason="WEBUI_CHECKPOINT names no SD 1.5 checkpoint: no loaded model was tried"
+)
 RECIPES = [Recipe(task="depth", base="custom"), Recipe(task="normal", base="custom", axes=("left", "up", "back"))]
 
 
 PROBE = """
+import hashlib
+from inspect import signature
+
 from fastapi import Body
-from modules import call_queue, postprocessing, script_callbacks, scripts
+from modules import call_queue, postprocessing, script_callbacks, scripts, shared
+
+def networks():
+    model = shared.sd_model
+    held = getattr(model, "forge_objects", None)
+    if held is None:
+        return {"unet": model.model.diffusion_model, "vae": model.first_stage_model}
+    return {"unet": held.unet.model.diffusion_model, "vae": held.vae.first_stage_model}
+
+def state():
+    told = {}
+    for part, network in networks().items():
+        for name, tensor in network.state_dict().items():
+            number = hashlib.sha256(tensor.detach().cpu().contiguous().float().numpy().tobytes()).hexdigest()
+            told[f"{part}.{name}"] = f"{tensor.dtype} {number}"
+        for name, layer in network.named_modules():
+            own = sorted({"forward", "_forward"} & {*vars(layer)})
+            cast = getattr(layer, "parameters_manual_cast", None)
+            told[f"{part}.{name}."] = f"{len(layer._forward_hooks)} {len(layer._forward_pre_hooks)} {own} {cast}"
+    return told
+
+FAILING = []
+
+def fail(on: bool = Body(embed=True)):
+    def raises(*given):
+        raise ZeroDivisionError("as asked")
+    if on:
+        FAILING.append(networks()["unet"].get_submodule("out.2").register_forward_hook(raises))
+    else:
+        FAILING.pop().remove()
+    return {}
 
 def extras(folder: str = Body(), out: str = Body(), given: dict = Body()):
     with call_queue.queue_lock:
         off = {"upscale_enabled": False, "upscale_by": 1.0, "max_side_length": 0}
         args = scripts.scripts_postproc.create_args_for_run({"Diffusion Perception": given, "Upscale": off})
-        postprocessing.run_postprocessing(2, None, None, folder, out, False, *args)
+        # Neo hands over a video too
+        video = [None] if "_" in signature(postprocessing.run_postprocessing).parameters else []
+        postprocessing.run_postprocessing(2, None, None, folder, out, False, *video, *args)
     return {}
 
-script_callbacks.on_app_started(lambda demo, app: app.add_api_route("/probe/extras", extras, methods=["POST"]))
+def offer(demo, app):
+    app.add_api_route("/probe/extras", extras, methods=["POST"])
+    app.add_api_route("/probe/state", state, methods=["GET"])
+    app.add_api_route("/probe/fail", fail, methods=["POST"])
+
+script_callbacks.on_app_started(offer)
 """
-"""An extension that does what the page's button does: the host's own API leaves the scripts' arguments out."""
+"""An extension that does what the page's button does, for the host's own API leaves the scripts' arguments out; that
+tells what the loaded model's weights and layers are; and that makes its UNet fail."""
 
 
 class WebUI:
@@ -120,6 +169,8 @@ def webui(tmp_path_factory) -> Iterator[WebUI]:
         kinds_of_adapters(tiny.unet(generation=1))["every Linear"], recipes=(Recipe("depth", base="custom"),)
     )
     write_adapter(data / "models" / "perception" / "adapter.safetensors", adapter)
+    if CHECKPOINT.is_file():
+        put_loaded_model(data / "models")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -134,6 +185,24 @@ def webui(tmp_path_factory) -> Iterator[WebUI]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+def put_loaded_model(models: Path) -> None:
+    """The checkpoint, an adapter for it, and a LoRA of the user's."""
+    (models / "Stable-diffusion").mkdir()
+    (models / "Stable-diffusion" / "random.safetensors").symlink_to(CHECKPOINT)
+    with torch.device("meta"):
+        layers = DiffusersBackbone(UNet2DConditionModel(cross_attention_dim=768)).modules()
+    parts = {name: low_rank(layer) for name, layer in layers.items() if name.endswith("attn1.to_q")}
+    sd15 = Adapter(models / "perception" / "sd15.safetensors", parts, base="sd15", recipes=(Recipe("depth"),))
+    write_adapter(sd15.path, sd15)
+    (models / "Lora").mkdir()
+    tensors = {}
+    for name in parts:
+        key, layer = f"lora_unet_{name.replace('.', '_')}", layers[name]
+        tensors[f"{key}.lora_down.weight"] = torch.full((1, layer.in_features), 1e-2)
+        tensors[f"{key}.lora_up.weight"] = torch.full((layer.out_features, 1), 1e-2)
+    save_file(tensors, models / "Lora" / "users.safetensors")
 
 
 def wait_for(webui: WebUI, process: subprocess.Popen) -> None:
@@ -258,3 +327,35 @@ def test_an_adapter_without_a_model_to_run_on_is_told_in_a_sentence(webui):
     answer = webui.post("/perception/v1/perceive", {"image": encoded(picture()), "map": "depth: adapter"})
     assert answer.status_code == 422, webui.log.read_text("utf-8", "replace")[-3000:]
     assert "\n" not in answer.json()["detail"]
+
+
+def generated(webui, prompt: str) -> list[np.ndarray]:
+    """What txt2img gives with a map of each picture."""
+    script = {"diffusion perception": {"args": [True, ["depth: sd15"], "none"]}}
+    asked = {"prompt": prompt, "steps": 1, "width": 128, "height": 64, "seed": 1, "alwayson_scripts": script}
+    answer = webui.post("/sdapi/v1/txt2img", asked)
+    assert answer.ok, webui.log.read_text("utf-8", "replace")[-3000:]
+    return [decoded(text) for text in answer.json()["images"]]
+
+
+@needs_checkpoint
+def test_the_loaded_model_perceives_and_stays_as_it_was_where_it_fails_too(webui):
+    asked = {"image": encoded(picture(64, 128)), "map": "depth: sd15", "raw": "npy"}
+    shown, map = generated(webui, "a room <lora:users:1>")
+    assert shown.shape == map.shape == (64, 128, 3)
+    assert map.std() > 0
+    before = webui.get("/probe/state")
+    answer = webui.post("/perception/v1/perceive", asked)
+    assert answer.ok, webui.log.read_text("utf-8", "replace")[-3000:]
+    values = np.load(io.BytesIO(base64.b64decode(answer.json()["raw"])))
+    assert values.shape == (64, 128)
+    assert np.isfinite(values).all()
+    assert webui.get("/probe/state") == before
+    webui.post("/probe/fail", {"on": True})
+    assert webui.post("/perception/v1/perceive", asked).status_code == 500
+    webui.post("/probe/fail", {"on": False})
+    assert webui.get("/probe/state") == before
+    again, other = generated(webui, "a room <lora:users:1>")
+    assert (again == shown).all()
+    assert (other == map).all()
+    assert webui.get("/probe/state") == before

@@ -93,7 +93,7 @@ def is_as(model, before: dict[str, torch.Tensor]) -> bool:
     now = states(model)
     same = all(now[name].dtype == before[name].dtype and torch.equal(now[name], before[name]) for name in before)
     hooks = [layer for layer in model.model.modules() if layer._forward_hooks or layer._forward_pre_hooks]
-    replaced = [layer for layer in model.model.modules() if "forward" in vars(layer)]
+    replaced = [layer for layer in model.model.modules() if {"forward", "_forward"} & {*vars(layer)}]
     return same and now.keys() == before.keys() and not hooks and not replaced
 
 
@@ -162,6 +162,29 @@ def test_what_an_extension_put_into_its_way_is_left_out_and_left_there(ldm, mode
     network.forward = controlled
     ldm.in_turn(lambda: perceive(ldm.MODELS.perceiver(the_choice(ldm)), np.zeros((64, 64, 3), np.uint8)))
     assert vars(network)["forward"] is controlled
+
+
+def test_tokens_that_the_host_merges_are_not_merged_in_a_map(ldm, model, tmp_path):
+    """As tomesd does: each block becomes one of a class that derives from its own, for as long as it is switched on."""
+    from diffusion_perception.webui.work import perceive_latent
+
+    adapter_for(tiny.unet(generation=1), tmp_path)
+    latent = torch.randn(1, 4, 5, 7, generator=torch.Generator().manual_seed(0))
+
+    def answer():
+        return ldm.in_turn(lambda: perceive_latent(ldm.MODELS.perceiver(the_choice(ldm)), latent)).values
+
+    expected = answer()
+
+    def merged(block, x, context=None):
+        raise AssertionError("tokens were merged")
+
+    blocks = [block for block in model.model.modules() if isinstance(block, ldm.BasicTransformerBlock)]
+    for block in blocks:
+        block.__class__ = type("ToMeBlock", (type(block),), {"_forward": merged})
+    assert torch.equal(answer(), expected)
+    assert {type(block).__name__ for block in blocks} == {"ToMeBlock"}
+    assert not [block for block in blocks if "_forward" in vars(block)]
 
 
 @pytest.mark.parametrize("chosen", [None, 2])
