@@ -89,7 +89,7 @@ def run(said: Mapping[str, Any]) -> None:
         from .bodies import make_bodies
 
         make_bodies(cache, said["bodies"])
-    _describe(plans)
+    _write_meanings(plans)
     for plan in plans:
         _render_all(plan)
     _write_credits(said["out"])
@@ -112,7 +112,7 @@ def plans_of(said: Mapping[str, Any]) -> list[Plan]:
     return plans
 
 
-def _describe(plans: list[Plan]) -> None:
+def _write_meanings(plans: list[Plan]) -> None:
     """A dataset.toml for every split that something is rendered for."""
     for split in SPLITS:
         mine = [plan for plan in plans if any(plan.split_of(number) == split for number in plan.numbers())]

@@ -60,7 +60,7 @@ class Plan:
         return KINDS[self.kind].make(self, number)
 
 
-def _room(plan: Plan, number: int) -> Room:
+def _make_room(plan: Plan, number: int) -> Room:
     """Rooms to learn from show nothing that shots of val and test are of; those of val and test show everything."""
     shown = {"train": ("train",)}.get(plan.split_of(number), SPLITS)
     pieces = [piece for piece, split in _models(plan) if split in shown or not is_subject(piece)]
@@ -69,7 +69,7 @@ def _room(plan: Plan, number: int) -> Room:
     return plan_room(number, plan.seed, figures, plan.views, bodies)
 
 
-def _shot(plan: Plan, number: int) -> Room:
+def _make_shot(plan: Plan, number: int) -> Room:
     pieces = [piece for piece, split in _models(plan) if split == plan.split_of(number)]
     return plan_shot(number, plan.seed, pieces, plan.views, plan.size[0] / plan.size[1])
 
@@ -82,7 +82,7 @@ def _models(plan: Plan) -> list[tuple[Piece, str]]:
     return [(piece, splits[piece.item.id]) for piece in pieces]
 
 
-class Kind(NamedTuple):
+class SceneKind(NamedTuple):
     """One kind of scene."""
 
     prefix: str
@@ -95,7 +95,7 @@ class Kind(NamedTuple):
     """(plan, number) -> what a renderer needs to know."""
 
 
-KINDS = {"rooms": Kind("", BEINGS, (), _room), "shots": Kind("shot", ("subject",), (SKIES,), _shot)}
+KINDS = {"rooms": SceneKind("", BEINGS, (), _make_room), "shots": SceneKind("shot", ("subject",), (SKIES,), _make_shot)}
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -350,7 +350,7 @@ class Composer:
         reach = np.linalg.norm(position - middle) * np.tan(np.radians(fov) / 2)
         x, y = self.rng.uniform(-0.8, 0.8, 2) * (1 - fill) * reach
         moved = look_at(position, middle + x * across + y / self.aspect * along, float(self.rng.normal(0, 1.5)), fov)
-        return moved if _extent(corners, moved, self.aspect) < 0.98 else centred
+        return moved if _reach(corners, moved, self.aspect) < 0.98 else centred
 
     def _to_camera(self) -> np.ndarray:
         """The unit vector from the subjects to the camera."""
@@ -368,7 +368,7 @@ class Composer:
             distance = np.sqrt(near * far)
             position = middle + distance * towards
             position[1] = max(position[1], LOWEST)
-            if _extent(corners, look_at(position, middle, 0.0, fov), self.aspect) > fill:
+            if _reach(corners, look_at(position, middle, 0.0, fov), self.aspect) > fill:
                 near = distance
             else:
                 far = distance
@@ -390,7 +390,7 @@ class Composer:
         self.back_of_table = slab[0, 2]
         texture, instance = (str(self.rng.choice(TOPS)), self._seed()), self._next()
         tile, gloss = float(self.rng.uniform(0.5, 1.5)), float(self.rng.choice([0.0, 0.3, 0.7]))
-        for corner, u, v in _faces_of(slab):
+        for corner, u, v in _sides_of(slab):
             self.panels.append(Panel(vector(corner), vector(u), vector(v), "table", instance, texture, tile, gloss))
 
     def _raise_wall(self) -> None:
@@ -506,7 +506,7 @@ def _corners_of(box: np.ndarray) -> np.ndarray:
     return np.array([[box[i, 0], box[j, 1], box[k, 2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
 
 
-def _faces_of(box: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+def _sides_of(box: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
     """A corner and two edges of each face of an upright box (2, 3), whose cross product points out of it."""
     low, (x, y, z) = box[0], np.diag(box[1] - box[0])
     return (
@@ -528,7 +528,7 @@ def _in_picture(points: np.ndarray, camera: Camera, aspect: float) -> tuple[np.n
     return x / depth / spread, y / depth / spread * aspect, z
 
 
-def _extent(points: np.ndarray, camera: Camera, aspect: float) -> float:
+def _reach(points: np.ndarray, camera: Camera, aspect: float) -> float:
     """How far from the middle the outermost of the points (N, 3) falls: 1 is the border, inf behind the camera."""
     x, y, z = _in_picture(points, camera, aspect)
     return float(max(np.abs(x).max(), np.abs(y).max())) if z.min() > 0.01 else float("inf")
