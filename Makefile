@@ -37,9 +37,10 @@ test-host: $(READY)
 		HOST_PYTHON=$$python DIFFUSION_PERCEPTION_DYNAMIC_VRAM=$(DYNAMIC_VRAM) $(BIN)/pytest -q -rs $(or $(TESTS),tests/host)
 
 # The tests of tests/webui in a real Forge, Forge Neo or AUTOMATIC1111's: make test-webui WEBUI_DIR=... [WEBUI_PYTHON=...]
+# WEBUI_CHECKPOINT=... names an SD 1.5 checkpoint, for the tests of the model that is loaded.
 test-webui: $(READY)
 	@test -f "$(WEBUI_DIR)/webui.py" || { echo "WEBUI_DIR=$(WEBUI_DIR) is not the folder of a WebUI"; exit 2; }
-	WEBUI_DIR="$(WEBUI_DIR)" WEBUI_PYTHON="$(WEBUI_PYTHON)" $(BIN)/pytest -q -rs tests/webui
+	WEBUI_DIR="$(WEBUI_DIR)" WEBUI_PYTHON="$(WEBUI_PYTHON)" WEBUI_CHECKPOINT="$(WEBUI_CHECKPOINT)" $(BIN)/pytest -q -rs tests/webui
 
 # Nothing to do where there is one; DIFFUSION_PERCEPTION_NO_HOST=1 skips it, and the tests that need it.
 host: $(READY)
