@@ -536,7 +536,7 @@ def rendered_view() -> View:
     return View(
         picture(), depth, vectors, colours, colours * 3,
         np.where(person, 6, 1).astype(np.uint8), np.where(person, 5, 0).astype(np.uint16),
-        look_at(np.zeros(3), np.array([0.0, 0.0, -1.0]), 0.0, 60.0), person.astype(np.float32), {5: joints},
+        look_at(np.zeros(3), np.array([0.0, 0.0, -1.0]), 0.0, 60.0), (5,), person.astype(np.float32), {5: joints},
     )  # fmt: skip
 
 

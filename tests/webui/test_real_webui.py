@@ -59,6 +59,18 @@ ARGUMENTS = [
 STARTED_IN = 300
 TASKS = {"depth": "depth", "normal": "normal", "mask": "mask", "albedo": "albedo"}
 """The demo's preprocessors and their tasks."""
+GOLDEN = Path(os.environ.get("GOLDEN_DIR") or ROOT.parent / "shared" / "golden")
+PUBLISHED = {
+    "genpercept-depth": ("genpercept_onestep", "depth"),
+    "genpercept-normal": ("genpercept_onestep", "normal"),
+    "genpercept-dis": ("genpercept_onestep", "mask"),
+    "genpercept-seg": ("genpercept_onestep", "segmentation"),
+    "marigold-normals-v1-1": ("marigold_normals_v1_1", "normal"),
+    "lotus-depth-d-v1-1": ("lotus_d", "depth"),
+}
+"""{as what a published folder is found: (the folder of GOLDEN in its place, what it perceives)}."""
+PREPROCESSORS = {"segmentation": "seg"}
+"""Of tasks that ControlNet calls otherwise."""
 CHECKPOINT = Path(os.environ.get("WEBUI_CHECKPOINT", ""))
 needs_checkpoint = pytest.mark.skipif(
     not CHECKPOINT.is_file(), reason="WEBUI_CHECKPOINT names no SD 1.5 checkpoint: no loaded model was tried"
@@ -169,6 +181,9 @@ def webui(tmp_path_factory) -> Iterator[WebUI]:
         kinds_of_adapters(tiny.unet(generation=1))["every Linear"], recipes=(Recipe("depth", base="custom"),)
     )
     write_adapter(data / "models" / "perception" / "adapter.safetensors", adapter)
+    for name, (folder, _) in PUBLISHED.items():
+        if (GOLDEN / folder).is_dir():
+            (data / "models" / "perception" / name).symlink_to(GOLDEN / folder, target_is_directory=True)
     if CHECKPOINT.is_file():
         put_loaded_model(data / "models")
     with socket.socket() as free:
@@ -261,6 +276,20 @@ def test_segmentation_comes_in_the_colours_of_ade20k(webui):
     given = webui.detect("seg_perception demo", shown)
     # a pixel between two classes may fall to either
     assert (given != expected).any(-1).mean() < 0.001
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_folder_answers_as_predict_does(webui, golden, tmp_path, name):
+    folder, task = PUBLISHED[name]
+    (tmp_path / name).symlink_to(golden / folder, target_is_directory=True)
+    shown = picture()
+    map = seen(tmp_path / name, task, shown)
+    given = webui.detect(f"{PREPROCESSORS.get(task, task)}_perception {name}", shown)
+    if task == "segmentation":
+        # a pixel between two classes may fall to either
+        assert (given != controlnet_picture(map)).any(-1).mean() < 0.001
+    else:
+        assert np.abs(given - ready_picture(map)[0].numpy() * 255).max() <= 1
 
 
 def test_extras_go_from_folder_to_folder_with_raw_values_and_cut_outs(webui, tmp_path):
