@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diffusion_perception.core.errors import UserError
 from diffusion_perception.trainer import train
 from diffusion_perception.trainer.config import Config, build, merged, parse_toml, place
+from diffusion_perception.trainer.predict import device_named
 from diffusion_perception.trainer.presets import PRESETS
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -68,6 +71,8 @@ def config_of(stage: Stage, scenes: Path, out: Path, before: Path | None, factor
         table = merged(PRESETS[table["preset"]].settings, table)
     table["out"] = str(out / stage.name)
     table["steps"] = round(table["steps"] * factor)
+    if train.emulates_bf16(torch.device(device_named("")).type):
+        table["precision"] = "no"
     table["data"] = _datasets(scenes, "train")
     table["validation"] = _datasets(scenes, "val")
     if before is not None:

@@ -76,14 +76,15 @@ def begin(run: Run) -> None:
     if run.first_step == config.steps and run.accelerator.is_main_process:
         done = f"{run.out} is already at step {run.first_step} of {config.steps}: its weights are written once more."
         tqdm.write(done, sys.stderr)
-    if config.precision == "bf16" and run.accelerator.device.type == "cpu" and _emulates_bf16():
+    if config.precision == "bf16" and emulates_bf16(run.accelerator.device.type):
         slow = 'This processor has no bf16 of its own, which makes it many times slower than precision = "no".'
         tqdm.write(slow, sys.stderr)
 
 
-def _emulates_bf16() -> bool:
-    """Whether bf16 is put together from other instructions here, as far as PyTorch knows the processor."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+def emulates_bf16(device: str) -> bool:
+    """Whether bf16 is put together from other instructions on a device ("cpu", "cuda"), as far as PyTorch knows the
+    processor; it is many times slower there than float32."""
+    if device != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     # PyTorch before 2.6 cannot be asked
     return not any(getattr(torch.cpu, f"_is_{name}_supported", lambda: True)() for name in ("avx512_bf16", "amx_tile"))
