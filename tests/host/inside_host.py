@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import textwrap
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -46,8 +48,7 @@ class InsideHost:
         """End them."""
         while self._up:
             _, process = self._up.popitem()
-            process.kill()
-            process.communicate()
+            _end(process)
 
     def __call__(
         self,
@@ -87,7 +88,7 @@ class InsideHost:
             self._up[way] = process
         assert process.stdin is not None
         assert process.stdout is not None
-        timer = threading.Timer(timeout, process.kill)
+        timer = threading.Timer(timeout, _kill, [process])
         timer.start()
         try:
             process.stdin.write(f"{folder}\n")
@@ -97,8 +98,7 @@ class InsideHost:
             timer.cancel()
         if not answer or way not in self._up:
             self._up.pop(way, None)
-            process.kill()
-            process.communicate()
+            _end(process)
         assert answer, f"the host's Python ended:\n{_last_words(self.base / 'inside.log')}"
         return int(answer)
 
@@ -115,7 +115,23 @@ class InsideHost:
         there = environment() | {"PYTHONPATH": str(LAUNCHER.parent)}
         command = [str(self.host.python), str(HERE / "host_process.py"), str(boot)]
         with (self.base / "inside.log").open("wb") as log:
-            return subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, env=there, text=True)
+            return subprocess.Popen(
+                command, stdin=PIPE, stdout=PIPE, stderr=log, env=there, text=True, start_new_session=True
+            )
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """With what is forked off it, which would keep its answers open."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    _kill(process)
+    process.communicate()
 
 
 def _last_words(file: Path) -> str:
