@@ -1,6 +1,6 @@
 """`evaluate`: models on datasets -> figures, by the papers' protocols, and a report.
 
-Pictures are shared out among the processes of an `accelerate launch`; what each has measured lies in `out` at once, so
+Pictures are shared out among the processes of a launch by torchrun; what each has measured lies in `out` at once, so
 that the same command goes on after a stop. Pictures that cannot be measured are named and counted, and the run goes on.
 """
 
